@@ -1,0 +1,42 @@
+# Every folder of src/fairway is one library with its own link list, so that a forbidden include
+# does not build. `fairway_library(name SOURCES … DEPENDS …)` makes it; tests use `fairway_test`.
+
+# -Wno-stringop-overflow: GCC 12 finds false ones inside fmt.
+add_library(fairway_options INTERFACE)
+target_compile_options(fairway_options INTERFACE
+  -Wall -Wextra -Wshadow -Wno-stringop-overflow -Wno-unknown-pragmas -fno-math-errno -march=${FAIRWAY_MARCH})
+if(FAIRWAY_WERROR)
+  target_compile_options(fairway_options INTERFACE -Werror)
+endif()
+if(FAIRWAY_SANITIZE)
+  target_compile_options(fairway_options INTERFACE
+    -fsanitize=${FAIRWAY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(fairway_options INTERFACE -fsanitize=${FAIRWAY_SANITIZE})
+endif()
+
+# The include root of folder X holds only `fairway/X`: a folder sees another one's headers only by
+# naming it in DEPENDS.
+function(fairway_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  set(include_root ${CMAKE_BINARY_DIR}/include/${name})
+  file(MAKE_DIRECTORY ${include_root}/fairway)
+  file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR} ${include_root}/fairway/${name} SYMBOLIC)
+  if(ARG_SOURCES)
+    add_library(fairway_${name} STATIC ${ARG_SOURCES})
+    target_include_directories(fairway_${name} PUBLIC ${include_root})
+    target_link_libraries(fairway_${name} PUBLIC ${ARG_DEPENDS} PRIVATE fairway_options ${ARG_PRIVATE_DEPENDS})
+  else()
+    add_library(fairway_${name} INTERFACE)
+    target_include_directories(fairway_${name} INTERFACE ${include_root})
+    target_link_libraries(fairway_${name} INTERFACE ${ARG_DEPENDS})
+  endif()
+endfunction()
+
+function(fairway_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE fairway_options ${ARG_DEPENDS} GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE FAIRWAY_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+endfunction()

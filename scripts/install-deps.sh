@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what building and testing Fairway needs on Debian 12. Idempotent: asks apt only for what is
+# missing. Needs root (or sudo) only then.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build make pkg-config git xz-utils
+  libdnnl-dev libfmt-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
+  libsentencepiece-dev libsimdjson-dev libxxhash-dev
+  liblzma-dev libzstd-dev zlib1g-dev libbrotli-dev
+  libgtest-dev libgmock-dev librapidcheck-dev
+  dict-foldoc python3.11-doc   # the demo's text
+)
+
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$p")
+done
+if ((${#missing[@]})); then
+  sudo=()
+  ((EUID == 0)) || sudo=(sudo)
+  echo "installing: ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi

@@ -1,0 +1,68 @@
+// The CPU: OpenMP threads over fixed tiles, matrix products through oneDNN.
+//
+// Work is cut into tiles by shape alone, never by the number of threads, and each tile is computed by
+// one thread: results are the same bits whatever the thread count.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "fairway/base/arena.h"
+#include "fairway/device/device.h"
+
+namespace fairway {
+
+// The type that matrix products read their inputs in; accumulation is always float32.
+enum class MatmulPrecision { float32, bfloat16 };
+inline constexpr std::array<std::string_view, 2> names(MatmulPrecision) {
+  return {"float32", "bfloat16"};
+}
+
+class MatmulCache;
+
+class CpuDevice {
+ public:
+  using Buffer = HostBuffer;
+
+  // `threads` = 0: as many as the machine has cores for this process.
+  // Throws Error if bfloat16 is asked for on a machine without AVX512-BF16 or AMX.
+  explicit CpuDevice(int threads = 0, MatmulPrecision precision = MatmulPrecision::float32);
+  ~CpuDevice();
+  CpuDevice(const CpuDevice&) = delete;
+  CpuDevice& operator=(const CpuDevice&) = delete;
+
+  int threads() const { return threads_; }
+  MatmulPrecision precision() const { return precision_; }
+
+  Buffer allocate(size_t bytes) { return Buffer(bytes); }
+  void upload(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
+  void download(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+  void synchronize() {}
+
+  // Scratch of the calling OpenMP thread: at least `bytes`, 64-byte aligned, undefined content, valid
+  // until that thread's next call with the same `slot`.
+  std::byte* thread_scratch(int slot, size_t bytes);
+
+  // Seconds and flops spent inside matrix products since construction, summed over threads.
+  struct MatmulTotals {
+    double seconds = 0, flops = 0;
+  };
+  MatmulTotals matmul_totals() const;
+
+  // oneDNN primitives of the calling OpenMP thread (cpu_matmul.cpp).
+  MatmulCache& matmul_cache();
+
+ private:
+  static constexpr int kScratchSlots = 8;
+  struct PerThread;
+  int threads_;
+  MatmulPrecision precision_;
+  std::vector<std::unique_ptr<PerThread>> per_thread_;
+};
+
+}  // namespace fairway

@@ -1,0 +1,54 @@
+// Files that are complete or absent: written under a temporary name in the same directory, flushed to
+// disk, renamed over the target, the directory flushed. An AtomicFile destroyed before `commit()`
+// leaves nothing behind, and an older file of that name untouched.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fairway {
+
+class AtomicFile {
+ public:
+  // Throws Error if the directory does not exist or cannot be written.
+  explicit AtomicFile(std::filesystem::path target);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+
+  // Appends. Throws Error (disk full, I/O error) naming the target.
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+  template <class T>
+  void write_value(const T& value) {
+    write(std::as_bytes(std::span(&value, 1)));
+  }
+
+  uint64_t written() const { return written_; }
+
+  // Overwrites bytes already written, for headers that are known last.
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);
+
+  // fsync, close, rename, fsync of the directory.
+  void commit();
+
+ private:
+  void flush();
+
+  std::filesystem::path target_, temporary_;
+  int fd_ = -1;
+  uint64_t written_ = 0;
+  std::vector<std::byte> buffer_;
+};
+
+// The whole of a small text file written at once, atomically.
+void write_file(const std::filesystem::path& target, std::string_view text);
+
+// The whole of a small text file.
+std::string read_file(const std::filesystem::path& path);
+
+}  // namespace fairway

@@ -1,0 +1,63 @@
+// The network: one forward, one backward, for training (lora = nullptr) and for test-time training
+// (dweights = nullptr) alike. Legend: T rows of the packed buffer, N rows that reach the head.
+#pragma once
+
+#include <cstdint>
+
+#include "fairway/device/device.h"
+#include "fairway/model/acts.h"
+#include "fairway/model/config.h"
+#include "fairway/model/lora.h"
+#include "fairway/model/route.h"
+#include "fairway/model/weights.h"
+
+namespace fairway {
+
+// One packed buffer of documents. Device memory, not owned.
+struct Batch {
+  Tensor<const int32_t> inputs;      // [T] token ids
+  Tensor<const int32_t> cu_seqlens;  // [S + 1] segment starts, then T; entries of T may pad the end
+  Tensor<const int32_t> rows;        // [N] ascending rows that reach the head; null: all (N = T)
+  Tensor<const int32_t> targets;     // [N] the token to predict at each of those rows
+
+  int64_t T() const { return inputs.size(); }
+  int64_t N() const { return targets.size(); }
+};
+
+// The parts of a model that are not weights: configuration, route, tables. Immutable.
+struct Network {
+  Network(const ModelConfig& config, bool looped)
+      : config(config), route(make_route(config, looped)) {}
+  ModelConfig config;
+  Route route;
+  int slots() const { return static_cast<int>(route.size()); }
+};
+
+// Bytes of scratch, beyond Acts, that the three calls below need for T rows and N head rows.
+template <class T>
+size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward);
+
+// Runs the route: fills `acts` up to final_x. Token ids must be < V.
+template <class Device, class T>
+void forward(Device& device, const Network& net, const Weights<const T>& w,
+             const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Arena scratch);
+
+// The head and the loss: nll[n] = −log softmax(logits)[target] for each head row. With `d_nll`
+// (the weight of each row in the loss; 1/N for a mean), also accumulates the head's gradients into
+// *dweights and *dlora (each may be null) and writes acts.d_final_x.
+template <class Device, class T>
+void head_loss(Device& device, const Network& net, const Weights<const T>& w,
+               const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Tensor<T> nll,
+               const T* d_nll, const Weights<T>* dweights, const Lora<T>* dlora, Arena scratch);
+
+// From acts.d_final_x back to every parameter: accumulates into *dweights and *dlora (each may be
+// null). Needs acts laid out for_backward and filled by forward and head_loss on the same arguments.
+template <class Device, class T>
+void backward(Device& device, const Network& net, const Weights<const T>& w,
+              const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts,
+              const Weights<T>* dweights, const Lora<T>* dlora, Arena scratch);
+
+// SPEC §3 "Init": everything drawn from (seed, tensor), on any device the same bits.
+void init_weights(CpuDevice& device, const ModelConfig& config, uint64_t seed, float* flat);
+
+}  // namespace fairway
