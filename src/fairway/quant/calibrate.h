@@ -1,0 +1,60 @@
+// The Hessians of GPTQ: H = Σ xᵀx / n over the inputs x of each matrix, on n batches of training
+// text.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "fairway/base/tensor.h"
+#include "fairway/device/cpu_device.h"
+#include "fairway/model/config.h"
+#include "fairway/quant/config.h"
+
+namespace fairway {
+
+class TokenStream;
+
+// Matrices that read the same input share one Hessian: Wq, Wk and Wv of a layer; the uses of a
+// looped layer add up.
+class Hessians {
+ public:
+  explicit Hessians(const ModelConfig& config);
+
+  // The Hessian [cols, cols] of a matrix by its name in files ("blocks.3.attn.c_q.weight"); of the
+  // embedding or the head: that of the final normalised hidden state.
+  Tensor<const float> of(const std::string& name) const;
+
+  // The inputs that Hessians are kept for.
+  enum Input { attn_in, attn_out, mlp_in, mlp_hidden, kInputs };
+  Tensor<float> layer(int layer, Input input);
+  Tensor<float> head();
+
+  // Multiplies every Hessian by `factor`.
+  void scale(float factor);
+  // Fills the lower triangle from the upper one.
+  void symmetrize();
+
+ private:
+  ModelConfig config_;
+  std::vector<std::vector<float>> layers_;  // [L · kInputs]
+  std::vector<float> head_;
+};
+
+// The windows of text that calibration reads: [batches][windows of a batch] start offsets, drawn
+// without replacement (over again once all are used) from the stream cut into whole windows. Throws
+// Error if the stream is shorter than one window.
+std::vector<std::vector<uint64_t>> calibration_windows(uint64_t stream_tokens,
+                                                       const QuantConfig& config);
+
+// Adds xᵀx of every matrix input, upper triangles, for `windows` rows of `window` tokens each
+// (inputs [windows · window]), every window one attention segment.
+void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const float* flat,
+                         Tensor<const int32_t> inputs, int64_t window, Hessians& hessians);
+
+// All of it: windows drawn from `text`, forward passes with looping on (when the model has loops).
+Hessians calibrate(CpuDevice& device, const ModelConfig& config, const float* flat,
+                   const TokenStream& text, const QuantConfig& quant);
+
+}  // namespace fairway
