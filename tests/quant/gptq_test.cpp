@@ -107,6 +107,7 @@ TEST(Gptq, BeatsRoundingToNearest) {
   options.bits = 4, options.clip_sigmas = 4;
   const QuantizedMatrix q =
       gptq(device, {w.data(), {rows, cols}}, {h.data(), {cols, cols}}, options);
+  const auto c_max = static_cast<float>(q.c_max());
   double gptq_loss = 0, nearest_loss = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const float s = fp16_to_float(q.scales[static_cast<size_t>(r)]);
@@ -114,8 +115,7 @@ TEST(Gptq, BeatsRoundingToNearest) {
     for (int64_t j = 0; j < cols; ++j) {
       const auto i = static_cast<size_t>(r * cols + j);
       e[static_cast<size_t>(j)] = w[i] - s * static_cast<float>(q.codes[i]);
-      n[static_cast<size_t>(j)] =
-          w[i] - s * std::clamp(std::nearbyint(w[i] / s), -float(q.c_max()), float(q.c_max()));
+      n[static_cast<size_t>(j)] = w[i] - s * std::clamp(std::nearbyint(w[i] / s), -c_max, c_max);
     }
     for (int64_t a = 0; a < cols; ++a)
       for (int64_t b = 0; b < cols; ++b) {
@@ -138,7 +138,6 @@ TEST(Gptq, DeadColumnsGetZeroCodesAndLeaveTheRestAlone) {
   const QuantizedMatrix q =
       gptq(device, {w.data(), {rows, cols}}, {h.data(), {cols, cols}}, {}, &notes);
   EXPECT_EQ(notes.dead_columns, 1);
-  std::vector<float> zeroed = w;
   int64_t nonzero = 0;
   for (int64_t r = 0; r < rows; ++r) {
     EXPECT_EQ(q.codes[static_cast<size_t>(r * cols + dead)], 0);
@@ -206,7 +205,7 @@ TEST(Cholesky, FactorOfTheInverse) {
   double worst = 0;
   for (int64_t i = 0; i < n; ++i)
     for (int64_t k = 0; k < n; ++k) {
-      if (k < i) EXPECT_EQ(u[static_cast<size_t>(i * n + k)], 0.0);
+      worst = k < i ? std::max(worst, std::abs(u[static_cast<size_t>(i * n + k)])) : worst;
       for (int64_t j = 0; j < n; ++j)
         uh[static_cast<size_t>(i * n + j)] +=
             u[static_cast<size_t>(i * n + k)] * h[static_cast<size_t>(k * n + j)];
