@@ -1,0 +1,42 @@
+// Text files → shards and their manifest: `fairway data build`.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "fairway/data/manifest.h"
+#include "fairway/data/shard.h"
+#include "fairway/data/text_input.h"
+#include "fairway/data/tokenizer.h"
+
+namespace fairway {
+
+struct BuildOptions {
+  std::vector<std::string> inputs;  // as find_text_files takes them
+  std::filesystem::path out;        // directory, made if it does not exist
+  std::string set = "data";         // shards are <set>_train_000000.bin, <set>_val_000000.bin, …
+  int64_t val_docs = 0;             // the first so many documents are validation
+  TextOptions text;
+  bool overwrite = false;  // replace a set of that name
+  int threads = 0;         // 0: all cores
+  int64_t shard_tokens = kMaxShardTokens;
+  const std::atomic<bool>* stop =
+      nullptr;  // set by a signal handler: give up, leave nothing behind
+};
+
+struct BuildProgress {
+  int64_t documents = 0, tokens = 0;
+  int64_t text_bytes = 0;                    // UTF-8 text tokenized
+  int64_t input_bytes = 0, input_total = 0;  // of the files, as they lie on disk
+};
+
+// Documents keep the order of the inputs; the result does not depend on the number of threads.
+// Memory is bounded by threads × block, not by the input. Writes nothing if anything fails.
+ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokenizer,
+                           const std::function<void(const BuildProgress&)>& progress = {});
+
+}  // namespace fairway
