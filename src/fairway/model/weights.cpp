@@ -43,6 +43,16 @@ int64_t flat_size(const ModelConfig& config) {
   return n;
 }
 
+int64_t bank_size(const ModelConfig& config) {
+  Weights<float> w;
+  int64_t n = 0, banks = 0;
+  lay_out(config, w, [&](auto& tensor, Shape s) {
+    if (&tensor == &w.tok_emb) banks = n;
+    n += (s.size() + kAlign - 1) / kAlign * kAlign;
+  });
+  return banks;
+}
+
 int64_t num_params(const ModelConfig& config) {
   Weights<float> w;
   int64_t n = 0;

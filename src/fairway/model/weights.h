@@ -54,6 +54,8 @@ int num_skip_weights(const ModelConfig& config);
 
 // Elements of the flat buffer, alignment gaps included.
 int64_t flat_size(const ModelConfig& config);
+// Elements of its first part, the matrix banks: the embedding starts there.
+int64_t bank_size(const ModelConfig& config);
 // Parameters, gaps excluded.
 int64_t num_params(const ModelConfig& config);
 
