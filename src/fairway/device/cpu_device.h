@@ -42,6 +42,7 @@ class CpuDevice {
   Buffer allocate(size_t bytes) { return Buffer(bytes); }
   void upload(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
   void download(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+  void zero(void* device, size_t bytes) { std::memset(device, 0, bytes); }
   void synchronize() {}
 
   // Scratch of the calling OpenMP thread: at least `bytes`, 64-byte aligned, undefined content, valid

@@ -26,8 +26,8 @@ struct Batch {
 
 // The parts of a model that are not weights: configuration, route, tables. Immutable.
 struct Network {
-  Network(const ModelConfig& config, bool looped)
-      : config(config), route(make_route(config, looped)) {}
+  Network(const ModelConfig& model, bool looped)
+      : config(model), route(make_route(model, looped)) {}
   ModelConfig config;
   Route route;
   int slots() const { return static_cast<int>(route.size()); }

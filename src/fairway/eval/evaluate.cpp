@@ -1,0 +1,53 @@
+#include "fairway/eval/evaluate.h"
+
+#include <chrono>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/eval/ttt.h"
+
+namespace fairway {
+
+template <class Device>
+Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<const float>& weights,
+                    const TokenStream& stream, uint16_t bos, const TokenBytes* bytes,
+                    const EvalConfig& eval, const TttConfig& ttt,
+                    const std::function<void(const EvalProgress&)>& progress) {
+  eval.validate();
+  if (eval.mode == EvalMode::ttt) ttt.validate();
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<int64_t> starts = stream.find(bos);
+  require(!starts.empty(),
+          "the data holds no document start (token {}): was it made with another tokenizer?", bos);
+  const std::vector<Document> documents = plan_documents(stream.size(), starts, eval.max_docs);
+  const Document& last = documents.back();
+  EvalProgress state{.total = last.begin + last.targets()};
+  require(state.total > 0, "the data holds one token: there is nothing to predict");
+  const auto scored = [&](int64_t targets, double nats) {
+    state.done += targets;
+    state.nats += nats;
+    if (progress) progress(state);
+  };
+
+  const Network net(model, eval.loop);
+  Evaluation result;
+  result.nll.resize(static_cast<size_t>(state.total));
+  if (eval.mode == EvalMode::ttt) {
+    score_ttt(device, net, weights, stream, documents, ttt, eval.pass_tokens, result.nll, scored);
+  } else {
+    const auto windows = eval.mode == EvalMode::chunked
+                             ? plan_chunked(documents, eval.batch_tokens, model.max_doc_len)
+                             : plan_sliding(documents, eval.window, eval.stride);
+    score_windows(device, net, weights, stream, windows, eval.pass_tokens, result.nll, scored);
+  }
+  check(state.done == state.total, "evaluate: a target was missed");
+  result.score = score(result.nll, stream, bytes);
+  result.score.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+template Evaluation evaluate(CpuDevice&, const ModelConfig&, const Weights<const float>&,
+                             const TokenStream&, uint16_t, const TokenBytes*, const EvalConfig&,
+                             const TttConfig&, const std::function<void(const EvalProgress&)>&);
+
+}  // namespace fairway

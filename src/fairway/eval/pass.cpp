@@ -1,0 +1,113 @@
+#include "fairway/eval/pass.h"
+
+#include <cmath>
+
+#include "fairway/device/cpu_device.h"
+
+namespace fairway {
+
+template <class Device>
+Pass<Device>::Pass(Device& device, const Network& net, const Weights<const float>& weights,
+                   const Capacity& capacity)
+    : device_(device), net_(net), weights_(weights), capacity_(capacity) {
+  Arena dry;
+  take(dry, capacity_);
+  memory_ = device_.allocate(dry.peak());
+}
+
+template <class Device>
+typename Pass<Device>::Layout Pass<Device>::take(Arena& arena, const Capacity& size) const {
+  Layout l;
+  l.inputs = arena.take<int32_t>("inputs", {size.rows});
+  l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
+  l.rows = arena.take<int32_t>("rows", {size.scored});
+  l.targets = arena.take<int32_t>("targets", {size.scored});
+  l.nll = arena.take<float>("nll", {size.scored});
+  l.d_nll = arena.take<float>("d_nll", {size.scored});
+  l.acts =
+      take_acts<float>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena);
+  const auto bytes =
+      static_cast<int64_t>(scratch_bytes<float>(net_, size.rows, size.scored, size.for_backward));
+  l.scratch = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
+  return l;
+}
+
+template <class Device>
+std::span<const float> Pass<Device>::run(const TokenStream& stream, std::span<const Window> windows,
+                                         const PassLora* lora) {
+  const bool train = lora && !lora->gradients.empty();
+  inputs_.clear();
+  cu_seqlens_.assign(1, 0);
+  rows_.clear();
+  targets_.clear();
+  d_nll_.clear();
+  Lora<const float> adapters;
+  Lora<float> gradients;
+  adapters.doc_head_rows.push_back(0);
+  for (const Window& w : windows) {
+    const auto row = static_cast<int32_t>(inputs_.size());
+    inputs_.resize(inputs_.size() + static_cast<size_t>(w.rows()));
+    stream.copy(w.begin, w.rows(), inputs_.data() + row);
+    cu_seqlens_.push_back(static_cast<int32_t>(inputs_.size()));
+    for (int64_t t = w.score_from; t < w.end; ++t)
+      rows_.push_back(row + static_cast<int32_t>(t - w.begin));
+    const size_t scored = targets_.size();
+    targets_.resize(rows_.size());
+    stream.copy(w.score_from + 1, w.scored(), targets_.data() + scored);
+    d_nll_.resize(rows_.size(), 1.0f / static_cast<float>(w.scored()));
+    adapters.doc_head_rows.push_back(static_cast<int32_t>(rows_.size()));
+  }
+  const Capacity size{static_cast<int64_t>(inputs_.size()), static_cast<int64_t>(rows_.size()),
+                      static_cast<int64_t>(windows.size()), train, capacity_.lora};
+  check(size.rows <= capacity_.rows && size.scored <= capacity_.scored &&
+            size.windows <= capacity_.windows && (!train || capacity_.for_backward),
+        "Pass::run: more than its capacity");
+
+  Arena arena(memory_.data(), memory_.bytes());
+  const Layout l = take(arena, size);
+  const auto upload = [&](auto tensor, const auto& host) {
+    device_.upload(tensor.data, host.data(), host.size() * sizeof(host[0]));
+  };
+  upload(l.inputs, inputs_);
+  upload(l.cu_seqlens, cu_seqlens_);
+  upload(l.rows, rows_);
+  upload(l.targets, targets_);
+  if (train) upload(l.d_nll, d_nll_);
+  // Without a list of rows all of them reach the head.
+  const Batch batch{l.inputs, l.cu_seqlens,
+                    size.scored == size.rows ? Tensor<const int32_t>() : l.rows, l.targets};
+  if (lora) {
+    adapters.layout = lora->layout;
+    adapters.docs.assign(lora->docs.begin(), lora->docs.end());
+    adapters.doc_rows = cu_seqlens_;
+  }
+  if (train)
+    gradients = {lora->layout,
+                 {lora->gradients.begin(), lora->gradients.end()},
+                 adapters.doc_rows,
+                 adapters.doc_head_rows};
+  const Lora<const float>* with = lora ? &adapters : nullptr;
+  const Lora<float>* into = train ? &gradients : nullptr;
+
+  forward(device_, net_, weights_, with, batch, l.acts, l.scratch);
+  head_loss(device_, net_, weights_, with, batch, l.acts, l.nll, train ? l.d_nll.data : nullptr,
+            static_cast<const Weights<float>*>(nullptr), into, l.scratch);
+  nll_.resize(rows_.size());
+  device_.download(nll_.data(), l.nll.data, nll_.size() * sizeof(float));
+  if (train)
+    backward(device_, net_, weights_, with, batch, l.acts,
+             static_cast<const Weights<float>*>(nullptr), into, l.scratch);
+
+  size_t i = 0;
+  for (const Window& w : windows)
+    for (int64_t t = w.score_from; t < w.end; ++t, ++i)
+      require(
+          std::isfinite(nll_[i]),
+          "the nll of token {} of the stream is {}: the model's weights are broken or too large",
+          t + 1, nll_[i]);
+  return nll_;
+}
+
+template class Pass<CpuDevice>;
+
+}  // namespace fairway

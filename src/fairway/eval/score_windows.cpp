@@ -1,0 +1,40 @@
+#include "fairway/eval/score_windows.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/eval/pass.h"
+
+namespace fairway {
+
+template <class Device>
+void score_windows(Device& device, const Network& net, const Weights<const float>& weights,
+                   const TokenStream& stream, std::span<const Window> windows, int64_t pass_tokens,
+                   std::span<float> nll, const ScoreProgress& progress) {
+  const auto groups = group_windows(windows, pass_tokens);
+  typename Pass<Device>::Capacity capacity;
+  for (const WindowGroup& g : groups) {
+    capacity.rows = std::max(capacity.rows, g.rows);
+    capacity.scored = std::max(capacity.scored, g.scored);
+    capacity.windows = std::max(capacity.windows, static_cast<int64_t>(g.last - g.first));
+  }
+  if (groups.empty()) return;
+  Pass<Device> pass(device, net, weights, capacity);
+  for (const WindowGroup& g : groups) {
+    const auto members = windows.subspan(g.first, g.last - g.first);
+    const auto scored = pass.run(stream, members, nullptr);
+    auto from = scored.begin();
+    for (const Window& w : members) {
+      std::copy_n(from, w.scored(), nll.begin() + w.score_from);
+      from += w.scored();
+    }
+    progress(g.scored, std::accumulate(scored.begin(), scored.end(), 0.0));
+  }
+}
+
+template void score_windows(CpuDevice&, const Network&, const Weights<const float>&,
+                            const TokenStream&, std::span<const Window>, int64_t, std::span<float>,
+                            const ScoreProgress&);
+
+}  // namespace fairway

@@ -1,0 +1,188 @@
+#include "fairway/eval/ttt.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/eval/lora_init.h"
+#include "fairway/eval/pass.h"
+#include "fairway/ops/adamw.h"
+
+namespace fairway {
+
+namespace {
+
+using Batches = std::vector<std::vector<int64_t>>;
+
+// What the documents of one batch own, document b of the batch at index b.
+struct Learners {
+  Learners() = default;
+  Learners(Arena& arena, const LoraLayout& layout, size_t docs, bool first_moment) {
+    const auto take = [&](std::string_view name, std::vector<float*>& out) {
+      for (size_t b = 0; b < docs; ++b)
+        out.push_back(arena.take<float>(name, {layout.size()}).data);
+    };
+    take("adapters", adapters);
+    take("gradients", gradients);
+    take("second moments", second);
+    if (first_moment) take("first moments", first);
+  }
+  std::vector<float*> adapters, gradients, second, first;
+};
+
+template <class Device>
+class Ttt {
+ public:
+  Ttt(Device& device, const Network& net, const Weights<const float>& weights,
+      const TokenStream& stream, std::span<const Document> documents, const TttConfig& config,
+      const LoraLayout& layout, const Batches& batches)
+      : device_(device),
+        stream_(stream),
+        documents_(documents),
+        config_(config),
+        layout_(layout),
+        pass_(device, net, weights, capacity(batches)) {
+    size_t docs = 0;
+    for (const auto& batch : batches) docs = std::max(docs, batch.size());
+    const auto learners = [&](Arena& arena) {
+      return Learners(arena, layout_, docs, config_.beta1 > 0);
+    };
+    Arena dry;
+    learners(dry);
+    memory_ = device_.allocate(dry.peak());
+    Arena arena(memory_.data(), memory_.bytes());
+    learners_ = learners(arena);
+    if (!config_.lora_init.empty()) init_ = read_lora_init(config_.lora_init, layout_);
+  }
+
+  // score(window, its nll) for every chunk of every document of the batch.
+  template <class F>
+  void run(const std::vector<int64_t>& batch, F&& score) {
+    for (size_t b = 0; b < batch.size(); ++b) start(b, batch[b]);
+    // Longest first: the documents that still have chunks are a prefix of the batch, and of them
+    // those that have another one, which alone are worth a backward, are a prefix too.
+    const auto having = [&](int64_t chunks) {
+      const auto has = [&](int64_t i) {
+        return num_chunks(document(i), config_.chunk_size) >= chunks;
+      };
+      return static_cast<size_t>(std::partition_point(batch.begin(), batch.end(), has) -
+                                 batch.begin());
+    };
+    const int64_t steps = num_chunks(document(batch.front()), config_.chunk_size);
+    for (int64_t c = 0; c < steps; ++c) {
+      const size_t going_on = having(c + 2), present = having(c + 1);
+      if (going_on > 0) learn(batch, going_on, c, score);
+      if (going_on < present) pass(batch, going_on, present, c, false, score);
+    }
+  }
+
+ private:
+  const Document& document(int64_t i) const { return documents_[static_cast<size_t>(i)]; }
+
+  typename Pass<Device>::Capacity capacity(const Batches& batches) const {
+    typename Pass<Device>::Capacity most{.for_backward = true, .lora = &layout_};
+    for (const auto& batch : batches) {
+      int64_t rows = 0;
+      for (int64_t i : batch) rows += std::min(document(i).targets(), config_.window);
+      const auto docs = static_cast<int64_t>(batch.size());
+      most.rows = std::max(most.rows, rows);
+      most.scored = std::max(most.scored, docs * config_.chunk_size);
+      most.windows = std::max(most.windows, docs);
+    }
+    most.scored = std::min(most.scored, most.rows);
+    return most;
+  }
+
+  void start(size_t b, int64_t i) {
+    const size_t bytes = static_cast<size_t>(layout_.size()) * sizeof(float);
+    if (init_.empty())
+      init_lora(device_, layout_, config_.seed, static_cast<uint64_t>(i), learners_.adapters[b]);
+    else
+      device_.upload(learners_.adapters[b], init_.data(), bytes);
+    device_.zero(learners_.second[b], bytes);
+    if (!learners_.first.empty()) device_.zero(learners_.first[b], bytes);
+  }
+
+  // Chunk c of the first `docs` documents of the batch: score, then step.
+  template <class F>
+  void learn(const std::vector<int64_t>& batch, size_t docs, int64_t c, F&& score) {
+    for (int step = 0; step < config_.grad_steps; ++step) {
+      for (size_t b = 0; b < docs; ++b)
+        device_.zero(learners_.gradients[b], static_cast<size_t>(layout_.size()) * sizeof(float));
+      if (step == 0)
+        pass(batch, 0, docs, c, true, score);
+      else
+        pass(batch, 0, docs, c, true, [](const Window&, std::span<const float>) {});
+      const AdamW update{.lr = config_.lr,
+                         .beta1 = config_.beta1,
+                         .beta2 = config_.beta2,
+                         .eps = config_.eps,
+                         .weight_decay = config_.weight_decay,
+                         .step = c * config_.grad_steps + step + 1};
+      for (size_t b = 0; b < docs; ++b)
+        adamw(device_, layout_.size(), learners_.adapters[b], learners_.gradients[b],
+              learners_.first.empty() ? nullptr : learners_.first[b], learners_.second[b], update);
+    }
+  }
+
+  // Chunk c of documents [first, last) of the batch through the network.
+  template <class F>
+  void pass(const std::vector<int64_t>& batch, size_t first, size_t last, int64_t c, bool train,
+            F&& score) {
+    windows_.clear();
+    for (size_t b = first; b < last; ++b)
+      windows_.push_back(chunk_window(document(batch[b]), c, config_.chunk_size, config_.window));
+    const auto part = [&](std::vector<float*>& all) {
+      return std::span<float* const>(all).subspan(first, last - first);
+    };
+    const PassLora lora{&layout_, part(learners_.adapters),
+                        train ? part(learners_.gradients) : std::span<float* const>()};
+    auto scored = pass_.run(stream_, windows_, &lora);
+    for (const Window& w : windows_) {
+      score(w, scored.first(static_cast<size_t>(w.scored())));
+      scored = scored.subspan(static_cast<size_t>(w.scored()));
+    }
+  }
+
+  Device& device_;
+  const TokenStream& stream_;
+  std::span<const Document> documents_;
+  const TttConfig& config_;
+  const LoraLayout& layout_;
+  Pass<Device> pass_;
+  typename Device::Buffer memory_;
+  Learners learners_;
+  std::vector<float> init_;  // a document's adapters as --lora-init has them, or empty
+  std::vector<Window> windows_;
+};
+
+}  // namespace
+
+template <class Device>
+void score_ttt(Device& device, const Network& net, const Weights<const float>& weights,
+               const TokenStream& stream, std::span<const Document> documents,
+               const TttConfig& config, int64_t pass_tokens, std::span<float> nll,
+               const ScoreProgress& progress) {
+  // Long documents first: they bound the memory, and the time left is known early.
+  const Batches batches =
+      plan_batches(documents, config.chunk_size, config.window, config.batch_docs, pass_tokens);
+  const LoraLayout layout(net.config, net.slots(),
+                          {.rank = config.rank, .k = config.k, .o = config.o, .mlp = config.mlp});
+  const auto keep = [&](const Window& w, std::span<const float> scored) {
+    std::copy(scored.begin(), scored.end(), nll.begin() + w.score_from);
+    progress(w.scored(), std::accumulate(scored.begin(), scored.end(), 0.0));
+  };
+  if (!batches.empty()) {
+    Ttt<Device> ttt(device, net, weights, stream, documents, config, layout, batches);
+    for (const auto& batch : batches) ttt.run(batch, keep);
+  }
+  // With B = 0 the adapters of a document's first chunk change nothing.
+  score_windows(device, net, weights, stream, plan_untrained(documents, config.chunk_size),
+                pass_tokens, nll, progress);
+}
+
+template void score_ttt(CpuDevice&, const Network&, const Weights<const float>&, const TokenStream&,
+                        std::span<const Document>, const TttConfig&, int64_t, std::span<float>,
+                        const ScoreProgress&);
+
+}  // namespace fairway

@@ -1,0 +1,23 @@
+// Test-time training: every document is scored chunk by chunk, and its own adapters learn from each
+// chunk after it has been scored. SPEC §6.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "fairway/eval/config.h"
+#include "fairway/eval/score_windows.h"
+
+namespace fairway {
+
+// Writes the nll of every target of `documents` to nll[target]; `documents[i]` starts with
+// the adapters of document index i. A document's scores are the same bits whatever is scored beside
+// it. Memory: adapters, second moments (first ones too if beta1 > 0) and gradients of the documents
+// of one batch (at most batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass.
+template <class Device>
+void score_ttt(Device& device, const Network& net, const Weights<const float>& weights,
+               const TokenStream& stream, std::span<const Document> documents,
+               const TttConfig& config, int64_t pass_tokens, std::span<float> nll,
+               const ScoreProgress& progress);
+
+}  // namespace fairway
