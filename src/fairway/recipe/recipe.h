@@ -1,0 +1,51 @@
+// A recipe: everything that defines a run, as one TOML file with a table per part of the system.
+// The `visit_fields` of each configuration struct is the only list of its keys; reading,
+// overriding, printing and comparing recipes all go by it.
+//
+// Relative paths inside a recipe are relative to the directory the program is started in, like the
+// paths on its command line.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "fairway/model/config.h"
+
+namespace fairway {
+
+struct Recipe {
+  ModelConfig model;
+
+  bool operator==(const Recipe&) const = default;
+
+  template <class Self, class F>
+  static void visit_sections(Self& r, F&& f) {
+    f("model", r.model, "the network");
+  }
+};
+
+// The recipe in `path` with `overrides` applied, validated. Overrides are command-line words:
+// "--train.steps" "600", or "--train.steps=600"; lists are comma separated. Keys that the file
+// leaves out keep their defaults, which are the record's. Throws Error if the file cannot be read,
+// UsageError (file:line, and the closest existing key) for unknown keys, wrong types and impossible
+// values.
+Recipe read_recipe(const std::filesystem::path& path, std::span<const std::string> overrides);
+
+// The same from text; `name` stands for the file in errors. Not validated.
+Recipe parse_recipe(std::string_view text, const std::string& name);
+void apply_overrides(Recipe& recipe, std::span<const std::string> overrides);
+
+// Every key as TOML, each with its meaning as a comment; parse_recipe reads it back to an equal
+// recipe.
+std::string to_toml(const Recipe& recipe);
+
+// The keys as options, with their meaning and default: the tail of `--help`.
+std::string describe_overrides();
+
+// The first key in which two recipes differ, as "--train.steps was 600, is 700"; nothing if equal.
+std::optional<std::string> first_difference(const Recipe& was, const Recipe& is);
+
+}  // namespace fairway
