@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and testing Fairway needs on Debian 12. Idempotent: asks apt only for what is
-# missing. Needs root (or sudo) only then.
+# Installs what building and testing Fairway needs on Debian 12; with --checks also the formatter and
+# the linter. Idempotent: asks apt only for what is missing. Needs root (or sudo) only then.
 set -euo pipefail
 
 packages=(
@@ -11,6 +11,7 @@ packages=(
   libgtest-dev libgmock-dev librapidcheck-dev
   dict-foldoc python3.11-doc   # the demo's text
 )
+if [[ ${1:-} == --checks ]]; then packages+=(clang-format clang-tidy); fi
 
 missing=()
 for p in "${packages[@]}"; do
@@ -21,5 +22,6 @@ if ((${#missing[@]})); then
   ((EUID == 0)) || sudo=(sudo)
   echo "installing: ${missing[*]}"
   "${sudo[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi

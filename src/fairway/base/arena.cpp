@@ -23,7 +23,7 @@ HostBuffer::HostBuffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
   const size_t rounded = round_up(bytes, alignment);
-  void* p = std::aligned_alloc(alignment, rounded);
+  void* p = rounded >= bytes ? std::aligned_alloc(alignment, rounded) : nullptr;
   require(p != nullptr, "out of memory: cannot allocate {} bytes; use a smaller batch", bytes);
 #ifdef MADV_HUGEPAGE
   if (alignment == kHugePage) ::madvise(p, rounded, MADV_HUGEPAGE);

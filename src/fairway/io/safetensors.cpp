@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "fairway/base/check.h"
 #include "fairway/base/fp16.h"
@@ -60,12 +61,16 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   const char* text = reinterpret_cast<const char*>(bytes.data()) + 8;
   const auto data = bytes.subspan(8 + header_size);
 
-  // A header nested deeper than this is no header; the parser's recursion stays bounded.
-  const auto depth_limit = [&](int depth, Json::parse_event_t, Json&) {
+  // JSON lets a name stand twice and the last one win; nesting could be as deep as the header is long.
+  std::set<std::string> names;
+  const auto inspect = [&](int depth, Json::parse_event_t event, Json& parsed) {
     require(depth <= 8, "{}: safetensors header is nested too deeply", where);
+    if (depth == 1 && event == Json::parse_event_t::key)
+      require(names.insert(parsed.get<std::string>()).second,
+              "{}: safetensors header names '{}' twice", where, parsed.get<std::string>());
     return true;
   };
-  Json header = Json::parse(text, text + header_size, depth_limit, /*allow_exceptions=*/false);
+  Json header = Json::parse(text, text + header_size, inspect, /*allow_exceptions=*/false);
   require(header.is_object(), "{}: safetensors header is not a JSON object", where);
 
   std::vector<std::pair<uint64_t, uint64_t>> spans;

@@ -12,18 +12,23 @@
 #include <string>
 #include <string_view>
 
+#include "fairway/eval/config.h"
 #include "fairway/model/config.h"
 
 namespace fairway {
 
 struct Recipe {
   ModelConfig model;
+  EvalConfig eval;
+  TttConfig ttt;
 
   bool operator==(const Recipe&) const = default;
 
   template <class Self, class F>
   static void visit_sections(Self& r, F&& f) {
     f("model", r.model, "the network");
+    f("eval", r.eval, "scoring");
+    f("ttt", r.ttt, "test-time training");
   }
 };
 

@@ -1,0 +1,57 @@
+# make            install what is missing, then build      -> build/apps/fairway/fairway
+# make demo       text in, a scored artifact out, in a few minutes on two cores
+# make test       the whole test suite
+# make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
+# make tidy       clang-tidy;  make format rewrites, make format-check only looks
+BUILD ?= build
+JOBS ?= $(shell nproc)
+CMAKE_FLAGS ?=
+
+ifneq ($(shell command -v ccache),)
+CMAKE_FLAGS += -DCMAKE_CXX_COMPILER_LAUNCHER=ccache
+endif
+
+sources = $(shell git ls-files '*.cpp' '*.h')
+
+.PHONY: all deps check-deps build-all demo test sanitize tidy format format-check clean
+.DEFAULT_GOAL := all
+
+deps:
+	@scripts/install-deps.sh
+
+check-deps:
+	@scripts/install-deps.sh --checks
+
+$(BUILD)/build.ninja: | deps
+	cmake -B $(BUILD) -G Ninja $(CMAKE_FLAGS)
+
+all: deps $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS) --target fairway
+
+build-all: deps $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS)
+
+demo: all
+	scripts/demo.sh $(BUILD)/apps/fairway/fairway
+
+test: build-all
+	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+sanitize: deps
+	cmake -B $(BUILD)-sanitize -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=address,undefined
+	cmake --build $(BUILD)-sanitize -j $(JOBS)
+	ctest --test-dir $(BUILD)-sanitize --output-on-failure -j $(JOBS) -LE slow
+
+tidy: check-deps $(BUILD)/build.ninja
+	run-clang-tidy -quiet -j $(JOBS) -p $(BUILD) -extra-arg=-Wno-unknown-warning-option \
+	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|tests|bench)/'
+
+format: check-deps
+	clang-format -i $(sources)
+
+format-check: check-deps
+	clang-format --dry-run -Werror $(sources)
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-sanitize

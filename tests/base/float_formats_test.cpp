@@ -1,0 +1,89 @@
+// fp16 and bf16, exhaustively: every value survives a round trip, and between every two neighbours
+// the boundary lies exactly in the middle, which itself goes to the even one.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "fairway/base/bf16.h"
+#include "fairway/base/fp16.h"
+
+namespace fairway {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+bool same(float a, float b) {
+  return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
+}
+
+// `decode` and `encode` of a 16-bit format whose largest finite positive value has bits `largest`.
+template <class Decode, class Encode>
+void check_rounding(uint32_t largest, float past_largest, Decode decode, Encode encode) {
+  for (uint32_t lower = 0; lower <= largest; ++lower) {
+    const uint32_t upper = lower + 1;
+    const float a = decode(static_cast<uint16_t>(lower));
+    const double b =
+        lower == largest ? double{past_largest} : double{decode(static_cast<uint16_t>(upper))};
+    ASSERT_EQ(encode(a), lower);
+    ASSERT_EQ(encode(-a), lower | 0x8000u);
+    const double middle = (a + b) / 2;
+    const float tie = static_cast<float>(middle);
+    if (double{tie} != middle) continue;  // bf16's smallest: the middle is no float
+    ASSERT_EQ(encode(tie), lower % 2 == 0 ? lower : upper) << lower;
+    ASSERT_EQ(encode(std::nextafter(tie, 0.0f)), lower) << lower;
+    ASSERT_EQ(encode(std::nextafter(tie, kInf)), upper) << lower;
+    ASSERT_EQ(encode(-tie), (lower % 2 == 0 ? lower : upper) | 0x8000u) << lower;
+  }
+}
+
+TEST(Fp16, RoundsToNearestEvenEverywhere) {
+  check_rounding(0x7BFF, 65536.0f, fp16_to_float, float_to_fp16);
+}
+
+TEST(Fp16, KnownValues) {
+  EXPECT_TRUE(same(fp16_to_float(0x3C00), 1.0f));
+  EXPECT_TRUE(same(fp16_to_float(0xC000), -2.0f));
+  EXPECT_TRUE(same(fp16_to_float(0x0001), 0x1p-24f));
+  EXPECT_TRUE(same(fp16_to_float(0x7BFF), 65504.0f));
+  EXPECT_TRUE(same(fp16_to_float(0x8000), -0.0f));
+  EXPECT_EQ(float_to_fp16(1e-30f), 0u);
+  EXPECT_EQ(float_to_fp16(1e30f), 0x7C00u);
+  EXPECT_EQ(float_to_fp16(-kInf), 0xFC00u);
+  EXPECT_TRUE(same(fp16_to_float(0x7C00), kInf));
+}
+
+TEST(Fp16, NanStaysNan) {
+  for (uint32_t h = 0x7C01; h < 0x8000; ++h) {
+    const float f = fp16_to_float(static_cast<uint16_t>(h));
+    ASSERT_TRUE(std::isnan(f));
+    ASSERT_TRUE(std::isnan(fp16_to_float(float_to_fp16(f))));
+  }
+}
+
+float bf16_decode(uint16_t bits) {
+  bf16 x;
+  x.bits = bits;
+  return static_cast<float>(x);
+}
+
+TEST(Bf16, RoundsToNearestEvenEverywhere) {
+  // Past the largest finite bf16, the rounding boundary is 2^128's half step below: no float is
+  // there.
+  check_rounding(0x7F7E, bf16_decode(0x7F7F), bf16_decode,
+                 [](float f) -> uint32_t { return bf16(f).bits; });
+  EXPECT_EQ(bf16(std::numeric_limits<float>::max()).bits, 0x7F80u);
+}
+
+TEST(Bf16, NanAndInfinityStay) {
+  for (uint32_t bits = 0x7F80; bits < 0x8000; ++bits) {
+    const float f = bf16_decode(static_cast<uint16_t>(bits));
+    ASSERT_EQ(std::isnan(static_cast<float>(bf16(f))), std::isnan(f));
+    ASSERT_EQ(std::isinf(static_cast<float>(bf16(f))), std::isinf(f));
+  }
+  // A NaN whose upper half is all exponent must not become infinity.
+  EXPECT_TRUE(std::isnan(static_cast<float>(bf16(std::bit_cast<float>(0x7F800001u)))));
+}
+
+}  // namespace
+}  // namespace fairway
