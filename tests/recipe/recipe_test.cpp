@@ -123,5 +123,23 @@ TEST(Recipe, FirstDifferenceNamesTheKey) {
   EXPECT_EQ(first_difference(was, is), "--model.num_layers was 11, is 12");
 }
 
+// The record is the default: the file and the code cannot drift apart.
+TEST(Recipe, RecordIsTheDefaults) {
+  Recipe r = read_recipe(FAIRWAY_TEST_DATA "/../recipes/record.toml", {});
+  EXPECT_FALSE(r.data.train.empty());
+  r.data = DataConfig{};
+  r.train.matmul_precision = MatmulPrecision::float32;
+  EXPECT_EQ(first_difference(Recipe{}, r), std::nullopt);
+}
+
+TEST(Recipe, EveryRecipeIsValid) {
+  int count = 0;
+  for (const auto& file : std::filesystem::directory_iterator(FAIRWAY_TEST_DATA "/../recipes")) {
+    EXPECT_NO_THROW(read_recipe(file.path(), {})) << file.path();
+    ++count;
+  }
+  EXPECT_GE(count, 2);
+}
+
 }  // namespace
 }  // namespace fairway

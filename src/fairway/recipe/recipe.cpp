@@ -202,7 +202,7 @@ Recipe read_recipe(const std::filesystem::path& path, std::span<const std::strin
   apply_overrides(recipe, overrides);
   Recipe::visit_sections(recipe, [&](const char*, const auto& config, const char*) {
     try {
-      config.validate();
+      if constexpr (requires { config.validate(); }) config.validate();
     } catch (const UsageError& e) {
       usage_fail("{}: {}", path.string(), e.what());
     }

@@ -12,23 +12,38 @@
 #include <string>
 #include <string_view>
 
+#include "fairway/data/config.h"
 #include "fairway/eval/config.h"
 #include "fairway/model/config.h"
+#include "fairway/optim/config.h"
+#include "fairway/quant/config.h"
+#include "fairway/recipe/run_config.h"
+#include "fairway/train/config.h"
 
 namespace fairway {
 
 struct Recipe {
   ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  OptimConfig optim;
+  QuantConfig quant;
   EvalConfig eval;
   TttConfig ttt;
+  RunConfig run;
 
   bool operator==(const Recipe&) const = default;
 
   template <class Self, class F>
   static void visit_sections(Self& r, F&& f) {
     f("model", r.model, "the network");
+    f("data", r.data, "what it reads");
+    f("train", r.train, "batch, length, schedule, checkpoints, compute");
+    f("optim", r.optim, "the optimizer");
+    f("quant", r.quant, "the artifact");
     f("eval", r.eval, "scoring");
     f("ttt", r.ttt, "test-time training");
+    f("run", r.run, "what `fairway run` does after training");
   }
 };
 
