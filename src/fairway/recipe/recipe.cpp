@@ -4,6 +4,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <map>
 #include <type_traits>
 #include <vector>
 
@@ -18,13 +19,19 @@ namespace {
 template <class T>
 constexpr bool is_list = std::is_same_v<T, std::vector<std::string>>;
 
+// A run evaluates in several modes, [run] modes; the one of EvalConfig is `fairway eval`'s.
+bool is_recipe_key(std::string_view section, std::string_view key) {
+  return !(section == "eval" && key == "mode");
+}
+
 // f(section, key, value, meaning) for every key of a recipe.
 template <class R, class F>
 void visit_keys(R& recipe, F&& f) {
   Recipe::visit_sections(recipe, [&](const char* section, auto& config, const char*) {
     std::remove_cvref_t<decltype(config)>::visit_fields(
         config, [&](const char* key, auto& value, const char* meaning) {
-          f(std::string_view(section), std::string_view(key), value, meaning);
+          if (is_recipe_key(section, key))
+            f(std::string_view(section), std::string_view(key), value, meaning);
         });
   });
 }
@@ -211,14 +218,15 @@ Recipe read_recipe(const std::filesystem::path& path, std::span<const std::strin
 }
 
 std::string to_toml(const Recipe& recipe) {
+  std::map<std::string_view, std::string> tables;
+  visit_keys(recipe, [&](auto section, auto key, const auto& value, const char* meaning) {
+    tables[section] +=
+        fmt::format("{:<44}  # {}\n", fmt::format("{} = {}", key, to_toml_value(value)), meaning);
+  });
   std::string out;
-  Recipe::visit_sections(recipe, [&](const char* section, const auto& config, const char* meaning) {
-    out += fmt::format("{}[{}]  # {}\n", out.empty() ? "" : "\n", section, meaning);
-    std::remove_cvref_t<decltype(config)>::visit_fields(
-        config, [&](const char* key, const auto& value, const char* key_meaning) {
-          out += fmt::format("{:<44}  # {}\n", fmt::format("{} = {}", key, to_toml_value(value)),
-                             key_meaning);
-        });
+  Recipe::visit_sections(recipe, [&](const char* section, const auto&, const char* meaning) {
+    out +=
+        fmt::format("{}[{}]  # {}\n{}", out.empty() ? "" : "\n", section, meaning, tables[section]);
   });
   return out;
 }
