@@ -1,0 +1,125 @@
+#include "fairway/report/report.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "fairway/base/check.h"
+
+namespace fairway {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// 16000000 → "16,000,000"
+std::string grouped(uint64_t n) {
+  std::string digits = fmt::format("{}", n);
+  for (size_t i = digits.size(); i > 3;) digits.insert(i -= 3, ",");
+  return digits;
+}
+
+std::string row_name(const Report::Line& line) {
+  const std::string model = line.model == "float" ? "float model" : "artifact";
+  return line.mode == "ttt" ? model + ", test-time training" : model + ", " + line.mode;
+}
+
+Json score_object(const Score& s) {
+  Json j;
+  j["nats_per_token"] = s.nats_per_token;
+  j["bpb"] = nullptr;
+  if (s.bpb) j["bpb"] = *s.bpb;
+  j["tokens"] = s.tokens;
+  j["bytes"] = nullptr;
+  if (s.bytes) j["bytes"] = *s.bytes;
+  j["seconds"] = s.seconds;
+  return j;
+}
+
+}  // namespace
+
+std::string to_markdown(const Report& report) {
+  using Row = std::array<std::string, 6>;
+  std::vector<Row> rows{{"", "nats/token", "bits/byte", "tokens", "bytes of text", "seconds"}};
+  for (const auto& line : report.lines) {
+    const Score& s = line.score;
+    rows.push_back({row_name(line), fmt::format("{:.4f}", s.nats_per_token),
+                    s.bpb ? fmt::format("{:.4f}", *s.bpb) : "-",
+                    grouped(static_cast<uint64_t>(s.tokens)),
+                    s.bytes ? grouped(static_cast<uint64_t>(*s.bytes)) : "-",
+                    fmt::format("{:.1f}", s.seconds)});
+  }
+  std::array<size_t, 6> width{};
+  for (const auto& row : rows)
+    for (size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
+
+  std::string out;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    for (size_t c = 0; c < width.size(); ++c)
+      out += c == 0 ? fmt::format("| {:<{}} |", rows[r][c], width[c])
+                    : fmt::format(" {:>{}} |", rows[r][c], width[c]);
+    out += '\n';
+    if (r != 0) continue;
+    for (size_t c = 0; c < width.size(); ++c)
+      out += c == 0 ? fmt::format("|{:-<{}}|", ":", width[c] + 2)
+                    : fmt::format("{:->{}}|", ":", width[c] + 2);
+    out += '\n';
+  }
+  const uint64_t total = report.artifact_bytes + report.source_bytes;
+  out += fmt::format("\nArtifact: {} bytes", grouped(report.artifact_bytes));
+  if (report.source_bytes)
+    out += fmt::format(" + {} bytes of compressed source = {}", grouped(report.source_bytes),
+                       grouped(total));
+  out += fmt::format(", {:.2f}% of {}.\n",
+                     100.0 * static_cast<double>(total) / static_cast<double>(kArtifactBudget),
+                     grouped(kArtifactBudget));
+  out += fmt::format("Training: {} steps, {} tokens in {:.1f} s; quantization: {:.1f} s.\n",
+                     grouped(static_cast<uint64_t>(report.train_steps)),
+                     grouped(static_cast<uint64_t>(report.train_tokens)), report.train_seconds,
+                     report.quantize_seconds);
+  return out;
+}
+
+std::string to_json(const Report& report) {
+  Json j;
+  j["evaluations"] = Json::array();
+  for (const auto& line : report.lines) {
+    Json e;
+    e["model"] = line.model;
+    e["mode"] = line.mode;
+    e.update(score_object(line.score));
+    j["evaluations"].push_back(std::move(e));
+  }
+  j["artifact_bytes"] = report.artifact_bytes;
+  j["source_bytes"] = report.source_bytes;
+  j["budget_bytes"] = kArtifactBudget;
+  j["train_steps"] = report.train_steps;
+  j["train_tokens"] = report.train_tokens;
+  j["train_seconds"] = report.train_seconds;
+  j["quantize_seconds"] = report.quantize_seconds;
+  return j.dump(2) + "\n";
+}
+
+std::string to_json(const Score& score) {
+  return score_object(score).dump(2) + "\n";
+}
+
+Score score_from_json(std::string_view text, const std::string& where) {
+  const auto j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const auto number = [&](const char* key) { return j.contains(key) && j[key].is_number(); };
+  const auto number_or_null = [&](const char* key) {
+    return number(key) || (j.contains(key) && j[key].is_null());
+  };
+  require(j.is_object() && number("nats_per_token") && number_or_null("bpb") && number("tokens") &&
+              number_or_null("bytes") && number("seconds"),
+          "{}: not the result of an evaluation; delete it to evaluate again", where);
+  Score s;
+  s.nats_per_token = j["nats_per_token"].get<double>();
+  if (!j["bpb"].is_null()) s.bpb = j["bpb"].get<double>();
+  s.tokens = j["tokens"].get<int64_t>();
+  if (!j["bytes"].is_null()) s.bytes = j["bytes"].get<int64_t>();
+  s.seconds = j["seconds"].get<double>();
+  return s;
+}
+
+}  // namespace fairway
