@@ -10,6 +10,7 @@
 #include "fairway/base/rng.h"
 #include "fairway/ops/adamw.h"
 #include "fairway/ops/grad_norm.h"
+#include "optim/golden_flat.h"
 
 namespace fairway {
 namespace {
@@ -187,6 +188,33 @@ TEST(Optimizer, ThreeStepsMatchThePlainStatementInDouble) {
           << "group " << int(p.group) << " at " << i;
       ASSERT_NEAR(memory.state.ema[static_cast<int64_t>(p.offset + i)], p.e[i], tolerance);
     }
+}
+
+// The first golden step, from the golden gradient.
+TEST(Optimizer, FirstGoldenStep) {
+  const SafetensorsFile golden(FAIRWAY_TEST_DATA "/golden/a.safetensors");
+  const ModelConfig model = golden_model();
+  auto weights = golden_flat(golden, "param."), gradients = golden_flat(golden, "grad.loop.");
+  const auto expected = golden_flat(golden, "opt.step0.param.");
+  const int64_t flat = flat_size(model);
+  Memory memory(model);
+  CpuDevice device(2);
+  const double norm = grad_norm(device, flat, gradients.data());
+  EXPECT_NEAR(norm, golden.read<float>("opt.step0.grad_norm")[0], 1e-4 * norm);
+  clip_grad(device, flat, gradients.data(), norm, 0.3);
+  const auto before = weights;
+  optimizer_step(device, model, {}, 0, 1.0, weights.data(), gradients.data(), memory.state,
+                 memory.scratch);
+  // Relative to what the step moved, tensor by tensor.
+  for_each(weights_view(model, weights.data()), [&](const char* name, ParamGroup, Tensor<float> t) {
+    const size_t offset = static_cast<size_t>(t.data - weights.data());
+    double difference = 0, moved = 0;
+    for (size_t i = offset; i < offset + static_cast<size_t>(t.size()); ++i) {
+      difference += std::pow(double{weights[i]} - double{expected[i]}, 2);
+      moved += std::pow(double{expected[i]} - double{before[i]}, 2);
+    }
+    EXPECT_LT(std::sqrt(difference), 1e-4 * std::sqrt(moved)) << name;
+  });
 }
 
 TEST(Optimizer, GapsStayZeroAndThreadsDoNotMatter) {

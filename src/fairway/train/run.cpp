@@ -1,0 +1,246 @@
+#include "fairway/train/run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <set>
+#include <string>
+#include <system_error>
+
+#include "fairway/base/check.h"
+#include "fairway/base/fields.h"
+#include "fairway/data/loader.h"
+#include "fairway/data/shard.h"
+#include "fairway/optim/schedule.h"
+#include "fairway/train/checkpoint.h"
+#include "fairway/train/interrupt.h"
+#include "fairway/train/run_log.h"
+#include "fairway/train/trainer.h"
+
+namespace fairway {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Settings that two sittings of one run may differ in.
+const std::set<std::string> kFreeKeys = {
+    "train.threads",          "train.warmup_steps",       "train.log_every",
+    "train.checkpoint_every", "train.checkpoint_seconds", "train.keep_checkpoints"};
+
+RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards) {
+  RunIdentity identity;
+  const auto add = [&](const std::string& section, const auto& config) {
+    std::remove_cvref_t<decltype(config)>::visit_fields(
+        config, [&](const char* name, const auto& value, const char*) {
+          const std::string key = section + "." + name;
+          if (kFreeKeys.count(key) == 0) identity[key] = format_field(value);
+        });
+  };
+  add("model", run.model);
+  add("optim", run.optim);
+  add("train", run.train);
+  // The shards count by name and size: where they lie may change, what they hold may not.
+  identity["data.bos"] = format_field(run.data.bos);
+  identity["data.cu_seqlens_bucket"] = format_field(run.data.cu_seqlens_bucket);
+  std::string names;
+  for (const auto& shard : shards) {
+    std::error_code error;
+    const auto bytes = fs::file_size(shard, error);
+    names += fmt::format("{}{} ({} bytes)", names.empty() ? "" : ", ", shard.filename().string(),
+                         error ? 0 : bytes);
+  }
+  identity["data.train"] = names;
+  return identity;
+}
+
+// Host values of a tensor of the trainer's device.
+std::span<const float> host_values(CpuDevice&, Tensor<float> t) {
+  return {t.data, static_cast<size_t>(t.size())};
+}
+
+class Run {
+ public:
+  explicit Run(const TrainRun& run)
+      : run_(run),
+        checkpoints_(run.out / "checkpoints"),
+        shards_(find_shards(run.data.train)),
+        identity_(identity_of(run, shards_)),
+        device_(run.train.threads, run.train.matmul_precision),
+        progress_(run.log, run.train.log_every),
+        trainer_(device_, run.model, run.optim, run.train),
+        loader_(shards_, loader_options(run)) {
+    prepare_directory();
+    progress_.line(fmt::format("model: {:.2f} M parameters; memory: {:.0f} MiB; {} thread{}",
+                               static_cast<double>(num_params(run.model)) * 1e-6,
+                               static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
+                               device_.threads(), device_.threads() == 1 ? "" : "s"));
+    if (run.memory_report) progress_.line(trainer_.memory_report());
+    trainer_.warm_up(run.train.warmup_steps);
+    if (!resume()) trainer_.init();
+  }
+
+  TrainSummary train() {
+    const fs::path model = run_.out / "model.safetensors";
+    double loss = std::numeric_limits<double>::quiet_NaN();
+    if (finished() && fs::exists(model)) {
+      progress_.line(fmt::format("already trained for {} steps: nothing to do", position_.step));
+    } else {
+      if (!finished()) loss = loop();
+      save_model(model, run_.model, host_values(device_, trainer_.optim_state().ema).data());
+      progress_.line(fmt::format("{} steps in {:.1f} s: {}", position_.step, position_.elapsed,
+                                 model.string()));
+    }
+    return {position_.step, position_.elapsed, loss, model};
+  }
+
+ private:
+  static LoaderOptions loader_options(const TrainRun& run) {
+    LoaderOptions options;
+    options.tokens = run.train.micro_batch_tokens();
+    options.max_doc_len = run.model.max_doc_len;
+    options.bos = run.data.bos;
+    options.rank = 0;
+    options.world = 1;
+    options.vocab_size = run.model.vocab_size;
+    options.bucket = run.data.cu_seqlens_bucket;
+    return options;
+  }
+
+  void prepare_directory() const {
+    std::error_code error;
+    if (run_.restart) {
+      fs::remove_all(checkpoints_, error);
+      fs::remove(run_.out / "metrics.jsonl", error);
+      fs::remove(run_.out / "model.safetensors", error);
+    }
+    fs::create_directories(checkpoints_, error);
+    require(!error, "{}: cannot make the directory: {}", checkpoints_.string(), error.message());
+  }
+
+  bool resume() {
+    const auto found = find_checkpoints(checkpoints_);
+    if (found.empty()) return false;
+    std::vector<std::pair<std::string, int64_t>> expected;
+    std::map<std::string, Tensor<float>> tensors;
+    trainer_.for_each_state([&](const char* name, Tensor<float> t) {
+      expected.emplace_back(name, t.size());
+      tensors[name] = t;
+    });
+    position_ =
+        load_checkpoint(found.back(), identity_, expected,
+                        [&](const std::string& name, std::span<const float> values) {
+                          device_.upload(tensors[name].data, values.data(), values.size_bytes());
+                        });
+    loader_.seek(position_.data);
+    progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
+                               found.back().string(), position_.step, position_.elapsed));
+    return true;
+  }
+
+  void checkpoint() {
+    std::vector<CheckpointTensor> tensors;
+    trainer_.for_each_state([&](const char* name, Tensor<float> t) {
+      tensors.push_back({name, host_values(device_, t)});
+    });
+    save_checkpoint(checkpoint_path(checkpoints_, position_.step), position_, identity_, tensors);
+    prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
+    saved_at_ = position_.elapsed;
+  }
+
+  double cap() const {
+    return run_.train.max_seconds > 0 ? run_.train.max_seconds - run_.train.reserve_seconds : 0;
+  }
+  double f() const { return progress(position_.step, run_.train.steps, position_.elapsed, cap()); }
+  bool finished() const { return f() >= 1 || position_.step >= run_.train.steps; }
+
+  bool checkpoint_due() const {
+    const TrainConfig& t = run_.train;
+    return (t.checkpoint_every > 0 && position_.step % t.checkpoint_every == 0) ||
+           (t.checkpoint_seconds > 0 && position_.elapsed - saved_at_ >= t.checkpoint_seconds);
+  }
+
+  // Trains until finished; returns the last step's loss.
+  double loop() {
+    MetricsLog metrics(run_.out / "metrics.jsonl", position_.step);
+    const InterruptGuard interrupt;
+    const double elapsed_before = position_.elapsed;
+    const auto start = Clock::now();
+    saved_at_ = position_.elapsed;
+    double loss = 0, step_seconds = 0;
+    while (!finished()) {
+      const StepPlan plan{position_.step, lr_factor(f(), run_.train.warmdown, run_.train.min_lr),
+                          f() >= run_.train.loop_at};
+      position_.data = loader_.position();
+      const auto result = trainer_.step(
+          plan, [&] { return loader_.next(); }, [&] { return interrupt.requested(); });
+      if (!result) stop_interrupted();
+      if (!std::isfinite(result->loss) || !std::isfinite(result->grad_norm))
+        stop_not_finite(*result);
+
+      const double now = elapsed_before + seconds_since(start), seconds = now - position_.elapsed;
+      position_.elapsed = now;
+      ++position_.step;
+      position_.data = loader_.position();
+      loss = result->loss;
+      const double tokens = static_cast<double>(run_.train.batch_tokens);
+      const StepRecord record{plan.step,        loss, plan.lr_factor, result->grad_norm,
+                              tokens / seconds, now,  plan.looped};
+      metrics.write(record);
+      step_seconds = step_seconds == 0 ? seconds : 0.9 * step_seconds + 0.1 * seconds;
+      double left = static_cast<double>(run_.train.steps - position_.step) * step_seconds;
+      if (cap() > 0) left = std::min(left, cap() - now);
+      progress_.step(record, run_.train.steps, left);
+
+      if (checkpoint_due() || finished()) checkpoint();
+    }
+    return loss;
+  }
+
+  [[noreturn]] void stop_interrupted() {
+    progress_.line(fmt::format("stopping: writing a checkpoint at step {}", position_.step));
+    checkpoint();
+    fail("training was interrupted after {} steps; {} holds it: run the same command to continue",
+         position_.step, checkpoint_path(checkpoints_, position_.step).string());
+  }
+
+  [[noreturn]] void stop_not_finite(const StepResult& result) const {
+    const auto found = find_checkpoints(checkpoints_);
+    fail(
+        "step {}: the loss is {} and the gradient's norm {}: training stopped; {}; lower the "
+        "learning "
+        "rates ([optim]) and start over with --restart",
+        position_.step, result.loss, result.grad_norm,
+        found.empty() ? "there was no checkpoint yet"
+                      : "the last good checkpoint is " + found.back().string());
+  }
+
+  const TrainRun& run_;
+  fs::path checkpoints_;
+  std::vector<fs::path> shards_;
+  RunIdentity identity_;
+  CpuDevice device_;
+  ProgressLog progress_;
+  Trainer<CpuDevice> trainer_;
+  TrainLoader loader_;
+  RunPosition position_;
+  double saved_at_ = 0;  // clock of the newest checkpoint
+};
+
+}  // namespace
+
+TrainSummary train(const TrainRun& run) {
+  run.model.validate();
+  run.optim.validate();
+  run.train.validate();
+  return Run(run).train();
+}
+
+}  // namespace fairway

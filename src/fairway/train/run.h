@@ -1,0 +1,44 @@
+// A whole training run: from a recipe and shards to RUN/model.safetensors.
+//
+// RUN/metrics.jsonl          one JSON object a step (run_log.h)
+// RUN/checkpoints/           the last few checkpoints (checkpoint.h)
+// RUN/model.safetensors      the moving average of the weights, written at the end
+//
+// A directory that holds checkpoints is continued from the newest one; with step schedules the
+// result is bit for bit that of a run that never stopped.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+
+#include "fairway/data/config.h"
+#include "fairway/model/config.h"
+#include "fairway/optim/config.h"
+#include "fairway/train/config.h"
+
+namespace fairway {
+
+struct TrainRun {
+  ModelConfig model;
+  DataConfig data;
+  OptimConfig optim;
+  TrainConfig train;
+  std::filesystem::path out;   // RUN; made if it does not exist
+  bool restart = false;        // delete what an earlier run left there instead of continuing it
+  bool memory_report = false;  // print the memory taken, by name
+  std::FILE* log = stdout;     // null: quiet
+};
+
+struct TrainSummary {
+  int64_t steps = 0;   // finished steps, over all sittings
+  double elapsed = 0;  // seconds on the training clock
+  double loss = 0;     // of the last step of this sitting; NaN if there was none
+  std::filesystem::path model;
+};
+
+// Throws Error when the loss or its gradient stops being finite (nothing is saved then: the last
+// checkpoint stays), and on SIGINT or SIGTERM, after a checkpoint: the same call continues from it.
+TrainSummary train(const TrainRun& run);
+
+}  // namespace fairway
