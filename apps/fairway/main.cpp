@@ -42,7 +42,9 @@ int run(int argc, char** argv) {
   app.footer(
       "'fairway COMMAND --help' explains a command. docs/journey.md walks through all of it.");
   // In the order of the journey; each from its own file.
-  // (add_tokenizer, add_data, add_train, … go here as they land)
+  add_tokenizer(app);
+  add_data(app);
+  // (add_train, … go here as they land)
 
   try {
     app.parse(argc, argv);

@@ -15,7 +15,7 @@ struct PackedBatch {
       cu_seqlens;  // segment starts, then n; padded with n to a multiple of the bucket
 };
 
-// Where the next batch begins; the same on every rank. {} is the beginning.
+// Where the search for the next batch begins; the same on every rank. {} is the beginning.
 struct LoaderPosition {
   int64_t epoch = 0;   // how often the set has been read to its end
   int64_t shard = 0;   // index into the set
@@ -44,8 +44,8 @@ class TrainLoader {
   // depend on the number of shards: the current and the next one are mapped.
   PackedBatch next();
 
-  // Of the batch that next() will return; seek(position()) on any loader over the same shards with
-  // the same P·(n+1) continues with exactly the same batches.
+  // Behind the batch that next() returned last; seek(position()) on any loader over the same shards
+  // with the same P and n continues with exactly the same batches. Never waits, never throws.
   LoaderPosition position() const;
   void seek(const LoaderPosition& position);
 

@@ -1,0 +1,139 @@
+// fairway data build
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+
+#include "commands.h"
+#include "fairway/base/fields.h"
+#include "fairway/data/build.h"
+
+namespace fairway {
+
+namespace {
+
+struct Options {
+  BuildOptions build;
+  std::string tokenizer, out, invalid_utf8 = "error";
+};
+
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "set from a signal handler");
+
+// One line on a terminal, rewritten a few times a second; nothing anywhere else.
+class ProgressLine {
+ public:
+  void operator()(const BuildProgress& p) {
+    const auto now = Clock::now();
+    if (!terminal_ || now - shown_ < std::chrono::milliseconds(200)) return;
+    shown_ = now;
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    const double share = p.input_total ? static_cast<double>(p.input_bytes) / p.input_total : 0.0;
+    const double left = share > 0.01 ? seconds * (1 - share) / share : 0.0;
+    fmt::print(
+        stderr,
+        "\r{:5.1f}%  {} documents  {:.1f} MB text  {:.1f} M tokens  {:.1f} MB/s  {:.0f} s left ",
+        100 * share, p.documents, p.text_bytes / 1e6, p.tokens / 1e6, p.text_bytes / 1e6 / seconds,
+        left);
+    std::fflush(stderr);
+    drawn_ = true;
+  }
+  ~ProgressLine() {
+    if (drawn_) fmt::print(stderr, "\r\033[K");
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point shown_ = start_;
+  bool drawn_ = false;
+};
+
+void print_split(const char* name, const ShardManifest::Split& split) {
+  fmt::print("{:5}  {} documents, {} tokens, {} bytes of text", name, split.documents, split.tokens,
+             split.bytes);
+  if (split.tokens > split.documents)
+    fmt::print(" ({:.3f} bytes a token)", static_cast<double>(split.bytes) /
+                                              static_cast<double>(split.tokens - split.documents));
+  fmt::print(", {} shards\n", split.shards.size());
+}
+
+void build(Options& o) {
+  parse_field("--invalid-utf8", o.invalid_utf8, o.build.text.invalid_utf8);
+  o.build.out = o.out;
+  o.build.stop = &interrupted;
+  const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
+  const auto previous = std::signal(SIGINT, [](int) { interrupted = true; });
+  const auto start = std::chrono::steady_clock::now();
+  ShardManifest m;
+  {
+    ProgressLine line;
+    m = build_shards(o.build, tokenizer, std::ref(line));
+  }
+  std::signal(SIGINT, previous);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  print_split("train", m.train);
+  print_split("val", m.val);
+  if (m.empty_documents > 0) fmt::print("       {} empty documents skipped\n", m.empty_documents);
+  fmt::print("{}/{}.json written, {:.1f} s, {:.1f} MB of text a second\n", o.out, m.set,
+             seconds.count(),
+             static_cast<double>(m.train.bytes + m.val.bytes) / 1e6 / seconds.count());
+}
+
+}  // namespace
+
+void add_data(CLI::App& app) {
+  CLI::App* data = app.add_subcommand("data", "Turn text into token shards");
+  data->require_subcommand(1);
+  CLI::App* command = data->add_subcommand("build",
+                                           "Tokenizes text into shards SET_train_000000.bin, "
+                                           "SET_val_000000.bin, … and writes SET.json, which\n"
+                                           "says what they hold and which tokenizer made them. "
+                                           "Documents keep their order; each becomes\n"
+                                           "bos and its tokens; empty ones are skipped and "
+                                           "counted. If anything fails, nothing is written.\n"
+                                           "Example: fairway data build --input text.jsonl.xz "
+                                           "--tokenizer T.model --out DIR --val-docs 1000");
+  auto o = std::make_shared<Options>();
+  command
+      ->add_option("--input", o->build.inputs,
+                   "Text: .txt (one document a file) or .jsonl (one a line), also as .xz, .zst or\n"
+                   ".gz; files, globs, or directories to search")
+      ->required()
+      ->type_name("F…");
+  command
+      ->add_option("--tokenizer", o->tokenizer, "A model file, or 'bytes' for the byte tokenizer")
+      ->required()
+      ->type_name("T.model");
+  command->add_option("--out", o->out, "The directory for the shards; made if need be")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--val-docs", o->build.val_docs, "The first N documents are validation")
+      ->capture_default_str()
+      ->type_name("N");
+  command->add_option("--name", o->build.set, "Name of the set: how its files begin")
+      ->capture_default_str()
+      ->type_name("SET");
+  command
+      ->add_option("--field", o->build.text.field, "The field of a JSON line that holds the text")
+      ->capture_default_str()
+      ->type_name("NAME");
+  command
+      ->add_option("--invalid-utf8", o->invalid_utf8,
+                   "error: stop and name the place; replace: put U+FFFD there")
+      ->capture_default_str()
+      ->type_name("WHAT");
+  command->add_flag("--overwrite", o->build.overwrite, "Replace a set of that name");
+  command->add_option("--threads", o->build.threads, "Threads that tokenize; 0: one a core")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
+  command->callback([o] { build(*o); });
+}
+
+}  // namespace fairway

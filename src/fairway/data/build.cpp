@@ -1,0 +1,155 @@
+#include "fairway/data/build.h"
+
+#include <algorithm>
+#include <deque>
+#include <future>
+#include <thread>
+
+#include "fairway/base/check.h"
+
+namespace fairway {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kTaskBytes = size_t{1} << 20;
+
+// The documents of a task, tokenized: bos and its tokens each, one after the other.
+struct Tokenized {
+  std::vector<uint16_t> tokens;
+  std::vector<size_t> ends;    // of each document in tokens
+  std::vector<int64_t> bytes;  // of each document's text
+  int64_t empty = 0;
+};
+
+Tokenized tokenize(const std::vector<TextBlock>& blocks, const Tokenizer& tokenizer,
+                   const TextOptions& options) {
+  Tokenized out;
+  for (const TextBlock& block : blocks)
+    for (const std::string& text : parse_documents(block, options)) {
+      const size_t begin = out.tokens.size();
+      out.tokens.push_back(tokenizer.bos());
+      tokenizer.encode(text, out.tokens);
+      if (out.tokens.size() == begin + 1) {  // no text, or nothing left of it after normalization
+        out.tokens.pop_back();
+        ++out.empty;
+        continue;
+      }
+      out.ends.push_back(out.tokens.size());
+      out.bytes.push_back(static_cast<int64_t>(text.size()));
+    }
+  return out;
+}
+
+// Blocks for one task, so that many small files do not make as many tasks.
+std::vector<TextBlock> next_blocks(TextReader& reader) {
+  std::vector<TextBlock> blocks;
+  for (size_t bytes = 0; bytes < kTaskBytes; bytes += blocks.back().bytes.size()) {
+    TextBlock block;
+    if (!reader.next(block)) break;
+    blocks.push_back(std::move(block));
+  }
+  return blocks;
+}
+
+// Files of an earlier build of the set.
+std::vector<fs::path> files_of_set(const fs::path& directory, const std::string& set) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    const bool shard = (name.starts_with(set + "_train_") || name.starts_with(set + "_val_")) &&
+                       name.ends_with(".bin");
+    if (shard || name == set + ".json") files.push_back(entry.path());
+  }
+  return files;
+}
+
+void check_options(const BuildOptions& o) {
+  if (o.inputs.empty()) usage_fail("--input: name the text to tokenize");
+  if (o.val_docs < 0) usage_fail("--val-docs {}: must not be negative", o.val_docs);
+  const bool plain = !o.set.empty() && o.set[0] != '.' && o.set.find('/') == std::string::npos;
+  if (!plain) usage_fail("--name '{}': not a plain name for files", o.set);
+}
+
+}  // namespace
+
+ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokenizer,
+                           const std::function<void(const BuildProgress&)>& progress) {
+  check_options(options);
+  TextReader reader(find_text_files(options.inputs));
+  std::error_code error;
+  fs::create_directories(options.out, error);
+  require(!error, "{}: cannot make the directory: {}", options.out.string(), error.message());
+  const auto earlier = files_of_set(options.out, options.set);
+  require(earlier.empty() || options.overwrite,
+          "{}: the set '{}' exists already; choose another --name or --out, or give --overwrite",
+          (earlier.empty() ? options.out : earlier.front()).string(), options.set);
+
+  ShardWriter train(options.out, options.set + "_train", options.shard_tokens);
+  ShardWriter val(options.out, options.set + "_val", options.shard_tokens);
+  ShardManifest manifest;
+  manifest.set = options.set;
+  manifest.tokenizer_hash = tokenizer.hash();
+  manifest.vocab_size = tokenizer.vocab_size();
+  manifest.bos = tokenizer.bos();
+  BuildProgress done;
+  done.input_total = reader.bytes_total();
+
+  const auto write = [&](const Tokenized& part) {
+    size_t begin = 0;
+    for (size_t i = 0; i < part.ends.size(); ++i) {
+      const bool to_val = manifest.val.documents < options.val_docs;
+      ShardManifest::Split& split = to_val ? manifest.val : manifest.train;
+      (to_val ? val : train).append(std::span(part.tokens).subspan(begin, part.ends[i] - begin));
+      ++split.documents;
+      split.bytes += part.bytes[i];
+      begin = part.ends[i];
+    }
+    manifest.empty_documents += part.empty;
+    done.documents = manifest.train.documents + manifest.val.documents;
+    done.tokens = train.tokens() + val.tokens();
+    done.text_bytes = manifest.train.bytes + manifest.val.bytes;
+    done.input_bytes = reader.bytes_read();
+    if (progress) progress(done);
+  };
+
+  // This thread reads and writes; the tasks between parse and tokenize. They are taken back in the
+  // order in which they were given out, and no more are out than keep all cores busy while one is
+  // awaited.
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  const size_t threads = options.threads > 0 ? static_cast<size_t>(options.threads) : cores;
+  std::deque<std::future<Tokenized>> tasks;
+  const auto take_back = [&] {
+    const Tokenized part = tasks.front().get();
+    tasks.pop_front();
+    write(part);
+  };
+  for (bool more = true; more;) {
+    require(!options.stop || !*options.stop, "{}: interrupted; nothing was written",
+            options.out.string());
+    std::vector<TextBlock> blocks = next_blocks(reader);
+    more = !blocks.empty();
+    if (more)
+      tasks.push_back(
+          std::async(std::launch::async, [&tokenizer, &options, given = std::move(blocks)] {
+            return tokenize(given, tokenizer, options.text);
+          }));
+    while (tasks.size() > (more ? threads : 0)) take_back();
+  }
+  require(done.documents > 0, "{}: no documents with text in the input ({} empty ones)",
+          options.inputs.front(), manifest.empty_documents);
+
+  // The manifest goes first and comes last: a set that has one is complete.
+  const auto manifest_path = options.out / (options.set + ".json");
+  fs::remove(manifest_path, error);
+  for (const auto& file : earlier) fs::remove(file, error);
+  manifest.train.tokens = train.tokens();
+  manifest.val.tokens = val.tokens();
+  manifest.train.shards = train.commit();
+  manifest.val.shards = val.commit();
+  write_manifest(manifest_path, manifest);
+  return manifest;
+}
+
+}  // namespace fairway
