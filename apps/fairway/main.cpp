@@ -2,6 +2,7 @@
 //   0  the work was done          2  the command line or recipe is wrong
 //   1  it could not be done; one line on stderr says what, where and what to do
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -17,8 +18,9 @@ namespace {
 constexpr int kFailed = 1, kUsage = 2;
 
 int complain(std::string message, int status) {
+  // One line, and nothing from a hostile file that a terminal would obey.
   for (char& c : message)
-    if (c == '\n' || c == '\r') c = ' ';
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
   std::fflush(stdout);
   fmt::print(stderr, "fairway: {}\n", message);
   return status;
@@ -44,7 +46,7 @@ int run(int argc, char** argv) {
   // In the order of the journey; each from its own file.
   add_tokenizer(app);
   add_data(app);
-  // (add_train, … go here as they land)
+  add_inspect(app);
 
   try {
     app.parse(argc, argv);
@@ -62,6 +64,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace fairway;
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error like a full disk
   try {
     return run(argc, argv);
   } catch (const UsageError& e) {

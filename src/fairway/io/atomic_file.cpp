@@ -19,8 +19,8 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
-    require(n > 0, "{}: cannot write: {}; free some space or choose another place",
-            target.string(), std::strerror(n < 0 ? errno : ENOSPC));
+    require(n > 0, "{}: cannot write: {}; free some space or choose another place", target.string(),
+            std::strerror(n < 0 ? errno : ENOSPC));
     bytes = bytes.subspan(static_cast<size_t>(n));
   }
 }

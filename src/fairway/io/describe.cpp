@@ -16,8 +16,8 @@ std::string describe_safetensors(const std::filesystem::path& path) {
     elements += entry.bytes.size() / dtype_bytes(entry.dtype);
     widest = std::max(widest, name.size());
   }
-  std::string out = fmt::format("safetensors file: {} tensors, {} values, {} bytes\n",
-                                file.entries().size(), elements, bytes);
+  std::string out = fmt::format("{}: safetensors file of {} tensors, {} values, {} bytes\n",
+                                path.string(), file.entries().size(), elements, bytes);
   for (const auto& [key, value] : file.metadata()) out += fmt::format("{}: {}\n", key, value);
   for (const auto& [name, entry] : file.entries())
     out += fmt::format("{:<{}}  {:<4}  [{}]\n", name, widest, dtype_name(entry.dtype),

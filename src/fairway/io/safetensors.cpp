@@ -46,8 +46,12 @@ uint64_t tensor_bytes(const std::string& where, size_t element, const std::vecto
 
 }  // namespace
 
-size_t dtype_bytes(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].bytes; }
-std::string_view dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].name; }
+size_t dtype_bytes(Dtype dtype) {
+  return kDtypes[static_cast<size_t>(dtype)].bytes;
+}
+std::string_view dtype_name(Dtype dtype) {
+  return kDtypes[static_cast<size_t>(dtype)].name;
+}
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const std::string where = path.string();
@@ -61,7 +65,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   const char* text = reinterpret_cast<const char*>(bytes.data()) + 8;
   const auto data = bytes.subspan(8 + header_size);
 
-  // JSON lets a name stand twice and the last one win; nesting could be as deep as the header is long.
+  // JSON lets a name stand twice and the last one win; nesting could be as deep as the header is
+  // long.
   std::set<std::string> names;
   const auto inspect = [&](int depth, Json::parse_event_t event, Json& parsed) {
     require(depth <= 8, "{}: safetensors header is nested too deeply", where);
@@ -117,8 +122,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
             begin < cursor ? "overlap" : "leave a gap", begin);
     cursor = end;
   }
-  require(cursor == data.size(), "{}: {} bytes after the last tensor", where,
-          data.size() - cursor);
+  require(cursor == data.size(), "{}: {} bytes after the last tensor", where, data.size() - cursor);
 }
 
 const SafetensorsEntry& SafetensorsFile::entry(const std::string& name) const {
@@ -165,7 +169,8 @@ void SafetensorsFile::read_into(const std::string& name, Tensor<float> out) cons
   }
 }
 
-void write_safetensors(const std::filesystem::path& path, std::span<const SafetensorsTensor> tensors,
+void write_safetensors(const std::filesystem::path& path,
+                       std::span<const SafetensorsTensor> tensors,
                        const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
