@@ -54,7 +54,7 @@ struct Tensor {
       s.extent[static_cast<size_t>(j - 1)] = shape[j];
       stride *= shape[j];
     }
-    return {data + i * stride, s};
+    return {data ? data + i * stride : nullptr, s};
   }
 };
 

@@ -106,9 +106,8 @@ void code_series(const Codec& codec, Kind& kind, int method, std::span<uint16_t>
       const int64_t error = (int64_t{keys[i]} << kMeanBits) - (kind.mean + beyond);  // Q8
       ++kind.count;
       kind.mean += error / std::min<int64_t>(kind.count, 200);
-      const int64_t square =
-          std::clamp<int64_t>((error * error) >> 4, 1 << kVarianceBits, int64_t{1} << 42);
-      kind.variance += (square - kind.variance) / std::min<int64_t>(kind.count + 1, 100);
+      const int64_t square = std::clamp<int64_t>((error * error) >> 4, 64, int64_t{1} << 42);
+      kind.variance += (square - kind.variance) / std::min<int64_t>((kind.count + 1) / 2, 100);
     }
     sum += keys[i];
   }
