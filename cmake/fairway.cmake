@@ -38,5 +38,7 @@ function(fairway_test name)
   target_link_libraries(${name} PRIVATE fairway_options ${ARG_DEPENDS} GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE FAIRWAY_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600
+    # Tests run side by side: idle OpenMP threads must not spin.
+    ENVIRONMENT "OMP_WAIT_POLICY=passive")
 endfunction()

@@ -14,10 +14,14 @@ namespace fairway {
 namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+size_t round_up(size_t n, size_t to) {
+  return (n + to - 1) / to * to;
+}
 }  // namespace
 
-void HostBuffer::Free::operator()(std::byte* p) const { std::free(p); }
+void HostBuffer::Free::operator()(std::byte* p) const {
+  std::free(p);
+}
 
 HostBuffer::HostBuffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;

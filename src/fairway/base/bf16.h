@@ -17,7 +17,9 @@ struct bf16 {
     const bool nan = (u & 0x7FFFFFFFu) > 0x7F800000u;
     bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : rounded >> 16);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  explicit operator float() const {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
 };
 
 }  // namespace fairway

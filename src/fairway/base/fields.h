@@ -5,9 +5,10 @@
 //     ...
 //   }
 //
-// and that one list drives TOML, `--section.key value`, `--help`, printing, hashing and file metadata.
-// Field types: bool, int, int64_t, uint64_t, double, std::string, std::vector<std::string>, or an
-// enum with a `names(E)` overload found by argument-dependent lookup.
+// and that one list drives TOML, `--section.key value`, `--help`, printing, hashing and file
+// metadata. Field types: bool, int, int64_t, uint64_t, double, std::string,
+// std::vector<std::string>, or an enum with a `names(E)` overload found by argument-dependent
+// lookup.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,7 @@ namespace fairway {
 
 // Names of an enum's values, in order: `inline auto names(Lane) { return std::array{"mean", …}; }`.
 template <class E>
-  requires std::is_enum_v<E>
-std::string_view enum_name(E value) {
+requires std::is_enum_v<E> std::string_view enum_name(E value) {
   return names(E{})[static_cast<size_t>(value)];
 }
 

@@ -1,6 +1,6 @@
-// Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers:
-// as easy as 1, 2, 3", SC'11). Number i of stream s under seed k is a pure function of (k, s, i), so a
-// draw does not depend on how many threads or ranks share the work.
+// Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random
+// numbers: as easy as 1, 2, 3", SC'11). Number i of stream s under seed k is a pure function of (k,
+// s, i), so a draw does not depend on how many threads or ranks share the work.
 #pragma once
 
 #include <array>

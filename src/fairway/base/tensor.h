@@ -1,5 +1,6 @@
-// A view of a dense row-major array: a pointer and up to four extents. It owns nothing; memory comes
-// from an Arena or a std::vector. Kernels take the raw pointer; the shape is for the layer above.
+// A view of a dense row-major array: a pointer and up to four extents. It owns nothing; memory
+// comes from an Arena or a std::vector. Kernels take the raw pointer; the shape is for the layer
+// above.
 #pragma once
 
 #include <array>
@@ -35,8 +36,8 @@ struct Tensor {
   Tensor(T* pointer, Shape s) : data(pointer), shape(s) {}
   // Tensor<float> converts to Tensor<const float>.
   template <class U>
-    requires std::is_same_v<const U, T>
-  Tensor(Tensor<U> other) : data(other.data), shape(other.shape) {}
+  requires std::is_same_v<const U, T> Tensor(Tensor<U> other)
+      : data(other.data), shape(other.shape) {}
 
   int64_t size() const { return shape.size(); }
   int64_t extent(int i) const { return shape[i]; }

@@ -32,6 +32,12 @@ std::byte* CpuDevice::thread_scratch(int slot, size_t bytes) {
   return buffer.data();
 }
 
+std::byte* CpuDevice::shared_scratch(int slot, size_t bytes) {
+  HostBuffer& buffer = shared_scratch_[static_cast<size_t>(slot)];
+  if (buffer.bytes() < bytes) buffer = HostBuffer(bytes + bytes / 4);
+  return buffer.data();
+}
+
 MatmulCache& CpuDevice::matmul_cache() {
   return per_thread_[static_cast<size_t>(omp_get_thread_num())]->matmul;
 }

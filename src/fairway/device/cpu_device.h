@@ -1,7 +1,7 @@
 // The CPU: OpenMP threads over fixed tiles, matrix products through oneDNN.
 //
-// Work is cut into tiles by shape alone, never by the number of threads, and each tile is computed by
-// one thread: results are the same bits whatever the thread count.
+// Work is cut into tiles by shape alone, never by the number of threads, and each tile is computed
+// by one thread: results are the same bits whatever the thread count.
 #pragma once
 
 #include <array>
@@ -45,9 +45,11 @@ class CpuDevice {
   void zero(void* device, size_t bytes) { std::memset(device, 0, bytes); }
   void synchronize() {}
 
-  // Scratch of the calling OpenMP thread: at least `bytes`, 64-byte aligned, undefined content, valid
-  // until that thread's next call with the same `slot`.
+  // Scratch of the calling OpenMP thread: at least `bytes`, 64-byte aligned, undefined content,
+  // valid until that thread's next call with the same `slot`.
   std::byte* thread_scratch(int slot, size_t bytes);
+  // The same, shared by all threads; not to be called inside a parallel region.
+  std::byte* shared_scratch(int slot, size_t bytes);
 
   // Seconds and flops spent inside matrix products since construction, summed over threads.
   struct MatmulTotals {
@@ -64,6 +66,7 @@ class CpuDevice {
   int threads_;
   MatmulPrecision precision_;
   std::vector<std::unique_ptr<PerThread>> per_thread_;
+  std::array<HostBuffer, kScratchSlots> shared_scratch_;
 };
 
 }  // namespace fairway

@@ -69,7 +69,8 @@ struct MatmulCache::Impl {
       attr.set_post_ops(sum);
     }
     Primitive p;
-    p.primitive = dnnl::matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, engine));
+    p.primitive =
+        dnnl::matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, engine));
     omp_set_num_threads(threads);
     p.a = memory(a, engine, nullptr);
     p.b = memory(b, engine, nullptr);
@@ -107,7 +108,8 @@ void onednn_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<I
   const auto start = Clock::now();
   p.primitive.execute(cache.impl().stream, p.arguments);
   cache.totals.seconds += std::chrono::duration<double>(Clock::now() - start).count();
-  cache.totals.flops += 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  cache.totals.flops +=
+      2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
 }
 
 template <class T>
@@ -124,10 +126,14 @@ void plain_tile(int64_t m, int64_t n, int64_t k, MatrixRef<T> a, MatrixRef<T> b,
   }
 }
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
 // Extent of a tile along one side: about 16 tiles, each a multiple of 32 in [128, 512].
-int64_t tile_extent(int64_t n) { return std::clamp<int64_t>(round_up((n + 15) / 16, 32), 128, 512); }
+int64_t tile_extent(int64_t n) {
+  return std::clamp<int64_t>(round_up((n + 15) / 16, 32), 128, 512);
+}
 
 template <class T>
 MatrixRef<T> offset(MatrixRef<T> a, int64_t row, int64_t column) {
@@ -196,15 +202,15 @@ void matmul_batched(CpuDevice& device, int64_t batch, int64_t m, int64_t n, int6
 }
 
 template <class T>
-void matmul(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<T> a, MatrixRef<T> b, T* c,
-            int64_t ldc, bool accumulate, bool exact) {
+void matmul(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<T> a, MatrixRef<T> b,
+            T* c, int64_t ldc, bool accumulate, bool exact) {
   matmul_batched(device, 1, m, n, k, a, 0, b, 0, c, ldc, 0, accumulate, exact);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                     \
-  template void matmul(CpuDevice&, int64_t, int64_t, int64_t, MatrixRef<T>, MatrixRef<T>, T*,      \
-                       int64_t, bool, bool);                                                       \
-  template void matmul_batched(CpuDevice&, int64_t, int64_t, int64_t, int64_t, MatrixRef<T>,       \
+#define FAIRWAY_INSTANTIATE(T)                                                                \
+  template void matmul(CpuDevice&, int64_t, int64_t, int64_t, MatrixRef<T>, MatrixRef<T>, T*, \
+                       int64_t, bool, bool);                                                  \
+  template void matmul_batched(CpuDevice&, int64_t, int64_t, int64_t, int64_t, MatrixRef<T>,  \
                                int64_t, MatrixRef<T>, int64_t, T*, int64_t, int64_t, bool, bool);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(double)

@@ -26,10 +26,11 @@ MatrixRef<T> mat_t(const T* data, int64_t ld) {
   return {data, ld, true};
 }
 
-// One tile by the calling thread: C[m,n] (+)= A[m,k] B[k,n]; C is row-major with leading dimension ldc.
-// `accumulate` adds to C. Each element of C is summed over k in an order that depends on (k, n) and the
-// layout only, so a row's bits do not depend on the other rows. Real types: float (oneDNN; always in
-// float32 here), bf16 inputs (oneDNN), double and complex<double> (plain loops, the slow twin).
+// One tile by the calling thread: C[m,n] (+)= A[m,k] B[k,n]; C is row-major with leading dimension
+// ldc. `accumulate` adds to C. Each element of C is summed over k in an order that depends on (k,
+// n) and the layout only, so a row's bits do not depend on the other rows. Real types: float
+// (oneDNN; always in float32 here), bf16 inputs (oneDNN), double and complex<double> (plain loops,
+// the slow twin).
 void matmul_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<float> a,
                  MatrixRef<float> b, float* c, int64_t ldc, bool accumulate);
 void matmul_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<bf16> a,
@@ -40,12 +41,12 @@ void matmul_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k,
                  MatrixRef<std::complex<double>> a, MatrixRef<std::complex<double>> b,
                  std::complex<double>* c, int64_t ldc, bool accumulate);
 
-// The whole product on all threads: C[m,n] (+)= A[m,k] B[k,n], cut into tiles by shape alone. For float
-// with device.precision() == bfloat16, inputs are rounded to bf16 first unless `exact`.
-// Not to be called from inside a parallel region.
+// The whole product on all threads: C[m,n] (+)= A[m,k] B[k,n], cut into tiles by shape alone. For
+// float with device.precision() == bfloat16, inputs are rounded to bf16 first unless `exact`. Not
+// to be called from inside a parallel region.
 template <class T>
-void matmul(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<T> a, MatrixRef<T> b, T* c,
-            int64_t ldc, bool accumulate, bool exact = false);
+void matmul(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<T> a, MatrixRef<T> b,
+            T* c, int64_t ldc, bool accumulate, bool exact = false);
 
 // `batch` products of one shape: problem i reads a.data + i·stride_a and so on.
 template <class T>

@@ -1,6 +1,6 @@
 // Where computation happens. An op has one overload per device, `op(CpuDevice&, …)` and
-// `op(CudaDevice&, …)`; code above the ops is a template over the device, so a missing body is a link
-// error and a build without CUDA needs none of it.
+// `op(CudaDevice&, …)`; code above the ops is a template over the device, so a missing body is a
+// link error and a build without CUDA needs none of it.
 //
 // A device type provides:
 //   using Buffer                                     owning memory of the device, zeroed

@@ -1,6 +1,6 @@
-// Files that are complete or absent: written under a temporary name in the same directory, flushed to
-// disk, renamed over the target, the directory flushed. An AtomicFile destroyed before `commit()`
-// leaves nothing behind, and an older file of that name untouched.
+// Files that are complete or absent: written under a temporary name in the same directory, flushed
+// to disk, renamed over the target, the directory flushed. An AtomicFile destroyed before
+// `commit()` leaves nothing behind, and an older file of that name untouched.
 #pragma once
 
 #include <cstddef>

@@ -9,7 +9,8 @@ namespace fairway {
 
 class MappedFile {
  public:
-  // Throws Error naming the file if it cannot be opened, is not a regular file, or cannot be mapped.
+  // Throws Error naming the file if it cannot be opened, is not a regular file, or cannot be
+  // mapped.
   explicit MappedFile(const std::filesystem::path& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;

@@ -1,6 +1,7 @@
 // The safetensors container: 8 bytes of header length, a JSON header {name: {dtype, shape,
-// data_offsets}, "__metadata__": {…}}, then the tensors' bytes. Reading trusts nothing: the header is
-// bounded, offsets must be in range, match dtype × shape, and tile the data without overlap or gap.
+// data_offsets}, "__metadata__": {…}}, then the tensors' bytes. Reading trusts nothing: the header
+// is bounded, offsets must be in range, match dtype × shape, and tile the data without overlap or
+// gap.
 #pragma once
 
 #include <cstdint>
@@ -81,7 +82,8 @@ struct SafetensorsTensor {
 };
 
 // Writes atomically, in the order given.
-void write_safetensors(const std::filesystem::path& path, std::span<const SafetensorsTensor> tensors,
+void write_safetensors(const std::filesystem::path& path,
+                       std::span<const SafetensorsTensor> tensors,
                        const std::map<std::string, std::string>& metadata);
 
 }  // namespace fairway

@@ -1,5 +1,5 @@
-// Every tensor that a forward pass leaves behind, by name. T rows (tokens of the packed buffer), N rows
-// that reach the head, D model width, H/K query/key-value heads of width d, F MLP width.
+// Every tensor that a forward pass leaves behind, by name. T rows (tokens of the packed buffer), N
+// rows that reach the head, D model width, H/K query/key-value heads of width d, F MLP width.
 #pragma once
 
 #include <cstdint>
@@ -33,18 +33,18 @@ struct VisitActs {
 
 template <class T>
 struct Acts {
-  Tensor<T> emb_rstd;   // [T]
-  Tensor<T> x0;         // [T, D] rms(E[token])
+  Tensor<T> emb_rstd;  // [T]
+  Tensor<T> x0;        // [T, D] rms(E[token])
   std::vector<VisitActs<T>> visits;
-  Tensor<T> final_x;    // [T, D] after the last visit and the join of the lanes
+  Tensor<T> final_x;                   // [T, D] after the last visit and the join of the lanes
   Tensor<T> final_lane0, final_lane1;  // [T, D] lanes after the last visit (parallel only)
-  Tensor<T> head_rstd;  // [N]
-  Tensor<T> head_in;    // [N, D] rms(x) of the rows that reach the head
-  Tensor<T> d_final_x;  // [T, D] gradient that head_loss leaves for backward
+  Tensor<T> head_rstd;                 // [N]
+  Tensor<T> head_in;                   // [N, D] rms(x) of the rows that reach the head
+  Tensor<T> d_final_x;                 // [T, D] gradient that head_loss leaves for backward
 };
 
-// Lays the tensors out in `arena` (dry or real). Without `for_backward`, visits share their tensors:
-// only what the rest of the forward pass reads is kept apart.
+// Lays the tensors out in `arena` (dry or real). Without `for_backward`, visits share their
+// tensors: only what the rest of the forward pass reads is kept apart.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
                   bool for_backward, Arena& arena);

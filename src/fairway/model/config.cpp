@@ -11,7 +11,9 @@
 
 namespace fairway {
 
-double ModelConfig::ln(int layer) const { return ln_scale ? 1.0 / std::sqrt(layer + 1.0) : 1.0; }
+double ModelConfig::ln(int layer) const {
+  return ln_scale ? 1.0 / std::sqrt(layer + 1.0) : 1.0;
+}
 
 void ModelConfig::validate() const {
   const auto at_least = [](const char* key, int64_t value, int64_t least) {
@@ -40,7 +42,8 @@ void ModelConfig::validate() const {
                rope_dims, head_dim());
   if (!(rope_base > 1)) usage_fail("[model] rope_base = {}: must be above 1", rope_base);
   at_least("max_doc_len", max_doc_len, 1);
-  if (!(logit_softcap > 0)) usage_fail("[model] logit_softcap = {}: must be positive", logit_softcap);
+  if (!(logit_softcap > 0))
+    usage_fail("[model] logit_softcap = {}: must be positive", logit_softcap);
   if (!(norm_eps >= 0)) usage_fail("[model] norm_eps = {}: must not be negative", norm_eps);
   if (xsa_last_n < 0 || xsa_last_n > num_layers)
     usage_fail("[model] xsa_last_n = {}: must be between 0 and num_layers = {}", xsa_last_n,

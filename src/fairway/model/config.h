@@ -10,34 +10,36 @@ namespace fairway {
 
 // Which lane the parallel part ends in: their mean, or one of them (mlp: lane 1, attn: lane 0).
 enum class FinalLane { mean, mlp, attn };
-inline constexpr std::array<std::string_view, 3> names(FinalLane) { return {"mean", "mlp", "attn"}; }
+inline constexpr std::array<std::string_view, 3> names(FinalLane) {
+  return {"mean", "mlp", "attn"};
+}
 
 struct ModelConfig {
-  int vocab_size = 8192;         // V
-  int num_layers = 11;           // L, stored layers
-  int model_dim = 512;           // D
-  int num_heads = 8;             // H
-  int num_kv_heads = 4;          // K
-  double mlp_mult = 4.0;         // F = mlp_mult · D
-  int rope_dims = 16;            // rotary dimensions of each head; 0 = all of d
+  int vocab_size = 8192;  // V
+  int num_layers = 11;    // L, stored layers
+  int model_dim = 512;    // D
+  int num_heads = 8;      // H
+  int num_kv_heads = 4;   // K
+  double mlp_mult = 4.0;  // F = mlp_mult · D
+  int rope_dims = 16;     // rotary dimensions of each head; 0 = all of d
   double rope_base = 10000.0;
   int max_doc_len = 2048;
   double qk_gain_init = 5.0;
-  double logit_softcap = 30.0;   // c
+  double logit_softcap = 30.0;  // c
   bool tie_embeddings = true;
   bool skip_gates = true;
   bool ln_scale = true;
   int xsa_last_n = 11;
-  int num_loops = 2;             // extra passes over [loop_start, loop_end]; 0 = no looping
+  int num_loops = 2;  // extra passes over [loop_start, loop_end]; 0 = no looping
   int loop_start = 3;
   int loop_end = 5;
   int parallel_start_layer = 8;  // 0 = no parallel lanes
   FinalLane parallel_final_lane = FinalLane::mean;
   double norm_eps = 0x1p-23;
 
-  int head_dim() const { return model_dim / num_heads; }                         // d
+  int head_dim() const { return model_dim / num_heads; }  // d
   int kv_dim() const { return num_kv_heads * head_dim(); }
-  int mlp_dim() const { return static_cast<int>(mlp_mult * model_dim + 0.5); }   // F
+  int mlp_dim() const { return static_cast<int>(mlp_mult * model_dim + 0.5); }  // F
   int rotary_dims() const { return rope_dims == 0 ? head_dim() : rope_dims; }
   // ln of a block: 1/sqrt(i+1), or 1.
   double ln(int layer) const;
@@ -73,8 +75,8 @@ struct ModelConfig {
   }
 };
 
-// The JSON object of SPEC §7 (exactly these keys), and back. from_json throws Error, naming `where`,
-// on missing, unknown or mistyped keys and on impossible values.
+// The JSON object of SPEC §7 (exactly these keys), and back. from_json throws Error, naming
+// `where`, on missing, unknown or mistyped keys and on impossible values.
 std::string to_json(const ModelConfig& config);
 ModelConfig model_config_from_json(std::string_view json, const std::string& where);
 

@@ -80,8 +80,8 @@ class LoraLayout {
 };
 
 // The adapters of the documents that share one packed buffer. Document b owns rows
-// [doc_rows[b], doc_rows[b+1]) of the T inputs and [doc_head_rows[b], doc_head_rows[b+1]) of the N rows
-// that reach the head. Host memory; the views own nothing.
+// [doc_rows[b], doc_rows[b+1]) of the T inputs and [doc_head_rows[b], doc_head_rows[b+1]) of the N
+// rows that reach the head. Host memory; the views own nothing.
 template <class T>
 struct Lora {
   const LoraLayout* layout = nullptr;

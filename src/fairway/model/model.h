@@ -51,7 +51,8 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
                const T* d_nll, const Weights<T>* dweights, const Lora<T>* dlora, Arena scratch);
 
 // From acts.d_final_x back to every parameter: accumulates into *dweights and *dlora (each may be
-// null). Needs acts laid out for_backward and filled by forward and head_loss on the same arguments.
+// null). Needs acts laid out for_backward and filled by forward and head_loss on the same
+// arguments.
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts,

@@ -46,7 +46,7 @@ Route make_route(const ModelConfig& config, bool looped) {
         v.join = Join::parallel;
         v.first_parallel = !in_lanes;
         in_lanes = true;
-      } 
+      }
     }
     route.push_back(v);
   }

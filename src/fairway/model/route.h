@@ -1,5 +1,5 @@
-// The route is the tape: the network's loops, skips and lanes as data. `forward` walks the visits in
-// order, `backward` walks them in reverse.
+// The route is the tape: the network's loops, skips and lanes as data. `forward` walks the visits
+// in order, `backward` walks them in reverse.
 #pragma once
 
 #include <vector>

@@ -85,7 +85,8 @@ template Weights<const bf16> weights_view(const ModelConfig&, const bf16*);
 void save_model(const std::filesystem::path& path, const ModelConfig& config, const float* flat) {
   std::vector<SafetensorsTensor> tensors;
   for_each_named(weights_view(config, flat), [&](const std::string& name, Tensor<const float> t) {
-    tensors.push_back({name, Dtype::f32,
+    tensors.push_back({name,
+                       Dtype::f32,
                        {t.shape.extent.begin(), t.shape.extent.begin() + t.shape.rank},
                        std::as_bytes(std::span(t.data, static_cast<size_t>(t.size())))});
   });
@@ -95,8 +96,8 @@ void save_model(const std::filesystem::path& path, const ModelConfig& config, co
 LoadedModel load_model(const std::filesystem::path& path) {
   const SafetensorsFile file(path);
   const auto config = file.metadata().find("config");
-  require(config != file.metadata().end(),
-          "{}: not a Fairway model: its metadata has no 'config'", path.string());
+  require(config != file.metadata().end(), "{}: not a Fairway model: its metadata has no 'config'",
+          path.string());
   LoadedModel model;
   model.config = model_config_from_json(config->second, path.string());
   // The file must hold what the configuration asks for before memory of that size is taken.

@@ -1,9 +1,10 @@
 // The parameters of a model: one flat buffer, and typed views into it.
 //
-// Everything with one element per parameter (gradients, EMA, momentum, bf16 shadow copies) is a flat
-// buffer of the same layout, seen through the same struct. The order of the buffer is the order in
-// which the optimizer treats it: matrix banks (Muon), embedding and head (Adam), then all small tensors
-// in one contiguous run. Each tensor starts at a multiple of 64 elements; the gaps hold zeros.
+// Everything with one element per parameter (gradients, EMA, momentum, bf16 shadow copies) is a
+// flat buffer of the same layout, seen through the same struct. The order of the buffer is the
+// order in which the optimizer treats it: matrix banks (Muon), embedding and head (Adam), then all
+// small tensors in one contiguous run. Each tensor starts at a multiple of 64 elements; the gaps
+// hold zeros.
 #pragma once
 
 #include <cstdint>
@@ -21,22 +22,22 @@ enum class ParamGroup { bank, embedding, head, small };
 // Legend: L layers, D model width, F MLP width, Kd = K·d key/value width, V vocabulary.
 template <class T>
 struct Weights {
-  Tensor<T> qo_bank;                   // [2L, D, D]   Wq of each layer, then Wo of each layer
-  Tensor<T> kv_bank;                   // [2L, Kd, D]  Wk of each layer, then Wv of each layer
-  Tensor<T> mlp_up_bank;               // [L, F, D]
-  Tensor<T> mlp_down_bank;             // [L, D, F]
-  Tensor<T> tok_emb;                   // [V, D]
-  Tensor<T> lm_head;                   // [V, D], null when tied
-  Tensor<T> q_gain;                    // [L, H]
-  Tensor<T> attn_scale;                // [L, D]
-  Tensor<T> mlp_scale;                 // [L, D]
-  Tensor<T> resid_mix;                 // [L, 2, D]
-  Tensor<T> skip_weights;              // [num_skip, D]
-  Tensor<T> skip_gates;                // [num_skip, D], null when skip_gates is off
-  Tensor<T> parallel_post_lambdas;     // [L, 2, 2]    pl[i, from (attn, mlp), to (lane0, lane1)]
-  Tensor<T> parallel_resid_lambdas;    // [L, 2]
+  Tensor<T> qo_bank;                 // [2L, D, D]   Wq of each layer, then Wo of each layer
+  Tensor<T> kv_bank;                 // [2L, Kd, D]  Wk of each layer, then Wv of each layer
+  Tensor<T> mlp_up_bank;             // [L, F, D]
+  Tensor<T> mlp_down_bank;           // [L, D, F]
+  Tensor<T> tok_emb;                 // [V, D]
+  Tensor<T> lm_head;                 // [V, D], null when tied
+  Tensor<T> q_gain;                  // [L, H]
+  Tensor<T> attn_scale;              // [L, D]
+  Tensor<T> mlp_scale;               // [L, D]
+  Tensor<T> resid_mix;               // [L, 2, D]
+  Tensor<T> skip_weights;            // [num_skip, D]
+  Tensor<T> skip_gates;              // [num_skip, D], null when skip_gates is off
+  Tensor<T> parallel_post_lambdas;   // [L, 2, 2]    pl[i, from (attn, mlp), to (lane0, lane1)]
+  Tensor<T> parallel_resid_lambdas;  // [L, 2]
 
-  T* base = nullptr;                   // the flat buffer
+  T* base = nullptr;  // the flat buffer
 
   int64_t layers() const { return mlp_up_bank.extent(0); }
   Tensor<T> wq(int64_t layer) const { return qo_bank.slice(layer); }

@@ -1,0 +1,93 @@
+#include "fairway/model/acts.h"
+
+#include <algorithm>
+#include <complex>
+
+#include "fairway/ops/instantiate.h"
+
+namespace fairway {
+
+namespace {
+
+// Whether some later visit takes the output of visit s through a skip connection.
+bool is_skip_source(const Route& route, int s) {
+  return std::any_of(route.begin(), route.end(), [&](const Visit& v) { return v.skip_from == s; });
+}
+
+// The tensors that a sub-layer fills; one set a visit for a backward pass, one set in all without.
+template <class T>
+VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& arena) {
+  const int64_t D = c.model_dim, H = c.num_heads, K = c.num_kv_heads, d = c.head_dim();
+  VisitActs<T> v;
+  v.rstd_attn = arena.take<T>("norms", {T_});
+  v.q = arena.take<T>("q, k, v", {T_, H, d});
+  v.k = arena.take<T>("q, k, v", {T_, K, d});
+  v.v = arena.take<T>("q, k, v", {T_, K, d});
+  v.q_rot = keep ? arena.take<T>("q, k rotated", {T_, H, d}) : v.q;
+  v.k_rot = keep ? arena.take<T>("q, k rotated", {T_, K, d}) : v.k;
+  v.lse = arena.take<T>("attention lse", {H, T_});
+  v.y = arena.take<T>("attention y", {T_, H, d});
+  v.y_dot_v = arena.take<T>("attention y·v", {T_, H});
+  v.a = arena.take<T>("sub-layer outputs", {T_, D});
+  v.rstd_mlp = arena.take<T>("norms", {T_});
+  if (keep) v.z = arena.take<T>("MLP z", {T_, c.mlp_dim()});
+  v.m = arena.take<T>("sub-layer outputs", {T_, D});
+  return v;
+}
+
+}  // namespace
+
+template <class T>
+Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
+                  bool for_backward, Arena& arena) {
+  const int64_t D = config.model_dim;
+  const int slots = static_cast<int>(route.size());
+  const auto stream = [&] { return arena.take<T>("residual stream", {rows, D}); };
+  Acts<T> acts;
+  acts.emb_rstd = arena.take<T>("norms", {rows});
+  acts.x0 = stream();
+  // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
+  VisitActs<T> shared;
+  Tensor<T> lane0[2], lane1[2], mixed;
+  if (!for_backward) {
+    shared = take_visit<T>(config, rows, false, arena);
+    for (int i = 0; i < 2; ++i) lane0[i] = stream();
+    mixed = stream();
+    for (int i = 0; i < 2; ++i) lane1[i] = stream();
+  }
+  for (int s = 0; s < slots; ++s) {
+    const Visit& visit = route[static_cast<size_t>(s)];
+    VisitActs<T> v = for_backward ? take_visit<T>(config, rows, true, arena) : shared;
+    if (s == 0)
+      v.x_pre = acts.x0;
+    else if (for_backward || is_skip_source(route, s - 1))
+      v.x_pre = stream();
+    else
+      v.x_pre = lane0[s % 2];
+    v.x = v.x_pre;
+    if (visit.skip >= 0) v.x = for_backward ? stream() : mixed;
+    if (visit.join == Join::parallel) {
+      if (visit.first_parallel)
+        v.lane1 = v.x_pre;
+      else
+        v.lane1 = for_backward ? stream() : lane1[s % 2];
+    }
+    acts.visits.push_back(v);
+  }
+  acts.final_x = stream();
+  if (route.back().join == Join::parallel) {
+    acts.final_lane0 = for_backward ? stream() : lane0[slots % 2];
+    acts.final_lane1 = for_backward ? stream() : lane1[slots % 2];
+  }
+  acts.head_rstd = arena.take<T>("norms", {head_rows});
+  acts.head_in = arena.take<T>("head input", {head_rows, D});
+  if (for_backward) acts.d_final_x = stream();
+  return acts;
+}
+
+#define FAIRWAY_INSTANTIATE(T) \
+  template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&);
+FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway

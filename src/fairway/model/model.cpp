@@ -1,0 +1,240 @@
+// The walk along the route, forward and back. The sub-layers are in attn.cpp and mlp.cpp, the head
+// in head.cpp, the joints of the residual stream in ops/residual.h.
+#include "fairway/model/model.h"
+
+#include <algorithm>
+#include <complex>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/model/attn.h"
+#include "fairway/model/head.h"
+#include "fairway/model/inputs.h"
+#include "fairway/model/layer.h"
+#include "fairway/model/mlp.h"
+#include "fairway/ops/embedding.h"
+#include "fairway/ops/instantiate.h"
+#include "fairway/ops/residual.h"
+#include "fairway/ops/rms_norm.h"
+#include "fairway/ops/rope_gain.h"
+
+namespace fairway {
+
+namespace {
+
+template <class T>
+struct ForwardScratch {
+  RopeTable<T> rope;
+  Tensor<T> u, n;  // [T, D]
+};
+template <class T>
+ForwardScratch<T> take_forward_scratch(const Network& net, int64_t rows, Arena& arena) {
+  const auto stream = [&] {
+    return arena.take<T>("forward scratch", {rows, net.config.model_dim});
+  };
+  ForwardScratch<T> s;
+  s.rope = take_rope_table<T>(net.config, rows, arena);
+  s.u = stream();
+  s.n = stream();
+  return s;
+}
+
+template <class T>
+struct BackwardScratch {
+  RopeTable<T> rope;
+  VisitInputs<T> inputs;
+  AttnScratch<T> attn;
+  MlpScratch<T> mlp;
+  Tensor<T> d0, d1;  // [T, D] gradients of the stream (lane 0) and of lane 1
+  Tensor<T> dx0;     // [T, D]
+  Tensor<T> da, dm;  // [T, D] gradients of the sub-layers' outputs
+  Tensor<T> dn, du;  // [T, D]
+  Tensor<T> dskip;   // [num_skip, T, D] gradients on their way from a skip's end to its source
+};
+template <class T>
+BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, bool with_weights,
+                                         Arena& arena) {
+  const int64_t D = net.config.model_dim;
+  const auto stream = [&] { return arena.take<T>("backward scratch", {rows, D}); };
+  BackwardScratch<T> s;
+  s.rope = take_rope_table<T>(net.config, rows, arena);
+  s.inputs = take_visit_inputs<T>(net.config, rows, arena);
+  s.attn = take_attn_scratch<T>(net.config, rows, arena);
+  s.mlp = take_mlp_scratch<T>(net.config, rows, with_weights, arena);
+  for (Tensor<T>* t : {&s.d0, &s.d1, &s.dx0, &s.da, &s.dm, &s.dn, &s.du}) *t = stream();
+  s.dskip = arena.take<T>("skip gradients", {num_skip_weights(net.config), rows, D});
+  return s;
+}
+
+// Where visit s leaves the residual stream (lane 0) and lane 1.
+template <class T>
+Tensor<T> output_of(const Network& net, const Acts<T>& acts, int s) {
+  if (s + 1 < net.slots()) return acts.visits[static_cast<size_t>(s + 1)].x_pre;
+  return net.route.back().join == Join::parallel ? acts.final_lane0 : acts.final_x;
+}
+template <class T>
+Tensor<T> lane1_output_of(const Network& net, const Acts<T>& acts, int s) {
+  return s + 1 < net.slots() ? acts.visits[static_cast<size_t>(s + 1)].lane1 : acts.final_lane1;
+}
+
+template <class T>
+LaneJoin<T> lane_join_of(const VisitActs<T>& v, const Layer<const T>& layer) {
+  return {v.x,
+          v.lane1,
+          v.a,
+          v.m,
+          layer.attn_scale,
+          layer.mlp_scale,
+          layer.post_lambdas,
+          layer.resid_lambdas};
+}
+
+template <class T>
+Tensor<T> row_of(Tensor<T> t, int i) {
+  return t ? t.slice(i) : Tensor<T>{};
+}
+
+template <class T>
+void zero(Tensor<T> t) {
+  std::fill(t.begin(), t.end(), T{});
+}
+
+}  // namespace
+
+template <class T>
+size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward) {
+  Arena forward_arena, head_arena, backward_arena;
+  take_forward_scratch<T>(net, rows, forward_arena);
+  take_head_scratch<T>(net.config, head_rows, for_backward, head_arena);
+  if (for_backward) take_backward_scratch<T>(net, rows, true, backward_arena);
+  return std::max({forward_arena.peak(), head_arena.peak(), backward_arena.peak()});
+}
+
+template <class Device, class T>
+void forward(Device& device, const Network& net, const Weights<const T>& w,
+             const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Arena arena) {
+  const ModelConfig& c = net.config;
+  const ForwardScratch<T> scratch = take_forward_scratch<T>(net, batch.T(), arena);
+  const auto& [rope, u, n] = scratch;
+  rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
+  embed<T>(device, batch.inputs, w.tok_emb, c.norm_eps, acts.emb_rstd, acts.x0);
+
+  for (int s = 0; s < net.slots(); ++s) {
+    const Visit& visit = net.route[static_cast<size_t>(s)];
+    const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
+    const Layer<const T> layer = layer_of(w, visit.layer);
+    const double ln = c.ln(visit.layer);
+    if (visit.skip >= 0)
+      skip_mix<T>(device, v.x_pre, output_of(net, acts, visit.skip_from),
+                  w.skip_weights.slice(visit.skip), row_of(w.skip_gates, visit.skip), v.x);
+
+    resid_mix<T>(device, v.x, acts.x0, layer.resid_mix, u);
+    rms_norm<T>(device, u, c.norm_eps, ln, v.rstd_attn, n);
+    attn_forward<Device, T>(device, net, s, layer, lora, batch, rope, n, v);
+    if (visit.join == Join::serial) {
+      scaled_add<T>(device, u, layer.attn_scale, v.a, u);  // h
+      rms_norm<T>(device, u, c.norm_eps, ln, v.rstd_mlp, n);
+      mlp_forward<Device, T>(device, s, layer, lora, n, v);
+      scaled_add<T>(device, u, layer.mlp_scale, v.m, output_of(net, acts, s));
+    } else {
+      rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, n);
+      mlp_forward<Device, T>(device, s, layer, lora, n, v);
+      lane_join<T>(device, lane_join_of(v, layer), output_of(net, acts, s),
+                   lane1_output_of(net, acts, s));
+    }
+  }
+
+  if (net.route.back().join == Join::parallel) {
+    switch (c.parallel_final_lane) {
+      case FinalLane::mean:
+        mean_of<T>(device, acts.final_lane0, acts.final_lane1, acts.final_x);
+        break;
+      case FinalLane::mlp:
+        std::copy(acts.final_lane1.begin(), acts.final_lane1.end(), acts.final_x.begin());
+        break;
+      case FinalLane::attn:
+        std::copy(acts.final_lane0.begin(), acts.final_lane0.end(), acts.final_x.begin());
+        break;
+    }
+  }
+}
+
+template <class Device, class T>
+void backward(Device& device, const Network& net, const Weights<const T>& w,
+              const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts,
+              const Weights<T>* dweights, const Lora<T>* dlora, Arena arena) {
+  const ModelConfig& c = net.config;
+  BackwardScratch<T> scratch = take_backward_scratch<T>(net, batch.T(), dweights != nullptr, arena);
+  const auto& [rope, unused, attn, mlp, d0, d1, dx0, da, dm, dn, du, dskip] = scratch;
+  VisitInputs<T> in = scratch.inputs;
+  rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
+  zero(dx0);
+
+  // The gradient of the last visit's output, or of its two lanes.
+  const bool ends_in_lanes = net.route.back().join == Join::parallel;
+  const bool to_lane0 = !ends_in_lanes || c.parallel_final_lane != FinalLane::mlp;
+  const bool to_lane1 = ends_in_lanes && c.parallel_final_lane != FinalLane::attn;
+  const T share = to_lane0 && to_lane1 ? T(0.5f) : T(1);
+  for (int64_t i = 0; i < d0.size(); ++i) {
+    d0[i] = to_lane0 ? share * acts.d_final_x[i] : T(0);
+    d1[i] = to_lane1 ? share * acts.d_final_x[i] : T(0);
+  }
+
+  for (int s = net.slots() - 1; s >= 0; --s) {
+    const Visit& visit = net.route[static_cast<size_t>(s)];
+    const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
+    const Layer<const T> layer = layer_of(w, visit.layer);
+    const Layer<T> dlayer = gradients_of(dweights, visit.layer);
+    const double ln = c.ln(visit.layer);
+    // d0 is the gradient of this visit's output; add what its skip connection brings back.
+    for (const Visit& later : net.route)
+      if (later.skip_from == s) add<T>(device, dskip.slice(later.skip), d0);
+
+    in.h = scratch.inputs.h;
+    visit_inputs<T>(device, net, w, acts, s, in);
+    if (visit.join == Join::serial) {
+      scaled_add_backward<T>(device, d0, v.m, layer.mlp_scale, dm, dlayer.mlp_scale);
+      mlp_backward<Device, T>(device, s, layer, lora, in.mlp_in, v, dm, dn, dlayer, dlora, mlp);
+      rms_norm_backward<T>(device, dn, in.h, v.rstd_mlp, ln, d0);  // d0 is now dh
+      scaled_add_backward<T>(device, d0, v.a, layer.attn_scale, da, dlayer.attn_scale);
+      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, in.attn_in, v, da, dn,
+                               dlayer, dlora, attn);
+      rms_norm_backward<T>(device, dn, in.u, v.rstd_attn, ln, d0);  // d0 is now du
+      resid_mix_backward<T>(device, d0, v.x, acts.x0, layer.resid_mix, false, d0, dx0,
+                            dlayer.resid_mix);
+    } else {
+      lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.attn_scale,
+                            dlayer.mlp_scale, dlayer.post_lambdas, dlayer.resid_lambdas);
+      mlp_backward<Device, T>(device, s, layer, lora, in.mlp_in, v, dm, dn, dlayer, dlora, mlp);
+      rms_norm_backward<T>(device, dn, in.h, v.rstd_mlp, ln, d1);
+      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, in.attn_in, v, da, dn,
+                               dlayer, dlora, attn);
+      zero(du);
+      rms_norm_backward<T>(device, dn, in.u, v.rstd_attn, ln, du);
+      resid_mix_backward<T>(device, du, v.x, acts.x0, layer.resid_mix, true, d0, dx0,
+                            dlayer.resid_mix);
+    }
+    if (visit.skip >= 0)
+      skip_mix_backward<T>(device, v.x_pre, output_of(net, acts, visit.skip_from),
+                           w.skip_weights.slice(visit.skip), row_of(w.skip_gates, visit.skip), d0,
+                           dskip.slice(visit.skip),
+                           dweights ? dweights->skip_weights.slice(visit.skip) : Tensor<T>{},
+                           dweights ? row_of(dweights->skip_gates, visit.skip) : Tensor<T>{});
+    if (visit.first_parallel) add<T>(device, d1, d0);
+  }
+  if (dweights) {
+    add<T>(device, d0, dx0);  // the first visit's input is x0 itself
+    embed_backward<T>(device, batch.inputs, w.tok_emb, acts.emb_rstd, dx0, dweights->tok_emb);
+  }
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                     \
+  template size_t scratch_bytes<T>(const Network&, int64_t, int64_t, bool);                        \
+  template void forward(CpuDevice&, const Network&, const Weights<const T>&, const Lora<const T>*, \
+                        const Batch&, const Acts<T>&, Arena);                                      \
+  template void backward(CpuDevice&, const Network&, const Weights<const T>&,                      \
+                         const Lora<const T>*, const Batch&, const Acts<T>&, const Weights<T>*,    \
+                         const Lora<T>*, Arena);
+FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway

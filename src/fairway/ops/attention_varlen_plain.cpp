@@ -1,0 +1,134 @@
+// Attention by its definition: for double and complex<double> in the model, and the twin that the
+// fast float version is tested against.
+#include <cmath>
+#include <vector>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/instantiate.h"
+#include "fairway/ops/scalar.h"
+
+namespace fairway {
+
+namespace {
+
+// f(segment begin, segment end, query head, key/value head) for every pair, shared out by key/value
+// head: a key/value head's gradients have one owner.
+template <class F>
+void for_heads(CpuDevice& device, Tensor<const int32_t> cu_seqlens, int64_t H, int64_t K, F&& f) {
+  const int64_t segments = cu_seqlens.size() - 1, group = H / K;
+#pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
+  for (int64_t task = 0; task < segments * K; ++task) {
+    const int64_t s = task / K, kv = task % K;
+    for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
+      f(cu_seqlens[s], cu_seqlens[s + 1], h, kv);
+  }
+}
+
+template <class T>
+T softmax_scale(int64_t d) {
+  return T(static_cast<decltype(real_part(T{}))>(1.0 / std::sqrt(static_cast<double>(d))));
+}
+
+}  // namespace
+
+template <class T>
+void attention_varlen_plain(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
+                            Tensor<const T> v, Tensor<const int32_t> cu_seqlens, Tensor<T> y,
+                            Tensor<T> lse) {
+  using std::log;
+  const int64_t rows = q.extent(0), H = q.extent(1), K = k.extent(1), d = q.extent(2);
+  const T scale = softmax_scale<T>(d);
+  for_heads(device, cu_seqlens, H, K, [&](int64_t begin, int64_t end, int64_t h, int64_t kv) {
+    std::vector<T> p(static_cast<size_t>(end - begin));
+    for (int64_t i = begin; i < end; ++i) {
+      T* out = y.data + (i * H + h) * d;
+      auto max = -std::numeric_limits<decltype(real_part(T{}))>::infinity();
+      for (int64_t j = begin; j <= i; ++j) {
+        T& score = p[static_cast<size_t>(j - begin)];
+        score = scale * dot(q.data + (i * H + h) * d, k.data + (j * K + kv) * d, d);
+        max = std::max(max, real_part(score));
+      }
+      T sum{};
+      for (int64_t j = begin; j <= i; ++j) {
+        T& e = p[static_cast<size_t>(j - begin)];
+        e = exp_(e - T(max));
+        sum += e;
+      }
+      lse[h * rows + i] = log(sum) + T(max);
+      std::fill(out, out + d, T{});
+      for (int64_t j = begin; j <= i; ++j) {
+        const T w = p[static_cast<size_t>(j - begin)] / sum;
+        for (int64_t c = 0; c < d; ++c) out[c] += w * v.data[(j * K + kv) * d + c];
+      }
+    }
+  });
+}
+
+template <class T>
+void attention_varlen_backward_plain(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
+                                     Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
+                                     Tensor<const T> lse, Tensor<const T> dy, Tensor<const T> delta,
+                                     Tensor<T> dq, Tensor<T> dk, Tensor<T> dv) {
+  const int64_t rows = q.extent(0), H = q.extent(1), K = k.extent(1), d = q.extent(2);
+  const T scale = softmax_scale<T>(d);
+  std::fill(dq.begin(), dq.end(), T{});
+  std::fill(dk.begin(), dk.end(), T{});
+  for_heads(device, cu_seqlens, H, K, [&](int64_t begin, int64_t end, int64_t h, int64_t kv) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = begin; j <= i; ++j) {
+        const T *qi = q.data + (i * H + h) * d, *kj = k.data + (j * K + kv) * d;
+        const T *vj = v.data + (j * K + kv) * d, *dyi = dy.data + (i * H + h) * d;
+        const T p = exp_(scale * dot(qi, kj, d) - lse[h * rows + i]);
+        const T ds = p * (dot(dyi, vj, d) - delta[h * rows + i]) * scale;
+        for (int64_t c = 0; c < d; ++c) {
+          dq.data[(i * H + h) * d + c] += ds * kj[c];
+          dk.data[(j * K + kv) * d + c] += ds * qi[c];
+          dv.data[(j * K + kv) * d + c] += p * dyi[c];
+        }
+      }
+  });
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                              \
+  template void attention_varlen_plain(CpuDevice&, Tensor<const T>, Tensor<const T>,        \
+                                       Tensor<const T>, Tensor<const int32_t>, Tensor<T>,   \
+                                       Tensor<T>);                                          \
+  template void attention_varlen_backward_plain(                                            \
+      CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, Tensor<const int32_t>, \
+      Tensor<const T>, Tensor<const T>, Tensor<const T>, Tensor<T>, Tensor<T>, Tensor<T>);
+FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+template <>
+void attention_varlen(CpuDevice& device, Tensor<const double> q, Tensor<const double> k,
+                      Tensor<const double> v, Tensor<const int32_t> cu_seqlens, Tensor<double> y,
+                      Tensor<double> lse) {
+  attention_varlen_plain(device, q, k, v, cu_seqlens, y, lse);
+}
+template <>
+void attention_varlen(CpuDevice& device, Tensor<const std::complex<double>> q,
+                      Tensor<const std::complex<double>> k, Tensor<const std::complex<double>> v,
+                      Tensor<const int32_t> cu_seqlens, Tensor<std::complex<double>> y,
+                      Tensor<std::complex<double>> lse) {
+  attention_varlen_plain(device, q, k, v, cu_seqlens, y, lse);
+}
+template <>
+void attention_varlen_backward(CpuDevice& device, Tensor<const double> q, Tensor<const double> k,
+                               Tensor<const double> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const double> lse, Tensor<const double> dy,
+                               Tensor<const double> delta, Tensor<double> dq, Tensor<double> dk,
+                               Tensor<double> dv) {
+  attention_varlen_backward_plain(device, q, k, v, cu_seqlens, lse, dy, delta, dq, dk, dv);
+}
+template <>
+void attention_varlen_backward(
+    CpuDevice& device, Tensor<const std::complex<double>> q, Tensor<const std::complex<double>> k,
+    Tensor<const std::complex<double>> v, Tensor<const int32_t> cu_seqlens,
+    Tensor<const std::complex<double>> lse, Tensor<const std::complex<double>> dy,
+    Tensor<const std::complex<double>> delta, Tensor<std::complex<double>> dq,
+    Tensor<std::complex<double>> dk, Tensor<std::complex<double>> dv) {
+  attention_varlen_backward_plain(device, q, k, v, cu_seqlens, lse, dy, delta, dq, dk, dv);
+}
+
+}  // namespace fairway

@@ -1,0 +1,121 @@
+#include <vector>
+
+#include "fairway/ops/cpu_gemm_rows.h"
+#include "fairway/ops/instantiate.h"
+#include "fairway/ops/low_rank.h"
+
+namespace fairway {
+
+namespace {
+
+// A tile of one document's rows.
+struct DocTile {
+  int64_t doc, begin, end;
+};
+
+std::vector<DocTile> doc_tiles(std::span<const int32_t> doc_rows) {
+  std::vector<DocTile> tiles;
+  for (size_t d = 0; d + 1 < doc_rows.size(); ++d)
+    for (int64_t begin = doc_rows[d]; begin < doc_rows[d + 1]; begin += kTileRows)
+      tiles.push_back(
+          {static_cast<int64_t>(d), begin, std::min<int64_t>(doc_rows[d + 1], begin + kTileRows)});
+  return tiles;
+}
+
+template <class T>
+T* tile_scratch(CpuDevice& device, int slot, int64_t n) {
+  return reinterpret_cast<T*>(device.thread_scratch(slot, static_cast<size_t>(n) * sizeof(T)));
+}
+
+// dw[n, k] += dyᵀ x over one document's rows, in blocks of rows; the ragged end is padded with
+// zeros.
+template <class T>
+void document_gradient(CpuDevice& device, int64_t rows, int64_t n, int64_t k, const T* dy,
+                       const T* x, T* dw) {
+  constexpr int64_t kBlock = 512;
+  for (int64_t begin = 0; begin < rows; begin += kBlock) {
+    const int64_t block = std::min(kBlock, rows - begin);
+    const int64_t padded = (block + kPadRows - 1) / kPadRows * kPadRows;
+    const T *a = dy + begin * n, *b = x + begin * k;
+    if (padded != block) {
+      T* copy_a = tile_scratch<T>(device, kSlotTileIn, padded * n);
+      T* copy_b = tile_scratch<T>(device, kSlotTileOut, padded * k);
+      std::copy(a, a + block * n, copy_a);
+      std::fill(copy_a + block * n, copy_a + padded * n, T{});
+      std::copy(b, b + block * k, copy_b);
+      std::fill(copy_b + block * k, copy_b + padded * k, T{});
+      a = copy_a;
+      b = copy_b;
+    }
+    matmul_tile(device, n, k, padded, mat_t(a, n), mat(b, k), dw, k, true);
+  }
+}
+
+}  // namespace
+
+// Adapters stay in float32: their first updates are below bf16's resolution.
+
+template <class T>
+void low_rank(CpuDevice& device, Tensor<const T> x, const LowRankPairs<const T>& pairs,
+              Tensor<T> y) {
+  const int64_t R = pairs.rank, in = pairs.in, out = pairs.out;
+  const auto tiles = doc_tiles(pairs.doc_rows);
+#pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
+  for (const DocTile& tile : tiles) {
+    const auto doc = static_cast<size_t>(tile.doc);
+    const int64_t rows = tile.end - tile.begin;
+    T* xa = tile_scratch<T>(device, kSlotTileC, rows * R);
+    rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a[doc], in), xa,
+                  false);
+    rows_times<T>(device, rows, out, R, xa, mat_t(pairs.b[doc], R), y.data + tile.begin * out,
+                  true);
+  }
+}
+
+template <class T>
+void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,
+                       const LowRankPairs<const T>& pairs, Tensor<T> dx,
+                       const LowRankPairs<T>& dpairs) {
+  const int64_t R = pairs.rank, in = pairs.in, out = pairs.out;
+  const int64_t total = pairs.doc_rows.back();
+  const auto tiles = doc_tiles(pairs.doc_rows);
+  const auto rows_bytes = static_cast<size_t>(total * R) * sizeof(T);
+  T* dxa = reinterpret_cast<T*>(device.shared_scratch(kSlotRowsA, rows_bytes));
+  T* xa = reinterpret_cast<T*>(device.shared_scratch(kSlotRowsB, rows_bytes));
+  const bool with_pairs = !dpairs.a.empty();
+#pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
+  for (const DocTile& tile : tiles) {
+    const auto doc = static_cast<size_t>(tile.doc);
+    const int64_t rows = tile.end - tile.begin;
+    rows_times<T>(device, rows, R, out, dy.data + tile.begin * out, mat(pairs.b[doc], R),
+                  dxa + tile.begin * R, false);
+    if (dx)
+      rows_times<T>(device, rows, in, R, dxa + tile.begin * R, mat(pairs.a[doc], in),
+                    dx.data + tile.begin * in, true);
+    if (with_pairs)
+      rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a[doc], in),
+                    xa + tile.begin * R, false);
+  }
+  if (!with_pairs) return;
+  const auto docs = static_cast<int64_t>(pairs.doc_rows.size()) - 1;
+#pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
+  for (int64_t task = 0; task < 2 * docs; ++task) {
+    const auto doc = static_cast<size_t>(task / 2);
+    const int64_t begin = pairs.doc_rows[doc], rows = pairs.doc_rows[doc + 1] - begin;
+    if (task % 2 == 0)
+      document_gradient(device, rows, out, R, dy.data + begin * out, xa + begin * R, dpairs.b[doc]);
+    else
+      document_gradient(device, rows, R, in, static_cast<const T*>(dxa + begin * R),
+                        x.data + begin * in, dpairs.a[doc]);
+  }
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                  \
+  template void low_rank(CpuDevice&, Tensor<const T>, const LowRankPairs<const T>&, Tensor<T>); \
+  template void low_rank_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,                 \
+                                  const LowRankPairs<const T>&, Tensor<T>,                      \
+                                  const LowRankPairs<T>&);
+FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway

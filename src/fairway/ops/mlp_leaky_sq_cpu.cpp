@@ -1,0 +1,101 @@
+#include "fairway/ops/cpu_gemm_rows.h"
+#include "fairway/ops/instantiate.h"
+#include "fairway/ops/linear.h"
+#include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/scalar.h"
+
+namespace fairway {
+
+namespace {
+
+// max(z, z/2) is z for z > 0 and z/2 below: no branch for float.
+template <class T>
+T leaky(T z) {
+  return real_part(z) > 0 ? z : T(0.5f) * z;
+}
+template <class T>
+T leaky_sq_slope(T z) {
+  return real_part(z) > 0 ? T(2.0f) * z : T(0.5f) * z;
+}
+
+template <class T>
+void leaky_sq_span(const T* z, int64_t n, T* f) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const T l = leaky(z[i]);
+    f[i] = l * l;
+  }
+}
+
+template <class T>
+T* tile_scratch(CpuDevice& device, int slot, int64_t n) {
+  return reinterpret_cast<T*>(device.thread_scratch(slot, static_cast<size_t>(n) * sizeof(T)));
+}
+
+}  // namespace
+
+template <class T>
+void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
+                  Tensor<T> z, Tensor<T> m) {
+  const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
+  with_product_type<T>(device, [&]<class In>(In) {
+    const In* up = as_inputs<In>(device, kSlotWeightA, wup.data, wup.size());
+    const In* down = as_inputs<In>(device, kSlotWeightB, wdown.data, wdown.size());
+    // A tile's hidden layer stays in cache between the two products.
+    for_row_tiles(device, rows, [&](int64_t begin, int64_t end) {
+      const int64_t tile = end - begin;
+      T* f = tile_scratch<T>(device, kSlotTileC, tile * F);
+      T* zt = z ? z.data + begin * F : f;
+      rows_times<In>(device, tile, F, D, n.data + begin * D, mat_t(up, D), zt, false);
+      leaky_sq_span(zt, tile * F, f);
+      rows_times<In>(device, tile, D, F, f, mat_t(down, F), m.data + begin * D, false);
+    });
+  });
+}
+
+template <class T>
+void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
+                           Tensor<const T> z, Tensor<const T> wup, Tensor<const T> wdown,
+                           bool accumulate_dn, Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
+                           Tensor<T> hidden, Tensor<T> dz) {
+  const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
+  const bool with_weights = dwup.data != nullptr;
+  with_product_type<T>(device, [&]<class In>(In) {
+    const In* up = as_inputs<In>(device, kSlotWeightA, wup.data, wup.size());
+    const In* down = as_inputs<In>(device, kSlotWeightB, wdown.data, wdown.size());
+    for_row_tiles(device, rows, [&](int64_t begin, int64_t end) {
+      const int64_t tile = end - begin;
+      const T* zt = z.data + begin * F;
+      T* dzt = with_weights ? dz.data + begin * F : tile_scratch<T>(device, kSlotTileC, tile * F);
+      rows_times<In>(device, tile, F, D, dm.data + begin * D, mat(down, F), dzt, false);
+      if (with_weights) leaky_sq_span(zt, tile * F, hidden.data + begin * F);
+#pragma omp simd
+      for (int64_t i = 0; i < tile * F; ++i) dzt[i] *= leaky_sq_slope(zt[i]);
+      rows_times<In>(device, tile, D, F, dzt, mat(up, D), dn.data + begin * D, accumulate_dn);
+    });
+  });
+  if (with_weights) {
+    linear_backward_weight<T>(device, dm, hidden, dwdown);
+    linear_backward_weight<T>(device, dz, n, dwup);
+  }
+}
+
+template <class T>
+void leaky_sq(CpuDevice& device, Tensor<const T> z, Tensor<T> f) {
+  const int64_t width = z.extent(z.shape.rank - 1);
+  for_row_blocks(device, z.size() / width, [&](int64_t begin, int64_t end) {
+    leaky_sq_span(z.data + begin * width, (end - begin) * width, f.data + begin * width);
+  });
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
+                             Tensor<T>, Tensor<T>);                                            \
+  template void mlp_leaky_sq_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,            \
+                                      Tensor<const T>, Tensor<const T>, Tensor<const T>, bool, \
+                                      Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);  \
+  template void leaky_sq(CpuDevice&, Tensor<const T>, Tensor<T>);
+FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway

@@ -1,0 +1,56 @@
+#include <complex>
+
+#include "fairway/ops/cpu_rows.h"
+#include "fairway/ops/instantiate.h"
+#include "fairway/ops/rms_norm.h"
+#include "fairway/ops/rms_norm_row.h"
+
+namespace fairway {
+
+template <class T>
+void rms_norm_apply(CpuDevice& device, Tensor<const T> x, Tensor<const T> rstd, double scale,
+                    Tensor<T> n) {
+  const int64_t D = x.extent(1);
+  for_row_blocks(device, x.extent(0), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const T g = rstd[t] * T(static_cast<decltype(real_part(T{}))>(scale));
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) n.data[t * D + j] = x.data[t * D + j] * g;
+    }
+  });
+}
+
+template <class T>
+void rms_norm(CpuDevice& device, Tensor<const T> x, double eps, double scale, Tensor<T> rstd,
+              Tensor<T> n) {
+  const int64_t D = x.extent(1);
+  for_row_blocks(device, x.extent(0), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      rstd[t] = row_rstd(x.data + t * D, D, eps);
+      const T g = rstd[t] * T(static_cast<decltype(real_part(T{}))>(scale));
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) n.data[t * D + j] = x.data[t * D + j] * g;
+    }
+  });
+}
+
+template <class T>
+void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> x,
+                       Tensor<const T> rstd, double scale, Tensor<T> dx) {
+  const int64_t D = x.extent(1);
+  const T s = T(static_cast<decltype(real_part(T{}))>(scale));
+  for_row_blocks(device, x.extent(0), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      row_rms_backward<true>(dn.data + t * D, x.data + t * D, rstd[t], s, D, dx.data + t * D);
+  });
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                   \
+  template void rms_norm(CpuDevice&, Tensor<const T>, double, double, Tensor<T>, Tensor<T>);     \
+  template void rms_norm_apply(CpuDevice&, Tensor<const T>, Tensor<const T>, double, Tensor<T>); \
+  template void rms_norm_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
+                                  double, Tensor<T>);
+FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway

@@ -1,0 +1,31 @@
+// RMS norm of one row, shared by the ops that fuse it. Internal to ops/*_cpu.cpp.
+#pragma once
+
+#include <cmath>
+#include <complex>
+#include <cstdint>
+
+#include "fairway/ops/scalar.h"
+
+namespace fairway {
+
+template <class T>
+T row_rstd(const T* x, int64_t D, double eps) {
+  using std::sqrt;
+  using Real = decltype(real_part(T{}));
+  return T(1) / sqrt(dot(x, x, D) / T(static_cast<Real>(D)) + T(static_cast<Real>(eps)));
+}
+
+// dx (+)= scale·rstd·(dn − x·rstd²·mean(dn⊙x)).
+template <bool accumulate, class T>
+void row_rms_backward(const T* dn, const T* x, T rstd, T scale, int64_t D, T* dx) {
+  using Real = decltype(real_part(T{}));
+  const T c = rstd * rstd * dot(dn, x, D) / T(static_cast<Real>(D)), g = scale * rstd;
+#pragma omp simd
+  for (int64_t j = 0; j < D; ++j) {
+    const T d = g * (dn[j] - x[j] * c);
+    dx[j] = accumulate ? dx[j] + d : d;
+  }
+}
+
+}  // namespace fairway

@@ -1,0 +1,33 @@
+// QK norm, rotary embedding and gain: what happens to q and k between their products and attention.
+//
+//   q_rot = gain[head] · R(pos) · rms(q),   k_rot = R(pos) · rms(k),   rms over the head width d.
+//
+// R rotates the first `rope_dims` of d, half-split: with half = rope_dims/2, x1 = x[:half],
+// x2 = x[half:2·half]: (x1 cos + x2 sin, x2 cos − x1 sin), angle = pos · base^(−2j/rope_dims).
+// Positions restart at each segment: scores depend on differences only.
+#pragma once
+
+#include <cstdint>
+
+#include "fairway/base/tensor.h"
+#include "fairway/device/device.h"
+
+namespace fairway {
+
+// cos and sin of every position's angles, [T, rope_dims/2] each, from cu_seqlens.
+template <class T>
+void rope_table(CpuDevice& device, Tensor<const int32_t> cu_seqlens, int rope_dims, double base,
+                Tensor<T> cosine, Tensor<T> sine);
+
+// x [T, heads, d] → x_rot of the same shape. gain [heads], or null for 1.
+template <class T>
+void rope_gain(CpuDevice& device, Tensor<const T> x, Tensor<const T> gain, Tensor<const T> cosine,
+               Tensor<const T> sine, double eps, Tensor<T> x_rot);
+
+// dx from dx_rot (dx may be dx_rot); dgain [heads] accumulates unless null.
+template <class T>
+void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
+                        Tensor<const T> gain, Tensor<const T> cosine, Tensor<const T> sine,
+                        double eps, Tensor<T> dx, Tensor<T> dgain);
+
+}  // namespace fairway

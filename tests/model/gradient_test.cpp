@@ -1,0 +1,165 @@
+// The whole model's gradient, and every adapter's, by complex-step differentiation: for a real
+// function f, Im f(x + ih)/h with h = 1e-50 is its derivative to rounding error, with no step size
+// to tune.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <complex>
+
+#include "fairway/base/rng.h"
+#include "fairway/model/model.h"
+#include "support/model_run.h"
+
+namespace fairway {
+namespace {
+
+using Complex = std::complex<double>;
+using testing::ModelRun;
+
+constexpr double kStep = 1e-50;
+constexpr double kTolerance = 1e-10;
+
+// Small, with everything in it: loops, skips with gates, lanes, XSA on some layers, GQA, partial
+// rotary, softcap low enough to bend.
+ModelConfig small_config() {
+  ModelConfig c;
+  c.vocab_size = 11;
+  c.num_layers = 5;
+  c.model_dim = 16;
+  c.num_heads = 4;
+  c.num_kv_heads = 2;
+  c.mlp_mult = 2;
+  c.rope_dims = 2;
+  c.max_doc_len = 8;
+  c.qk_gain_init = 1.5;
+  c.logit_softcap = 3;
+  c.xsa_last_n = 3;
+  c.num_loops = 2;
+  c.loop_start = 1;
+  c.loop_end = 2;
+  c.parallel_start_layer = 3;
+  return c;
+}
+
+struct Variant {
+  const char* name;
+  bool looped = true;
+  void (*change)(ModelConfig&) = [](ModelConfig&) {};
+};
+
+std::vector<double> random_values(int64_t n, uint64_t stream, double size) {
+  const Philox rng(7, stream);
+  std::vector<double> out(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i)
+    out[static_cast<size_t>(i)] = size * rng.normal(static_cast<uint64_t>(i));
+  return out;
+}
+
+const std::vector<int32_t> kInputs{1, 4, 9, 2, 3, 1, 10, 5, 1, 7, 7, 6};
+const std::vector<int32_t> kTargets{4, 9, 2, 3, 1, 10, 5, 1, 7, 7, 6, 0};
+const std::vector<int32_t> kSegments{0, 5, 8, 12, 12};
+
+class ModelGradient : public ::testing::TestWithParam<Variant> {
+ protected:
+  ModelGradient() {
+    config = small_config();
+    GetParam().change(config);
+    config.validate();
+    params = random_values(flat_size(config), 0, 0.5);
+  }
+  CpuDevice device{1};  // the shapes are too small to share out
+  ModelConfig config;
+  std::vector<double> params;
+};
+
+TEST_P(ModelGradient, EveryParameterMatchesTheComplexStep) {
+  ModelRun<double> run(device, config, GetParam().looped, kInputs, kTargets, kSegments);
+  std::vector<double> gradient(params.size(), 0.0);
+  const Weights<double> dw = weights_view(config, gradient.data());
+  run.loss(weights_view(config, static_cast<const double*>(params.data())), nullptr, &dw);
+
+  ModelRun<Complex> complex_run(device, config, GetParam().looped, kInputs, kTargets, kSegments);
+  std::vector<Complex> stepped(params.begin(), params.end());
+  for_each(dw, [&](const char* name, ParamGroup, Tensor<double> g) {
+    double norm = 0, error = 0;
+    // Every element of the small tensors, a spread of the large ones.
+    const int64_t stride = g.size() <= 64 ? 1 : g.size() / 41;
+    for (int64_t i = 0; i < g.size(); i += stride) {
+      const auto at = static_cast<size_t>(g.data - gradient.data() + i);
+      stepped[at] += Complex(0, kStep);
+      const Complex loss =
+          complex_run.loss(weights_view(config, static_cast<const Complex*>(stepped.data())));
+      stepped[at] = params[at];
+      const double want = loss.imag() / kStep;
+      norm += want * want;
+      error += (g[i] - want) * (g[i] - want);
+    }
+    EXPECT_LE(std::sqrt(error), kTolerance * std::sqrt(norm)) << name;
+  });
+}
+
+TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
+  // Two documents; only some rows reach the head.
+  const std::vector<int32_t> rows{3, 4, 9, 11}, targets{3, 1, 7, 0};
+  const std::vector<int32_t> segments{0, 5, 12};
+  const int slots = static_cast<int>(make_route(config, GetParam().looped).size());
+  const LoraLayout layout(config, slots, {.rank = 3});
+  std::vector<double> adapters = random_values(2 * layout.size(), 1, 0.3);
+  std::vector<double> gradient(adapters.size(), 0.0);
+  const auto lora_of = [&]<class T>(T* base) {
+    return Lora<T>{&layout, {base, base + layout.size()}, {0, 5, 12}, {0, 2, 4}};
+  };
+  const auto w = weights_view(config, static_cast<const double*>(params.data()));
+  const auto lora = lora_of(static_cast<const double*>(adapters.data()));
+  const auto dlora = lora_of(gradient.data());
+  ModelRun<double> run(device, config, GetParam().looped, kInputs, targets, segments, rows);
+  run.loss(w, &lora, nullptr, &dlora);
+
+  ModelRun<Complex> complex_run(device, config, GetParam().looped, kInputs, targets, segments,
+                                rows);
+  const std::vector<Complex> complex_params(params.begin(), params.end());
+  const auto complex_w = weights_view(config, static_cast<const Complex*>(complex_params.data()));
+  std::vector<Complex> stepped(adapters.begin(), adapters.end());
+  const auto complex_lora = lora_of(static_cast<const Complex*>(stepped.data()));
+  for (size_t doc = 0; doc < 2; ++doc)
+    layout.for_each([&](const std::string& name, int64_t a, int64_t in, int64_t b, int64_t out) {
+      for (const auto& [offset, n] : {std::pair{a, 3 * in}, std::pair{b, 3 * out}}) {
+        double norm = 0, error = 0;
+        for (int64_t i = 0; i < n; i += n / 4 + 1) {
+          const size_t at =
+              doc * static_cast<size_t>(layout.size()) + static_cast<size_t>(offset + i);
+          stepped[at] += Complex(0, kStep);
+          const double want = complex_run.loss(complex_w, &complex_lora).imag() / kStep;
+          stepped[at] = adapters[at];
+          norm += want * want;
+          error += (gradient[at] - want) * (gradient[at] - want);
+        }
+        EXPECT_LE(std::sqrt(error), kTolerance * std::sqrt(norm))
+            << name << (offset == a ? ".A" : ".B") << " of document " << doc;
+      }
+    });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Variants, ModelGradient,
+    ::testing::Values(Variant{"record"}, Variant{"not_looped", false},
+                      Variant{"no_gates_no_ln_scale", true,
+                              [](ModelConfig& c) {
+                                c.skip_gates = false;
+                                c.ln_scale = false;
+                              }},
+                      Variant{"untied_all_rotary_no_xsa", true,
+                              [](ModelConfig& c) {
+                                c.tie_embeddings = false;
+                                c.rope_dims = 0;
+                                c.xsa_last_n = 0;
+                              }},
+                      Variant{"no_lanes", true, [](ModelConfig& c) { c.parallel_start_layer = 0; }},
+                      Variant{"final_lane_mlp", true,
+                              [](ModelConfig& c) { c.parallel_final_lane = FinalLane::mlp; }},
+                      Variant{"final_lane_attn", true,
+                              [](ModelConfig& c) { c.parallel_final_lane = FinalLane::attn; }}),
+    [](const auto& param_info) { return std::string(param_info.param.name); });
+
+}  // namespace
+}  // namespace fairway
