@@ -69,13 +69,14 @@ void check_all_plans(const Stream& s, const Settings& k) {
 
   const auto sliding = plan_sliding(documents, k.window, k.stride);
   EXPECT_EQ(coverage(targets, sliding), once(targets));
-  for (size_t i = 0; i < sliding.size(); ++i) {
-    EXPECT_EQ(sliding[i].begin, static_cast<int64_t>(i) * k.stride);
-    EXPECT_LE(sliding[i].rows(), k.window);
-    if (i > 0) {
-      EXPECT_LE(sliding[i].scored(), k.stride);
-    }
-    EXPECT_TRUE(sliding[i].rows() == k.window || i + 1 == sliding.size());
+  for (const Window& w : sliding) {
+    // The one window of the grid that scores the row: the first that ends after it.
+    const int64_t index = w.score_from < k.window ? 0 : (w.score_from - k.window) / k.stride + 1;
+    const auto d = std::find_if(documents.begin(), documents.end(), [&](const Document& x) {
+      return w.score_from < x.begin + x.targets();
+    });
+    EXPECT_EQ(w.begin, std::max(d->begin, index * k.stride));
+    EXPECT_EQ(w.end, std::min({d->begin + d->targets(), index * k.stride + k.window, targets}));
   }
 
   std::vector<Window> ttt = plan_untrained(documents, k.chunk);
@@ -165,9 +166,12 @@ TEST(Plan, OneTokenDocumentsLeaveNoWindow) {
 }
 
 TEST(Plan, SlidingByHand) {
-  const auto documents = plan_documents(12, std::vector<int64_t>{0}, 0);
-  EXPECT_EQ(plan_sliding(documents, 6, 4),
-            (std::vector<Window>{{0, 6, 0}, {4, 10, 6}, {8, 11, 10}}));
+  const auto one = plan_documents(12, std::vector<int64_t>{0}, 0);
+  EXPECT_EQ(plan_sliding(one, 6, 4), (std::vector<Window>{{0, 6, 0}, {4, 10, 6}, {8, 11, 10}}));
+  // A bos at 7: the second window scores rows of both documents.
+  const auto two = plan_documents(12, std::vector<int64_t>{0, 7}, 0);
+  EXPECT_EQ(plan_sliding(two, 6, 4),
+            (std::vector<Window>{{0, 6, 0}, {4, 7, 6}, {7, 10, 7}, {8, 11, 10}}));
 }
 
 TEST(Plan, ChunksByHand) {

@@ -58,7 +58,7 @@ std::span<const float> Pass<Device>::run(const TokenStream& stream, std::span<co
     adapters.doc_head_rows.push_back(static_cast<int32_t>(rows_.size()));
   }
   const Capacity size{static_cast<int64_t>(inputs_.size()), static_cast<int64_t>(rows_.size()),
-                      static_cast<int64_t>(windows.size()), train, capacity_.lora};
+                      static_cast<int64_t>(windows.size()), train};
   check(size.rows <= capacity_.rows && size.scored <= capacity_.scored &&
             size.windows <= capacity_.windows && (!train || capacity_.for_backward),
         "Pass::run: more than its capacity");

@@ -28,7 +28,6 @@ class Pass {
   struct Capacity {
     int64_t rows = 0, scored = 0, windows = 0;
     bool for_backward = false;
-    const LoraLayout* lora = nullptr;  // null: base model only
   };
 
   // `net` and what `weights` points to must outlive the pass.

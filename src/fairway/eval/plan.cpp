@@ -45,10 +45,15 @@ std::vector<Window> plan_sliding(std::span<const Document> documents, int64_t wi
   if (documents.empty()) return windows;
   const int64_t origin = documents.front().begin;
   const int64_t last = documents.back().begin + documents.back().targets();
+  auto d = documents.begin();
   for (int64_t begin = origin, scored = origin; scored < last; begin += stride) {
     const int64_t end = std::min(begin + window, last);
-    windows.push_back({begin, end, scored});
-    scored = end;
+    while (scored < end) {
+      while (scored >= d->begin + d->targets()) ++d;
+      const int64_t cut = std::min(end, d->begin + d->targets());
+      windows.push_back({std::max(begin, d->begin), cut, scored});
+      scored = cut;
+    }
   }
   return windows;
 }

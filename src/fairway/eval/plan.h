@@ -37,9 +37,10 @@ std::vector<Document> plan_documents(int64_t stream_size, std::span<const int64_
 std::vector<Window> plan_chunked(std::span<const Document> documents, int64_t batch_tokens,
                                  int64_t max_doc_len);
 
-// All targets of `documents` in windows of `window` tokens that start every `stride` tokens, across
-// documents. The first scores all its rows, later ones their last `stride`; the last window is cut
-// where the stream ends. 1 ≤ stride ≤ window.
+// All targets of `documents` in windows of `window` tokens that start every `stride` tokens of the
+// stream. The first scores all its rows, later ones their last `stride`; the last is cut where the
+// stream ends. Attention does not cross documents, so each window comes as one Window for every
+// document that it scores rows of, without the documents before. 1 ≤ stride ≤ window.
 std::vector<Window> plan_sliding(std::span<const Document> documents, int64_t window,
                                  int64_t stride);
 

@@ -80,7 +80,7 @@ class Ttt {
   const Document& document(int64_t i) const { return documents_[static_cast<size_t>(i)]; }
 
   typename Pass<Device>::Capacity capacity(const Batches& batches) const {
-    typename Pass<Device>::Capacity most{.for_backward = true, .lora = &layout_};
+    typename Pass<Device>::Capacity most{.for_backward = true};
     for (const auto& batch : batches) {
       int64_t rows = 0;
       for (int64_t i : batch) rows += std::min(document(i).targets(), config_.window);
