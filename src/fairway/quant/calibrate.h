@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,7 +23,7 @@ class Hessians {
   explicit Hessians(const ModelConfig& config);
 
   // The Hessian [cols, cols] of a matrix by its name in files ("blocks.3.attn.c_q.weight"); of the
-  // embedding or the head: that of the final normalised hidden state.
+  // embedding or the head: that of the final normalised hidden state. Null for other names.
   Tensor<const float> of(const std::string& name) const;
 
   // The inputs that Hessians are kept for.
@@ -33,8 +33,6 @@ class Hessians {
 
   // Multiplies every Hessian by `factor`.
   void scale(float factor);
-  // Fills the lower triangle from the upper one.
-  void symmetrize();
 
  private:
   ModelConfig config_;
@@ -45,16 +43,18 @@ class Hessians {
 // The windows of text that calibration reads: [batches][windows of a batch] start offsets, drawn
 // without replacement (over again once all are used) from the stream cut into whole windows. Throws
 // Error if the stream is shorter than one window.
-std::vector<std::vector<uint64_t>> calibration_windows(uint64_t stream_tokens,
-                                                       const QuantConfig& config);
+std::vector<std::vector<int64_t>> calibration_windows(int64_t stream_tokens,
+                                                      const QuantConfig& config);
 
-// Adds xᵀx of every matrix input, upper triangles, for `windows` rows of `window` tokens each
-// (inputs [windows · window]), every window one attention segment.
+// Adds Σ xᵀx of every matrix input over `inputs` [windows · window] token ids, every window one
+// attention segment, looping on (when the model has loops).
 void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const float* flat,
                          Tensor<const int32_t> inputs, int64_t window, Hessians& hessians);
 
-// All of it: windows drawn from `text`, forward passes with looping on (when the model has loops).
+// All of it, on windows drawn from `text`, divided by n. `progress`, if given, hears of each batch
+// done.
 Hessians calibrate(CpuDevice& device, const ModelConfig& config, const float* flat,
-                   const TokenStream& text, const QuantConfig& quant);
+                   const TokenStream& text, const QuantConfig& quant,
+                   const std::function<void(int done, int of)>& progress = {});
 
 }  // namespace fairway

@@ -1,0 +1,139 @@
+// `fairway quantize`: GPTQ, entropy coding, the budget.
+
+#include "fairway/quant/quantize.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "commands.h"
+#include "fairway/base/check.h"
+#include "fairway/data/stream.h"
+#include "fairway/data/tokenizer.h"
+#include "fairway/device/cpu_device.h"
+#include "fairway/io/atomic_file.h"
+#include "fairway/quant/calibrate.h"
+#include "fairway/quant/model_file.h"
+#include "fairway/report/report.h"
+#include "quantize_stage.h"
+#include "status_line.h"
+
+namespace fairway {
+
+Budget quantize(const QuantizeJob& job) {
+  job.config.validate();
+  const ModelFile model = load_any_model(job.model);
+  const TokenStream text(job.calibration, model.config.vocab_size);
+  CpuDevice device(job.threads);
+  StatusLine status;
+
+  const Hessians hessians =
+      calibrate(device, model.config, model.flat.data(), text, job.config, [&](int done, int of) {
+        if (!status.due()) return;
+        const double left = status.seconds() / done * (of - done);
+        status.show(
+            fmt::format("calibrating: batch {} of {}, {} left", done, of, clock_text(left)));
+      });
+  std::vector<std::string> remarks;
+  QuantizedModel quantized = quantize_model(
+      device, model.config, model.flat.data(), hessians, job.config,
+      [&](const std::string& name, const GptqNotes& notes) {
+        if (status.due()) status.show(fmt::format("quantizing: {}", name));
+        if (notes.dead_columns)
+          remarks.push_back(fmt::format("{}: {} inputs were zero on all calibration text", name,
+                                        notes.dead_columns));
+        if (notes.damping != job.config.damping)
+          remarks.push_back(fmt::format("{}: its Hessian is nearly singular; damping raised to {}",
+                                        name, notes.damping));
+      });
+  quantized.tokenizer_hash = job.tokenizer_hash ? job.tokenizer_hash : model.tokenizer_hash;
+  status.show("coding");
+  Budget budget;
+  write_artifact(job.out, quantized, &budget.artifact);
+  budget.code_entropy_bits = histogram_entropy_bits(quantized);
+  if (job.compare_with_brotli) {
+    status.show("compressing with Brotli, for comparison");
+    budget.brotli = compare_with_brotli(quantized);
+  }
+  status.clear();
+  for (const std::string& remark : remarks) fmt::print("{}\n", remark);
+  return budget;
+}
+
+namespace {
+
+struct Options {
+  QuantizeJob job;
+  std::string model, out, tokenizer, json;
+  std::vector<std::string> calibration;
+  bool no_brotli = false, allow_over_budget = false;
+};
+
+void run(Options& o) {
+  o.job.model = o.model, o.job.out = o.out;
+  o.job.calibration = find_shards(o.calibration);
+  o.job.compare_with_brotli = !o.no_brotli;
+  if (!o.tokenizer.empty()) {
+    const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
+    o.job.tokenizer_hash = tokenizer.hash();
+  }
+  const Budget budget = quantize(o.job);
+  fmt::print("{}", to_markdown(budget));
+  if (!o.json.empty()) write_file(o.json, to_json(budget));
+  if (budget.fits()) return;
+  const std::string over = fmt::format(
+      "{}: with the evaluator's sources {} bytes, {} over the budget of {}; use fewer bits, a "
+      "larger "
+      "clip, or a smaller model",
+      o.out, budget.total(), budget.total() - kArtifactBudget, kArtifactBudget);
+  if (!o.allow_over_budget) fail("{} (--allow-over-budget makes this a warning)", over);
+  fmt::print(stderr, "warning: {}\n", over);
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "quantize",
+      "Packs a trained model into an artifact: GPTQ against calibration text, then entropy "
+      "coding.\n"
+      "Prints every byte of the budget. An artifact over the budget is written all the same, with\n"
+      "exit status 1.\n"
+      "Example: fairway quantize RUN/model.safetensors --calibration 'DIR/*_train_*.bin' \\\n"
+      "           --out RUN/model.fairway");
+  auto o = std::make_shared<Options>();
+  command->add_option("MODEL", o->model, "The float model, a .safetensors")
+      ->required()
+      ->type_name("MODEL");
+  command
+      ->add_option("--calibration", o->calibration,
+                   "Shards of training text (files or globs) that the Hessians are computed on")
+      ->required()
+      ->type_name("F.bin…");
+  command->add_option("--out", o->out, "The artifact to write")->required()->type_name("M.fairway");
+  command
+      ->add_option(
+          "--tokenizer", o->tokenizer,
+          "Records this tokenizer's identity in the artifact (default: the one that MODEL\n"
+          "names, if it does)")
+      ->type_name("T.model");
+  command->add_option("--json", o->json, "Writes the budget, tensor by tensor, as JSON")
+      ->type_name("FILE");
+  command->add_option("--threads", o->job.threads, "CPU threads (0: all); never changes the result")
+      ->capture_default_str()
+      ->type_name("N");
+  command->add_flag("--no-brotli", o->no_brotli,
+                    "Skips the comparison with Brotli 11 (a minute or two for 16 MB)");
+  command->add_flag("--allow-over-budget", o->allow_over_budget,
+                    "Exit status 0 even if the artifact is over the budget");
+  QuantConfig::visit_fields(o->job.config, [&](std::string key, auto& value, const char* help) {
+    for (char& c : key)
+      if (c == '_') c = '-';
+    command->add_option("--" + key, value, help)
+        ->capture_default_str()
+        ->group("The recipe's [quant] table");
+  });
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace fairway
