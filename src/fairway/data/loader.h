@@ -9,10 +9,10 @@
 namespace fairway {
 
 struct PackedBatch {
-  std::vector<int32_t> inputs;   // [n]
-  std::vector<int32_t> targets;  // [n] the token after each input
-  std::vector<int32_t>
-      cu_seqlens;  // segment starts, then n; padded with n to a multiple of the bucket
+  std::vector<int32_t> inputs;      // [n]
+  std::vector<int32_t> targets;     // [n] the token after each input
+  std::vector<int32_t> cu_seqlens;  // segment starts, then n up to a multiple of the bucket
+  bool operator==(const PackedBatch&) const = default;
 };
 
 // Where the search for the next batch begins; the same on every rank. {} is the beginning.

@@ -56,9 +56,12 @@ class Documents final : public sentencepiece::SentenceIterator {
       waiting_.pop_front();
     } while (current_.empty());
     bytes_ += static_cast<int64_t>(current_.size());
-    // NUL is the one character that the trainer cannot hold; as a byte piece every tokenizer has
-    // it.
+    // The trainer passes over a whole document for one of these; as byte pieces every tokenizer has
+    // them.
+    constexpr std::string_view kReserved = "\u2585";
     std::replace(current_.begin(), current_.end(), '\0', ' ');
+    for (size_t at = 0; (at = current_.find(kReserved, at)) != std::string::npos;)
+      current_.replace(at, kReserved.size(), " ");
     return true;
   }
 
