@@ -1,7 +1,6 @@
 // fairway data build
 
-#include <unistd.h>
-
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -11,6 +10,7 @@
 #include "commands.h"
 #include "fairway/base/fields.h"
 #include "fairway/data/build.h"
+#include "status_line.h"
 
 namespace fairway {
 
@@ -24,35 +24,17 @@ struct Options {
 std::atomic<bool> interrupted = false;
 static_assert(std::atomic<bool>::is_always_lock_free, "set from a signal handler");
 
-// One line on a terminal, rewritten a few times a second; nothing anywhere else.
-class ProgressLine {
- public:
-  void operator()(const BuildProgress& p) {
-    const auto now = Clock::now();
-    if (!terminal_ || now - shown_ < std::chrono::milliseconds(200)) return;
-    shown_ = now;
-    const double seconds = std::chrono::duration<double>(now - start_).count();
-    const double share = p.input_total ? static_cast<double>(p.input_bytes) / p.input_total : 0.0;
-    const double left = share > 0.01 ? seconds * (1 - share) / share : 0.0;
-    fmt::print(
-        stderr,
-        "\r{:5.1f}%  {} documents  {:.1f} MB text  {:.1f} M tokens  {:.1f} MB/s  {:.0f} s left ",
-        100 * share, p.documents, p.text_bytes / 1e6, p.tokens / 1e6, p.text_bytes / 1e6 / seconds,
-        left);
-    std::fflush(stderr);
-    drawn_ = true;
-  }
-  ~ProgressLine() {
-    if (drawn_) fmt::print(stderr, "\r\033[K");
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
-  const Clock::time_point start_ = Clock::now();
-  Clock::time_point shown_ = start_;
-  bool drawn_ = false;
-};
+void show(StatusLine& line, const BuildProgress& p) {
+  if (!line.due()) return;
+  const double seconds = line.seconds(), text = static_cast<double>(p.text_bytes) / 1e6;
+  const double share =
+      p.input_total == 0 ? 1.0
+                         : static_cast<double>(p.input_bytes) / static_cast<double>(p.input_total);
+  line.show(
+      fmt::format("{:.1f}%  {} documents  {:.1f} MB of text  {:.1f} M tokens  {:.1f} MB/s  {} left",
+                  100 * share, p.documents, text, static_cast<double>(p.tokens) / 1e6,
+                  text / seconds, clock_text(seconds * (1 - share) / std::max(share, 1e-9))));
+}
 
 void print_split(const char* name, const ShardManifest::Split& split) {
   fmt::print("{:5}  {} documents, {} tokens, {} bytes of text", name, split.documents, split.tokens,
@@ -72,8 +54,8 @@ void build(Options& o) {
   const auto start = std::chrono::steady_clock::now();
   ShardManifest m;
   {
-    ProgressLine line;
-    m = build_shards(o.build, tokenizer, std::ref(line));
+    StatusLine line;
+    m = build_shards(o.build, tokenizer, [&](const BuildProgress& p) { show(line, p); });
   }
   std::signal(SIGINT, previous);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

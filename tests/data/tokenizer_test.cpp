@@ -87,10 +87,14 @@ TEST_F(Trained, TextTokensAreThoseOfSentencePiece) {
     sentencepiece::SentencePieceProcessor sp;
     ASSERT_TRUE(sp.Load(file(n).string()).ok());
     const Tokenizer t = Tokenizer::load(file(n));
+    WordCache cache;
     for (const std::string& text : sample_documents(20)) {
       const auto expected = sp.EncodeAsIds(text);
       const auto ids = t.encode(text);
       EXPECT_EQ(std::vector<int>(ids.begin(), ids.end()), expected);
+      std::vector<uint16_t> cached{5};
+      t.encode(text, cached, &cache);
+      EXPECT_EQ(std::vector<int>(cached.begin() + 1, cached.end()), expected);
       EXPECT_EQ(t.decode(ids), sp.DecodeIds(expected));
     }
   }
@@ -138,9 +142,13 @@ std::string hard_text() {
 
 TEST_F(Trained, IdentityGivesBackEveryByte) {
   const Tokenizer t = identity(), b = Tokenizer::bytes();
+  WordCache cache;
   EXPECT_TRUE(rc::check("decode(encode(x)) == x", [&] {
     const std::string text = hard_text();
     const auto tokens = t.encode(text);
+    std::vector<uint16_t> cached;
+    t.encode(text, cached, &cache);
+    RC_ASSERT(cached == tokens);
     RC_ASSERT(t.decode(tokens) == text);
     RC_ASSERT(b.decode(b.encode(text)) == text);
     // No text makes a control token: bos stays the mark of a document's start.
@@ -342,12 +350,14 @@ TEST(Corpus, ReferenceShardIsReproduced) {
   const TokenStream reference(find_shards((corpus / "tiny/tiny_val_000000.bin").string()), 1024);
   std::vector<int32_t> expected(static_cast<size_t>(reference.size())), got;
   reference.copy(0, reference.size(), expected.data());
+  WordCache cache;
   TextReader reader({corpus / "val.jsonl.xz"});
   for (TextBlock block; got.size() < expected.size() && reader.next(block);)
     for (const std::string& text : parse_documents(block, {})) {
       if (got.size() == expected.size()) break;
-      got.push_back(t.bos());
-      for (const uint16_t token : t.encode(text)) got.push_back(token);
+      std::vector<uint16_t> tokens{t.bos()};
+      t.encode(text, tokens, &cache);
+      got.insert(got.end(), tokens.begin(), tokens.end());
     }
   EXPECT_TRUE(got == expected);
   const Tokenizer nfkc = Tokenizer::load(corpus / "sp8192.model");

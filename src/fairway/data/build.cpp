@@ -13,7 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kTaskBytes = size_t{1} << 20;
+constexpr size_t kTaskBytes = size_t{4}
+                              << 20;  // more fill the word cache better, and take more memory
 
 // The documents of a task, tokenized: bos and its tokens each, one after the other.
 struct Tokenized {
@@ -26,11 +27,12 @@ struct Tokenized {
 Tokenized tokenize(const std::vector<TextBlock>& blocks, const Tokenizer& tokenizer,
                    const TextOptions& options) {
   Tokenized out;
+  WordCache cache;
   for (const TextBlock& block : blocks)
     for (const std::string& text : parse_documents(block, options)) {
       const size_t begin = out.tokens.size();
       out.tokens.push_back(tokenizer.bos());
-      tokenizer.encode(text, out.tokens);
+      tokenizer.encode(text, out.tokens, &cache);
       if (out.tokens.size() == begin + 1) {  // no text, or nothing left of it after normalization
         out.tokens.pop_back();
         ++out.empty;

@@ -19,6 +19,7 @@ constexpr std::string_view kSpace = "\u2581";  // ▁: how SentencePiece writes 
 constexpr std::string_view kByteModel = "fairway byte tokenizer, version 1\n";
 constexpr int kByteIds = 4;  // pad, bos, eos, unk, before the 256 bytes
 constexpr size_t kMaxVocab = 65536;
+constexpr size_t kLongestCachedWord = 64;
 
 std::string with_spaces(std::string_view piece) {
   std::string out;
@@ -97,9 +98,15 @@ Tokenizer Tokenizer::from_bytes(std::string_view bytes, const std::string& where
   t.lossless_ = !t.byte_tokens_.empty();
   if (t.lossless_) {
     std::vector<uint16_t> tokens;
-    t.encode_valid(probe, tokens);
+    t.encode_valid(probe, tokens, nullptr);
     t.lossless_ = t.decode(tokens) == probe;
   }
+  // A merge never reaches across a space then, and without normalization nothing else looks across
+  // it.
+  t.splits_at_spaces_ =
+      t.lossless_ && std::all_of(t.pieces_.begin(), t.pieces_.end(), [](std::string_view piece) {
+        return piece.find(kSpace, 1) == piece.npos && piece.find(' ') == piece.npos;
+      });
   return t;
 }
 
@@ -110,20 +117,38 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   return from_bytes({reinterpret_cast<const char*>(data.data()), data.size()}, path.string());
 }
 
-void Tokenizer::encode_valid(std::string_view text, std::vector<uint16_t>& out) const {
+void Tokenizer::encode_valid(std::string_view text, std::vector<uint16_t>& out,
+                             WordCache* cache) const {
+  const auto encode = [&](std::string_view piece, std::vector<uint16_t>& to) {
+    std::vector<int> ids;
+    const auto status = processor_->Encode({piece.data(), piece.size()}, &ids);
+    require(status.ok(), "SentencePiece cannot encode the text: {}", status.error_message());
+    to.insert(to.end(), ids.begin(), ids.end());
+  };
   if (text.empty()) return;
-  std::vector<int> ids;
-  const auto status = processor_->Encode({text.data(), text.size()}, &ids);
-  require(status.ok(), "SentencePiece cannot encode the text: {}", status.error_message());
-  out.insert(out.end(), ids.begin(), ids.end());
+  if (!cache || !splits_at_spaces_) return encode(text, out);
+  while (!text.empty()) {
+    const std::string_view word = text.substr(0, text.find(' ', 1));
+    text.remove_prefix(word.size());
+    if (word.size() > kLongestCachedWord) {
+      encode(word, out);
+      continue;
+    }
+    auto known = cache->words.find(word);
+    if (known == cache->words.end()) {
+      known = cache->words.emplace(word, std::vector<uint16_t>()).first;
+      encode(word, known->second);
+    }
+    out.insert(out.end(), known->second.begin(), known->second.end());
+  }
 }
 
-void Tokenizer::encode(std::string_view text, std::vector<uint16_t>& out) const {
+void Tokenizer::encode(std::string_view text, std::vector<uint16_t>& out, WordCache* cache) const {
   const auto as_bytes = [&](std::string_view piece) {
     for (const char c : piece) out.push_back(byte_tokens_[static_cast<unsigned char>(c)]);
   };
   if (is_byte_tokenizer()) return as_bytes(text);
-  if (!lossless_) return encode_valid(text, out);
+  if (!lossless_) return encode_valid(text, out, cache);
   // Two things SentencePiece would not give back: bytes that are not UTF-8 (it puts U+FFFD there)
   // and a `▁` of the text (which decodes to a space). Both go through the byte pieces.
   const size_t size = text.size();
@@ -134,7 +159,7 @@ void Tokenizer::encode(std::string_view text, std::vector<uint16_t>& out) const 
   size_t invalid = valid ? size : next(find_invalid_utf8(text));
   while (true) {
     const size_t end = std::min(space, invalid);
-    encode_valid(text.substr(begin, end - begin), out);
+    encode_valid(text.substr(begin, end - begin), out, cache);
     if (end == size) return;
     begin = end + (end == space ? kSpace.size() : 1);
     as_bytes(text.substr(end, begin - end));
