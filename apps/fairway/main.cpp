@@ -49,6 +49,7 @@ int run(int argc, char** argv) {
   add_quantize(app);
   add_eval(app);
   add_inspect(app);
+  add_bench(app);
 
   try {
     app.parse(argc, argv);

@@ -1,0 +1,184 @@
+// fairway bench step|ops|ttt|data
+
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "fairway/base/fields.h"
+#include "fairway/io/atomic_file.h"
+#include "ops.h"
+#include "recipe_options.h"
+#include "step.h"
+#include "ttt.h"
+
+namespace fairway {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What step, ops and ttt have in common.
+struct Options {
+  std::string recipe, json, precision;
+  int threads = 0;
+  int64_t tokens = 4096;
+  int steps = 3;
+  bool no_loop = false;
+  bool memory = false;
+  int64_t doc_tokens = 512, documents = 2;
+};
+
+// The recipe's model, or the record's.
+Recipe recipe_of(const Options& o) {
+  return o.recipe.empty() ? Recipe{} : read_recipe(o.recipe, {});
+}
+
+MatmulPrecision precision_of(const Options& o) {
+  MatmulPrecision precision{};
+  parse_field("--matmul-precision", o.precision, precision);
+  return precision;
+}
+
+void keep(const Options& o, const Json& json) {
+  if (!o.json.empty()) write_file(o.json, json.dump(2) + "\n");
+}
+
+constexpr double kGiga = 1e9, kMebi = 1 << 20;
+
+void step(const Options& o) {
+  const auto f = bench::bench_step({.model = recipe_of(o).model,
+                                    .tokens = o.tokens,
+                                    .steps = o.steps,
+                                    .looped = !o.no_loop,
+                                    .threads = o.threads,
+                                    .precision = precision_of(o)});
+  fmt::print(
+      "{} tokens, {} visits, {} threads, {}\n"
+      "forward and backward  {:.3f} s, {:.0f} tokens/s\n"
+      "optimizer             {:.3f} s\n"
+      "in matrix products    {:.1f}% of the threads' time\n"
+      "their rate            {:.1f} GFLOP/s, {:.1f}% of oneDNN's {:.1f} on the same products\n"
+      "buffers               {:.0f} MiB; peak of the process {:.0f} MiB\n",
+      o.tokens, f.visits, f.threads, o.precision, f.micro_seconds, f.tokens_per_second,
+      f.optimizer_seconds, 100 * f.product_share, f.product_rate / kGiga,
+      100 * f.product_rate / f.onednn_rate, f.onednn_rate / kGiga, f.buffers / kMebi,
+      f.peak_memory / kMebi);
+  if (o.memory) fmt::print("{}", f.memory_report);
+  keep(o, {{"tokens", o.tokens},
+           {"visits", f.visits},
+           {"threads", f.threads},
+           {"matmul_precision", o.precision},
+           {"micro_seconds", f.micro_seconds},
+           {"tokens_per_second", f.tokens_per_second},
+           {"optimizer_seconds", f.optimizer_seconds},
+           {"product_share", f.product_share},
+           {"product_flops_per_second", f.product_rate},
+           {"onednn_flops_per_second", f.onednn_rate},
+           {"buffer_bytes", f.buffers},
+           {"peak_memory_bytes", f.peak_memory}});
+}
+
+void ops(const Options& o) {
+  const auto f = bench::bench_ops({.model = recipe_of(o).model,
+                                   .tokens = o.tokens,
+                                   .threads = o.threads,
+                                   .precision = precision_of(o)});
+  fmt::print("ceilings: copy {:.1f} GB/s, matrix products {:.1f} GFLOP/s ({})\n\n",
+             f.bandwidth / kGiga, f.rate / kGiga, o.precision);
+  fmt::print("{:32} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "op", "ms", "GB/s", "GFLOP/s", "floor ms",
+             "of it");
+  Json list = Json::array();
+  for (const auto& op : f.ops) {
+    fmt::print("{:32} {:9.3f} {:9.1f} {:9.1f} {:9.3f} {:6.0f}%\n", op.name, 1e3 * op.seconds,
+               op.bytes / op.seconds / kGiga, op.flops / op.seconds / kGiga, 1e3 * op.floor,
+               100 * op.floor / op.seconds);
+    list.push_back({{"op", op.name},
+                    {"seconds", op.seconds},
+                    {"bytes", op.bytes},
+                    {"flops", op.flops},
+                    {"floor_seconds", op.floor}});
+  }
+  keep(o, {{"tokens", o.tokens},
+           {"copy_bytes_per_second", f.bandwidth},
+           {"product_flops_per_second", f.rate},
+           {"ops", list}});
+}
+
+void ttt(const Options& o) {
+  const Recipe recipe = recipe_of(o);
+  const auto f = bench::bench_ttt({.model = recipe.model,
+                                   .ttt = recipe.ttt,
+                                   .doc_tokens = o.doc_tokens,
+                                   .documents = o.documents,
+                                   .pass_tokens = o.tokens,
+                                   .threads = o.threads,
+                                   .precision = precision_of(o)});
+  fmt::print(
+      "{} documents of {} tokens, rank {}, chunks of {}, {} threads, {}\n"
+      "{:.0f} window tokens/s, {:.1f} targets/s, {:.1f}% of the threads' time in matrix products\n",
+      o.documents, o.doc_tokens, recipe.ttt.rank, recipe.ttt.chunk_size, f.threads, o.precision,
+      f.window_tokens / f.seconds, f.scored / f.seconds, 100 * f.product_share);
+  keep(o, {{"window_tokens_per_second", f.window_tokens / f.seconds},
+           {"targets_per_second", f.scored / f.seconds},
+           {"seconds", f.seconds},
+           {"product_share", f.product_share},
+           {"threads", f.threads}});
+}
+
+CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
+                   const std::shared_ptr<Options>& o) {
+  CLI::App* command = bench.add_subcommand(name, what);
+  command
+      ->add_option("--recipe", o->recipe, "Take the model from this recipe (default: the record)")
+      ->type_name("R.toml");
+  command->add_option("--tokens", o->tokens, "Tokens of one packed buffer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", o->threads, "CPU threads (0: one per core)")
+      ->capture_default_str();
+  o->precision = "float32";
+  command->add_option("--matmul-precision", o->precision, "Inputs of products: float32 or bfloat16")
+      ->capture_default_str();
+  command->add_option("--json", o->json, "Also write the figures to this file")->type_name("FILE");
+  return command;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand(
+      "bench", "Measures the program's speed as a fraction of what this machine can do");
+  bench->require_subcommand(1);
+
+  auto o = std::make_shared<Options>();
+  CLI::App* part = add_part(*bench, "step",
+                            "One training step: tokens/s, the share of it in matrix products, and "
+                            "their rate against\noneDNN's own on the same shapes",
+                            o);
+  part->add_option("--steps", o->steps, "Timed steps; the median counts")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  part->add_flag("--no-loop", o->no_loop, "The route before looping switches on");
+  part->add_flag("--memory", o->memory, "List the buffers by name");
+  part->callback([o] { step(*o); });
+
+  auto p = std::make_shared<Options>();
+  add_part(*bench, "ops", "Each op against its floor in bytes or flops", p)->callback([p] {
+    ops(*p);
+  });
+
+  auto t = std::make_shared<Options>();
+  part = add_part(*bench, "ttt", "Test-time training: window tokens a second", t);
+  part->add_option("--doc-tokens", t->doc_tokens, "Length of each document")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 30));
+  part->add_option("--documents", t->documents, "Number of documents")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  part->callback([t] { ttt(*t); });
+
+  add_bench_data(*bench);
+}
+
+}  // namespace fairway

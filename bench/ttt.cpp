@@ -1,0 +1,72 @@
+#include "ttt.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "documents.h"
+#include "fairway/base/rng.h"
+#include "fairway/data/shard.h"
+#include "fairway/eval/ttt.h"
+#include "machine.h"
+
+namespace fairway::bench {
+
+namespace {
+
+// A directory that goes when the measurement ends.
+struct TemporaryDirectory {
+  TemporaryDirectory()
+      : path(std::filesystem::temp_directory_path() / fmt::format("fairway-bench-{}", ::getpid())) {
+    std::filesystem::create_directories(path);
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  std::filesystem::path path;
+};
+
+}  // namespace
+
+TttFigures bench_ttt(const TttOptions& o) {
+  CpuDevice device(o.threads, o.precision);
+  const Network net(o.model, /*looped=*/true);
+  std::vector<float> flat(static_cast<size_t>(flat_size(o.model)));
+  init_weights(device, o.model, 1, flat.data());
+  const auto weights = weights_view<const float>(o.model, flat.data());
+
+  constexpr uint16_t kBos = 1;
+  const Philox rng(4, 0);
+  const TemporaryDirectory directory;
+  ShardWriter writer(directory.path, "bench_val");
+  std::vector<Document> documents;
+  uint64_t drawn = 0;
+  for (int64_t i = 0; i < o.documents; ++i) {
+    std::vector<uint16_t> tokens{kBos};
+    while (std::ssize(tokens) < o.doc_tokens)
+      tokens.push_back(static_cast<uint16_t>(
+          rng.below(drawn++, static_cast<uint64_t>(o.model.vocab_size - 2)) + 2));
+    documents.push_back({i * o.doc_tokens, o.doc_tokens});
+    writer.append(tokens);
+  }
+  std::vector<std::filesystem::path> shards;
+  for (const auto& name : writer.commit()) shards.push_back(directory.path / name);
+  const TokenStream stream(shards);
+
+  std::vector<float> nll(static_cast<size_t>(stream.size()));
+  TttFigures f;
+  f.threads = device.threads();
+  for (const Document& document : documents)
+    for (int64_t c = 0; c < num_chunks(document, o.ttt.chunk_size); ++c)
+      f.window_tokens +=
+          static_cast<double>(chunk_window(document, c, o.ttt.chunk_size, o.ttt.window).rows());
+  const double start = seconds_now(), before = device.matmul_totals().seconds;
+  score_ttt(device, net, weights, stream, documents, o.ttt, o.pass_tokens, nll,
+            [&](int64_t targets, double) { f.scored += static_cast<double>(targets); });
+  f.seconds = seconds_now() - start;
+  f.product_share = (device.matmul_totals().seconds - before) / (f.threads * f.seconds);
+  return f;
+}
+
+}  // namespace fairway::bench

@@ -1,0 +1,30 @@
+// `fairway bench ttt`: test-time training on synthetic documents.
+#pragma once
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/eval/config.h"
+#include "fairway/model/config.h"
+
+namespace fairway::bench {
+
+struct TttOptions {
+  ModelConfig model;
+  TttConfig ttt;
+  int64_t doc_tokens = 512;
+  int64_t documents = 2;
+  int64_t pass_tokens = 4096;
+  int threads = 0;
+  MatmulPrecision precision = MatmulPrecision::float32;
+};
+
+struct TttFigures {
+  int threads = 0;
+  double seconds = 0;
+  double scored = 0;         // targets
+  double window_tokens = 0;  // rows that went through the network
+  double product_share = 0;  // of the threads' time
+};
+
+TttFigures bench_ttt(const TttOptions& options);
+
+}  // namespace fairway::bench
