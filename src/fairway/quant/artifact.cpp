@@ -118,7 +118,7 @@ uint64_t total_values(std::span<const HalfSeries> series) {
   return n;
 }
 
-constexpr size_t kTableEntryHalf = 1, kTableEntryMatrix = 1 + 3 + 4 + 8;
+constexpr size_t kTableEntryHalf = 1, kTableEntryMatrix = 1 + 4 + 4 + 8;
 
 }  // namespace
 
@@ -158,6 +158,7 @@ std::vector<std::byte> pack_artifact(const QuantizedModel& model, ArtifactBytes*
     put(sections[kTable], coded[i].params.prior);
     put(sections[kTable], coded[i].params.slack);
     put(sections[kTable], coded[i].params.shape);
+    put(sections[kTable], coded[i].params.repeats);
     put(sections[kTable], coded[i].params.mean_square);
     put(sections[kTable], static_cast<uint64_t>(sections[kCodes].size() - before));
   }
@@ -183,7 +184,7 @@ std::vector<std::byte> pack_artifact(const QuantizedModel& model, ArtifactBytes*
       const StoredTensor& t = copy.tensors[i];
       TensorBytes b{t.name, t.matrix.bits, t.shape.size(), 0, 0, 0, coded[i].model_bits};
       if (t.quantized()) {
-        b.codes = get<uint64_t>(sections[kTable], table + 8);
+        b.codes = get<uint64_t>(sections[kTable], table + 9);
         b.scales = scale_shares.next(scale_bits[next_scale++]);
         table += kTableEntryMatrix;
       } else {
@@ -284,8 +285,9 @@ QuantizedModel unpack_artifact(std::span<const std::byte> file, const std::strin
       entry.params.prior = get<uint8_t>(table, row + 1);
       entry.params.slack = get<uint8_t>(table, row + 2);
       entry.params.shape = get<uint8_t>(table, row + 3);
-      entry.params.mean_square = get<uint32_t>(table, row + 4);
-      const auto size = get<uint64_t>(table, row + 8);
+      entry.params.repeats = get<uint8_t>(table, row + 4);
+      entry.params.mean_square = get<uint32_t>(table, row + 5);
+      const auto size = get<uint64_t>(table, row + 9);
       require(entry.params.valid(), "{}: the coder's parameters of '{}' are out of range", where,
               name);
       require(size <= sections[kCodes].size() - codes_at && size >= least_bytes(numbers),

@@ -22,6 +22,7 @@ struct MatrixParams {
   uint8_t prior = 0;         // index: rows that the prior of a column's variance counts for
   uint8_t slack = 0;         // index: how exactly a row's energy is known
   uint8_t shape = 0;         // of the Gaussians (gaussian.h)
+  uint8_t repeats = 0;  // 1: each row begins with a bit that says whether it repeats the last one
   bool valid() const;
   bool operator==(const MatrixParams&) const = default;
 };
