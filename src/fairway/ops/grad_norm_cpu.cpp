@@ -6,14 +6,28 @@
 
 namespace fairway {
 
+namespace {
+
+// Plain functions of plain pointers: inside a lambda GCC gathers the captured pointers lane by
+// lane.
+double sum_squares(int64_t n, const float* x) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
+}
+
+void scale_block(int64_t n, float* x, float scale) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) x[i] *= scale;
+}
+
+}  // namespace
+
 double grad_norm(CpuDevice& device, int64_t n, const float* g) {
   std::vector<double> partial(static_cast<size_t>((n + kElementwiseBlock - 1) / kElementwiseBlock));
-  for_each_block(device, n, [&](int64_t begin, int64_t end) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i)
-      sum += static_cast<double>(g[i]) * static_cast<double>(g[i]);
-    partial[static_cast<size_t>(begin / kElementwiseBlock)] = sum;
+  for_each_block(device, n, [&](int64_t begin, int64_t size) {
+    partial[static_cast<size_t>(begin / kElementwiseBlock)] = sum_squares(size, g + begin);
   });
   double total = 0;
   for (double p : partial) total += p;
@@ -23,10 +37,8 @@ double grad_norm(CpuDevice& device, int64_t n, const float* g) {
 void clip_grad(CpuDevice& device, int64_t n, float* g, double norm, double max_norm) {
   const double factor = max_norm / (norm + 1e-6);
   if (!(factor < 1)) return;
-  const float scale = static_cast<float>(factor);
-  for_each_block(device, n, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) g[i] *= scale;
+  for_each_block(device, n, [&](int64_t begin, int64_t size) {
+    scale_block(size, g + begin, static_cast<float>(factor));
   });
 }
 

@@ -1,0 +1,262 @@
+#include "fairway/train/run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "fairway/base/check.h"
+#include "fairway/base/rng.h"
+#include "fairway/data/shard.h"
+#include "fairway/io/atomic_file.h"
+#include "fairway/io/safetensors.h"
+#include "fairway/model/weights.h"
+#include "fairway/train/checkpoint.h"
+#include "train/temp_dir.h"
+
+namespace fairway {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+// Documents that count upwards in steps of one to three from a random token: predictable after two.
+void write_shards(const fs::path& directory) {
+  const Philox rng(5, 6);
+  ShardWriter writer(directory, "set_train", 3000);
+  uint64_t draw = 0;
+  for (int doc = 0; doc < 300; ++doc) {
+    std::vector<uint16_t> tokens = {1};
+    const uint64_t length = 5 + rng.below(draw++, 50), stride = 1 + rng.below(draw++, 3);
+    uint64_t token = rng.below(draw++, 30);
+    for (uint64_t i = 0; i < length; ++i, token = (token + stride) % 30)
+      tokens.push_back(static_cast<uint16_t>(2 + token));
+    writer.append(tokens);
+  }
+  writer.commit();
+}
+
+class Training : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_shards(dir.path());
+    run.model.vocab_size = 32;
+    run.model.num_layers = 4;
+    run.model.model_dim = 32;
+    run.model.num_heads = 4;
+    run.model.num_kv_heads = 2;
+    run.model.rope_dims = 4;
+    run.model.max_doc_len = 32;
+    run.model.xsa_last_n = 4;
+    run.model.loop_start = 1;
+    run.model.loop_end = 2;
+    run.model.parallel_start_layer = 3;
+    run.data.train = {(dir.path() / "set_train_*.bin").string()};
+    run.optim.muon_momentum_warmup_steps = 10;
+    run.optim.ema_decay = 0.9;
+    run.train.batch_tokens = 256;
+    run.train.micro_steps = 2;
+    run.train.max_seconds = 0;
+    run.train.steps = 20;
+    run.train.warmup_steps = 0;
+    run.train.threads = 1;
+    run.out = dir.path() / "run";
+    run.log = nullptr;
+  }
+
+  TrainRun into(const char* name) const {
+    TrainRun other = run;
+    other.out = dir.path() / name;
+    return other;
+  }
+  static std::string model_bytes(const TrainRun& r) {
+    return read_file(r.out / "model.safetensors");
+  }
+  static fs::path checkpoint(const TrainRun& r, int64_t step) {
+    return checkpoint_path(r.out / "checkpoints", step);
+  }
+  // Every tensor of a checkpoint; its clock and checksum differ from run to run.
+  static std::map<std::string, std::vector<float>> tensors(const fs::path& path) {
+    const SafetensorsFile file(path);
+    std::map<std::string, std::vector<float>> out;
+    for (const auto& [name, entry] : file.entries()) out[name] = file.read<float>(name);
+    return out;
+  }
+  static std::vector<double> losses(const TrainRun& r) {
+    std::vector<double> out;
+    const std::string text = read_file(r.out / "metrics.jsonl");
+    for (size_t at = 0; (at = text.find("\"loss\":", at)) != std::string::npos; at += 7)
+      out.push_back(std::stod(text.substr(at + 7, 20)));
+    return out;
+  }
+  static std::string error_of(const TrainRun& r) {
+    try {
+      train(r);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  }
+
+  TempDir dir;
+  TrainRun run;
+};
+
+TEST_F(Training, LearnsAndExportsTheMovingAverage) {
+  run.train.steps = 120;
+  const TrainSummary summary = train(run);
+  EXPECT_EQ(summary.steps, 120);
+  const auto loss = losses(run);
+  ASSERT_EQ(loss.size(), 120u);
+  EXPECT_NEAR(loss[0], std::log(32.0), 0.1);
+  EXPECT_LT(loss.back(), 1.2);  // the first tokens of a document stay unpredictable
+  EXPECT_NEAR(summary.loss, loss.back(), 1e-6);
+
+  const auto model = load_model(summary.model);
+  EXPECT_EQ(model.config, run.model);
+  const auto state = tensors(checkpoint(run, 120));
+  EXPECT_EQ(model.flat, state.at("ema"));
+  EXPECT_NE(model.flat, state.at("weights"));
+}
+
+TEST_F(Training, ThreadsAndWarmUpDoNotMatter) {
+  train(run);
+  auto other = into("other");
+  other.train.threads = 2;
+  other.train.warmup_steps = 3;
+  train(other);
+  EXPECT_EQ(model_bytes(run), model_bytes(other));
+  EXPECT_EQ(tensors(checkpoint(run, 20)), tensors(checkpoint(other, 20)));
+  other = into("seed");
+  other.train.seed = 2;
+  train(other);
+  EXPECT_NE(model_bytes(run), model_bytes(other));
+}
+
+TEST_F(Training, ResumeEqualsUninterrupted) {
+  run.train.checkpoint_every = 7;
+  run.train.keep_checkpoints = 10;
+  train(run);
+  ASSERT_EQ(find_checkpoints(run.out / "checkpoints").size(), 3u);  // 7, 14, 20
+
+  for (int64_t step : {7, 14}) {
+    auto other = into(step == 7 ? "from7" : "from14");
+    other.train.threads = 2;
+    other.train.warmup_steps = 1;
+    fs::create_directories(other.out / "checkpoints");
+    fs::copy(checkpoint(run, step), checkpoint(other, step));
+    fs::copy(run.out / "metrics.jsonl", other.out / "metrics.jsonl");
+    const TrainSummary summary = train(other);
+    EXPECT_EQ(summary.steps, 20);
+    EXPECT_EQ(model_bytes(run), model_bytes(other));
+    EXPECT_EQ(tensors(checkpoint(run, 20)), tensors(checkpoint(other, 20)));
+    EXPECT_EQ(read_checkpoint_info(checkpoint(run, 20)).position.data,
+              read_checkpoint_info(checkpoint(other, 20)).position.data);
+    EXPECT_EQ(losses(run), losses(other));
+  }
+}
+
+TEST_F(Training, OnlyTheNewestCheckpointsStay) {
+  run.train.checkpoint_every = 3;
+  run.train.keep_checkpoints = 2;
+  train(run);
+  EXPECT_EQ(find_checkpoints(run.out / "checkpoints"),
+            (std::vector<fs::path>{checkpoint(run, 18), checkpoint(run, 20)}));
+}
+
+TEST_F(Training, AFinishedRunIsLeftAloneUnlessRestarted) {
+  train(run);
+  const auto written = fs::last_write_time(run.out / "model.safetensors");
+  EXPECT_TRUE(std::isnan(train(run).loss));
+  EXPECT_EQ(fs::last_write_time(run.out / "model.safetensors"), written);
+  fs::remove(run.out / "model.safetensors");
+  train(run);  // exports again from the checkpoint
+  const std::string model = model_bytes(run);
+  run.restart = true;
+  EXPECT_FALSE(std::isnan(train(run).loss));
+  EXPECT_EQ(model_bytes(run), model);
+  EXPECT_EQ(losses(run).size(), 20u);
+}
+
+TEST_F(Training, AnotherConfigurationIsRefused) {
+  train(run);
+  auto changed = run;
+  changed.optim.matrix_lr = 0.5;
+  EXPECT_THAT(error_of(changed), HasSubstr("optim.matrix_lr was 0.022, now 0.5"));
+  changed = run;
+  changed.train.steps = 21;
+  EXPECT_THAT(error_of(changed), HasSubstr("train.steps was 20, now 21"));
+  changed = run;
+  changed.model.norm_eps = 1e-6;
+  EXPECT_THAT(error_of(changed), HasSubstr("model.norm_eps"));
+  changed = run;
+  changed.data.train = {(dir.path() / "set_train_000000.bin").string()};
+  EXPECT_THAT(error_of(changed), HasSubstr("data.train was"));
+  changed = run;
+  changed.train.log_every = 3;
+  EXPECT_EQ(error_of(changed), "no error");
+}
+
+TEST_F(Training, NotFiniteStopsAndKeepsTheLastCheckpoint) {
+  run.train.checkpoint_every = 1;
+  run.train.keep_checkpoints = 1;
+  run.optim.matrix_lr = 1e30;
+  const std::string error = error_of(run);
+  EXPECT_THAT(error, HasSubstr("training stopped"));
+  const auto found = find_checkpoints(run.out / "checkpoints");
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_THAT(error, HasSubstr(found[0].string()));
+  EXPECT_FALSE(fs::exists(run.out / "model.safetensors"));
+  EXPECT_THAT(error,
+              HasSubstr("step " + std::to_string(read_checkpoint_info(found[0]).position.step)));
+}
+
+TEST_F(Training, InterruptWritesACheckpointThatContinues) {
+  run.train.steps = 60;
+  run.train.checkpoint_seconds = 0;
+  train(run);
+
+  auto stopped = into("stopped");
+  stopped.train.steps = 60;
+  std::thread killer([&] {
+    const fs::path metrics = stopped.out / "metrics.jsonl";
+    while (!fs::exists(metrics) || read_file(metrics).size() < 500)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ::kill(::getpid(), SIGINT);
+  });
+  const std::string error = error_of(stopped);
+  killer.join();
+  EXPECT_THAT(error, HasSubstr("run the same command to continue"));
+  const auto found = find_checkpoints(stopped.out / "checkpoints");
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_THAT(error, HasSubstr(found[0].string()));
+  EXPECT_LT(read_checkpoint_info(found[0]).position.step, 60);
+  train(stopped);
+  EXPECT_EQ(model_bytes(run), model_bytes(stopped));
+  EXPECT_EQ(losses(run), losses(stopped));
+}
+
+TEST_F(Training, TheClockStopsIt) {
+  run.train.steps = 1'000'000;
+  run.train.max_seconds = 4;
+  run.train.reserve_seconds = 2;
+  const TrainSummary summary = train(run);
+  EXPECT_GE(summary.elapsed, 2.0);
+  EXPECT_LT(summary.steps, 1'000'000);
+  const std::string metrics = read_file(run.out / "metrics.jsonl");
+  EXPECT_NE(metrics.find("\"looped\":false"), std::string::npos);
+  EXPECT_NE(metrics.find("\"looped\":true"), std::string::npos);
+}
+
+TEST_F(Training, ImpossibleSettingsAreUsageErrors) {
+  run.train.micro_steps = 3;
+  EXPECT_THROW(train(run), UsageError);
+  EXPECT_FALSE(fs::exists(run.out));
+}
+
+}  // namespace
+}  // namespace fairway
