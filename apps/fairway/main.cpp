@@ -46,6 +46,7 @@ int run(int argc, char** argv) {
   // In the order of the journey; each from its own file.
   add_tokenizer(app);
   add_data(app);
+  add_train(app);
   add_quantize(app);
   add_eval(app);
   add_inspect(app);
