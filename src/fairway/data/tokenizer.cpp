@@ -62,10 +62,9 @@ Tokenizer Tokenizer::from_bytes(std::string_view bytes, const std::string& where
   Tokenizer t;
   t.processor_ = std::make_unique<sentencepiece::SentencePieceProcessor>();
   auto& sp = *t.processor_;
-  const auto status = bytes.empty() ? sentencepiece::util::Status(
-                                          sentencepiece::util::StatusCode::kInternal, "empty file")
-                                    : sp.LoadFromSerializedProto({bytes.data(), bytes.size()});
-  require(status.ok(), "{}: not a SentencePiece model ({})", where, status.error_message());
+  const bool parsed =
+      !bytes.empty() && sp.LoadFromSerializedProto({bytes.data(), bytes.size()}).ok();
+  require(parsed, "{}: not a tokenizer; train one with 'fairway tokenizer train'", where);
   const int vocab = sp.GetPieceSize();
   require(vocab > 0 && static_cast<size_t>(vocab) <= kMaxVocab,
           "{}: a vocabulary of {} pieces; 1 … {} fit into 16-bit tokens", where, vocab, kMaxVocab);
