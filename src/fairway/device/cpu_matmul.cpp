@@ -142,13 +142,12 @@ MatrixRef<T> offset(MatrixRef<T> a, int64_t row, int64_t column) {
 }
 
 // Rounds the logical [rows, columns] block of `a` to bf16, keeping its orientation.
-MatrixRef<bf16> round_to_bf16(CpuDevice& device, int slot, MatrixRef<float> a, int64_t rows,
-                              int64_t columns) {
+MatrixRef<bf16> rounded(CpuDevice& device, int slot, MatrixRef<float> a, int64_t rows,
+                        int64_t columns) {
   const int64_t outer = a.transposed ? columns : rows, inner = a.transposed ? rows : columns;
   auto* out = reinterpret_cast<bf16*>(
       device.thread_scratch(slot, static_cast<size_t>(outer * inner) * sizeof(bf16)));
-  for (int64_t i = 0; i < outer; ++i)
-    for (int64_t j = 0; j < inner; ++j) out[i * inner + j] = bf16(a.data[i * a.ld + j]);
+  for (int64_t i = 0; i < outer; ++i) round_to_bf16(a.data + i * a.ld, inner, out + i * inner);
   return {out, inner, a.transposed};
 }
 
@@ -191,8 +190,8 @@ void matmul_batched(CpuDevice& device, int64_t batch, int64_t m, int64_t n, int6
     T* ct = c + i * stride_c + row * ldc + column;
     if constexpr (std::is_same_v<T, float>) {
       if (narrow) {
-        const auto a16 = round_to_bf16(device, 0, at, rows, k);
-        const auto b16 = round_to_bf16(device, 1, bt, k, columns);
+        const auto a16 = rounded(device, 0, at, rows, k);
+        const auto b16 = rounded(device, 1, bt, k, columns);
         matmul_tile(device, rows, columns, k, a16, b16, ct, ldc, accumulate);
         continue;
       }

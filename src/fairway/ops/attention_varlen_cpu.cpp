@@ -42,10 +42,28 @@ void pack(const float* x, int64_t heads, int64_t head, int64_t d, int64_t begin,
           int64_t padded, float scale, In* out) {
   for (int64_t i = 0; i < n; ++i) {
     const float* row = x + ((begin + i) * heads + head) * d;
+    if constexpr (std::is_same_v<In, float>) {
 #pragma omp simd
-    for (int64_t c = 0; c < d; ++c) out[i * d + c] = static_cast<In>(row[c] * scale);
+      for (int64_t c = 0; c < d; ++c) out[i * d + c] = row[c] * scale;
+    } else {
+      constexpr int64_t kPiece = 64;
+      float piece[kPiece];
+      for (int64_t at = 0; at < d; at += kPiece) {
+        const int64_t length = std::min(kPiece, d - at);
+#pragma omp simd
+        for (int64_t c = 0; c < length; ++c) piece[c] = row[at + c] * scale;
+        convert(piece, length, out + i * d + at);
+      }
+    }
   }
   std::fill(out + n * d, out + padded * d, In{});
+}
+
+// A finished row of probabilities (or their gradients) as product inputs: in place for float.
+template <class In>
+void finish_row(float* row, int64_t valid, int64_t n, In* out) {
+  std::fill(row + valid, row + n, 0.0f);
+  if constexpr (!std::is_same_v<In, float>) convert(row, n, out);
 }
 
 template <class U>
@@ -87,17 +105,16 @@ void forward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t end
       for (int64_t r = 0; r < kQueries; ++r) {
         // Rows past the segment's end see the same keys as its last row; their results are dropped.
         float* row = scores + r * seen;
-        In* prob = p + r * seen;
         const int64_t valid = std::min(first + r + 1, n);
         const float max = row_max(row, valid);
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < valid; ++j) {
           const float e = exp_(row[j] - max);
-          prob[j] = static_cast<In>(e);
+          row[j] = e;
           sum += e;
         }
-        std::fill(prob + valid, prob + seen, In{});
+        finish_row(row, valid, seen, p + r * seen);
         inverse[r] = 1.0f / sum;
         if (r < rows) lse[h * s.rows + begin + first + r] = std::log(sum) + max;
       }
@@ -140,24 +157,18 @@ void backward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t en
       matmul_tile(device, kQueries, seen, d, mat(queries, d), mat_t(keys, d), scores, seen, false);
       matmul_tile(device, kQueries, seen, d, mat(dys, d), mat_t(values, d), dp, seen, false);
       for (int64_t r = 0; r < kQueries; ++r) {
-        In *p_row = p + r * seen, *ds_row = ds + r * seen;
-        if (r >= rows) {
-          std::fill(p_row, p_row + seen, In{});
-          std::fill(ds_row, ds_row + seen, In{});
-          continue;
-        }
-        const int64_t at = h * s.rows + begin + first + r, valid = first + r + 1;
-        const float *score = scores + r * seen, *dp_row = dp + r * seen;
-        const float l = lse[at], dl = delta[at];
+        float *score = scores + r * seen, *g = dp + r * seen;
+        const int64_t valid = r < rows ? first + r + 1 : 0, at = h * s.rows + begin + first + r;
+        if (valid > 0) {
+          const float l = lse[at], dl = delta[at];
 #pragma omp simd
-        for (int64_t j = 0; j < valid; ++j) {
-          const float prob = exp_(score[j] - l);
-          const float g = prob * (dp_row[j] - dl);
-          p_row[j] = static_cast<In>(prob);
-          ds_row[j] = static_cast<In>(g);
+          for (int64_t j = 0; j < valid; ++j) {
+            score[j] = exp_(score[j] - l);
+            g[j] = score[j] * (g[j] - dl);
+          }
         }
-        std::fill(p_row + valid, p_row + seen, In{});
-        std::fill(ds_row + valid, ds_row + seen, In{});
+        finish_row(score, valid, seen, p + r * seen);
+        finish_row(g, valid, seen, ds + r * seen);
       }
       const In *p_in = p, *ds_in = ds;
       matmul_tile(device, seen, d, kQueries, mat_t(p_in, seen), mat(dys, d), dvalues, d, true);

@@ -40,8 +40,10 @@ void with_product_type(CpuDevice& device, F&& f) {
 
 template <class In, class T>
 void convert(const T* from, int64_t n, In* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<In>(from[i]);
+  if constexpr (std::is_same_v<In, bf16>)
+    round_to_bf16(from, n, to);
+  else
+    std::copy(from, from + n, to);
 }
 
 // `p` as product inputs: itself, or a rounded copy in shared scratch. Outside parallel regions.
