@@ -31,7 +31,7 @@ struct KeyHash {
 
 struct Primitive {
   dnnl::matmul primitive;
-  dnnl::memory a, b, c;
+  dnnl::memory a, b, c, scratchpad;
   std::unordered_map<int, dnnl::memory> arguments;
 };
 
@@ -43,6 +43,9 @@ struct MatmulCache::Impl {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
   std::unordered_map<Key, Primitive, KeyHash> primitives;
+  // Shared by the thread's primitives: left to itself, oneDNN takes fresh pages for every
+  // execution.
+  HostBuffer scratchpad;
 
   Primitive& get(const Key& key) {
     auto it = primitives.find(key);
@@ -63,19 +66,26 @@ struct MatmulCache::Impl {
     const memory::desc b({key.k, key.n}, input, strides(key.flags & 2, key.ldb));
     const memory::desc c({key.m, key.n}, memory::data_type::f32, memory::dims{key.ldc, 1});
     dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (key.flags & 4) {
       dnnl::post_ops sum;
       sum.append_sum(1.0f);
       attr.set_post_ops(sum);
     }
+    const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, c), attr, engine);
     Primitive p;
-    p.primitive =
-        dnnl::matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, engine));
+    p.primitive = dnnl::matmul(description);
     omp_set_num_threads(threads);
     p.a = memory(a, engine, nullptr);
     p.b = memory(b, engine, nullptr);
     p.c = memory(c, engine, nullptr);
-    p.arguments = {{DNNL_ARG_SRC, p.a}, {DNNL_ARG_WEIGHTS, p.b}, {DNNL_ARG_DST, p.c}};
+    p.scratchpad = memory(description.scratchpad_desc(), engine, nullptr);
+    if (scratchpad.bytes() < description.scratchpad_desc().get_size())
+      scratchpad = HostBuffer(description.scratchpad_desc().get_size());
+    p.arguments = {{DNNL_ARG_SRC, p.a},
+                   {DNNL_ARG_WEIGHTS, p.b},
+                   {DNNL_ARG_DST, p.c},
+                   {DNNL_ARG_SCRATCHPAD, p.scratchpad}};
     return p;
   }
 };
@@ -105,6 +115,7 @@ void onednn_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<I
   p.a.set_data_handle(const_cast<In*>(a.data));
   p.b.set_data_handle(const_cast<In*>(b.data));
   p.c.set_data_handle(c);
+  p.scratchpad.set_data_handle(cache.impl().scratchpad.data());
   const auto start = Clock::now();
   p.primitive.execute(cache.impl().stream, p.arguments);
   cache.totals.seconds += std::chrono::duration<double>(Clock::now() - start).count();
