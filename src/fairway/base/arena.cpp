@@ -3,9 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 
 #include "fairway/base/check.h"
 
@@ -13,27 +10,23 @@ namespace fairway {
 
 namespace {
 constexpr size_t kAlignment = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
 size_t round_up(size_t n, size_t to) {
   return (n + to - 1) / to * to;
 }
 }  // namespace
 
-void HostBuffer::Free::operator()(std::byte* p) const {
-  std::free(p);
+void HostBuffer::Unmap::operator()(std::byte* p) const {
+  ::munmap(p, bytes);
 }
 
-HostBuffer::HostBuffer(size_t bytes) : bytes_(bytes) {
+HostBuffer::HostBuffer(size_t bytes) {
   if (bytes == 0) return;
-  const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
-  const size_t rounded = round_up(bytes, alignment);
-  void* p = rounded >= bytes ? std::aligned_alloc(alignment, rounded) : nullptr;
-  require(p != nullptr, "out of memory: cannot allocate {} bytes; use a smaller batch", bytes);
+  void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  require(p != MAP_FAILED, "out of memory: cannot allocate {} bytes; use a smaller batch", bytes);
 #ifdef MADV_HUGEPAGE
-  if (alignment == kHugePage) ::madvise(p, rounded, MADV_HUGEPAGE);
+  ::madvise(p, bytes, MADV_HUGEPAGE);
 #endif
-  std::memset(p, 0, rounded);
-  data_.reset(static_cast<std::byte*>(p));
+  data_ = {static_cast<std::byte*>(p), Unmap{bytes}};
 }
 
 std::byte* Arena::take_bytes(std::string_view name, size_t bytes) {

@@ -15,20 +15,21 @@
 
 namespace fairway {
 
-// 64-byte aligned host memory, zeroed; backed by huge pages where the system grants them.
+// Page-aligned host memory, zeroed; backed by huge pages where the system grants them. Pages are
+// taken when they are first touched.
 class HostBuffer {
  public:
   HostBuffer() = default;
   explicit HostBuffer(size_t bytes);
   std::byte* data() const { return data_.get(); }
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return data_.get_deleter().bytes; }
 
  private:
-  struct Free {
+  struct Unmap {
+    size_t bytes;
     void operator()(std::byte* p) const;
   };
-  std::unique_ptr<std::byte, Free> data_;
-  size_t bytes_ = 0;
+  std::unique_ptr<std::byte, Unmap> data_;
 };
 
 class Arena {

@@ -23,6 +23,9 @@ inline constexpr std::array<std::string_view, 2> names(MatmulPrecision) {
   return {"float32", "bfloat16"};
 }
 
+// AVX512-BF16 or AMX: without them, bfloat16 products are slower than float32 ones.
+bool cpu_has_fast_bf16();
+
 class MatmulCache;
 
 class CpuDevice {

@@ -20,6 +20,4 @@ class MatmulCache {
   std::unique_ptr<Impl> impl_;
 };
 
-bool cpu_has_fast_bf16();
-
 }  // namespace fairway

@@ -1,0 +1,181 @@
+// Products of rows: against double, bit-independent of batching and threads, in bounds.
+#include "fairway/ops/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/ops/low_rank.h"
+#include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/softcap_xent.h"
+#include "support/random.h"
+
+namespace fairway {
+namespace {
+
+using testing::difference;
+using testing::Owned;
+using testing::random_doubles;
+
+struct Case {
+  int64_t rows, in, out;
+  MatmulPrecision precision;
+};
+
+class Linear : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (GetParam().precision == MatmulPrecision::bfloat16 && !cpu_has_fast_bf16())
+      GTEST_SKIP() << "this processor has no bfloat16 products";
+  }
+  // A sum of n products of independent numbers errs by about √n roundings of one product, against a
+  // result of size √n: one rounding of the inputs each, and the accumulation's growth.
+  double tolerance(int64_t n) const {
+    const double unit = GetParam().precision == MatmulPrecision::bfloat16 ? 0x1p-8 : 0x1p-23;
+    return unit + 0x1p-24 * std::sqrt(static_cast<double>(n)) * 4;
+  }
+};
+
+TEST_P(Linear, MatchesDouble) {
+  const auto [rows, in, out, precision] = GetParam();
+  CpuDevice device(2, precision), plain(2);
+  const auto x = random_doubles(rows * in, 0), w = random_doubles(out * in, 1),
+             dy = random_doubles(rows * out, 2), start = random_doubles(rows * out, 3);
+  const auto run = [&]<class T>(CpuDevice& dev, T) {
+    const Owned<T> tx({rows, in}, x), tw({out, in}, w), tdy({rows, out}, dy);
+    std::vector<Owned<T>> r{Owned<T>({rows, out}, T(9)), Owned<T>({rows, out}, start),
+                            Owned<T>({rows, in}, T(9)), Owned<T>({out, in}, w)};
+    linear<T>(dev, tx.cview(), tw.cview(), r[0].view(), false);
+    linear<T>(dev, tx.cview(), tw.cview(), r[1].view(), true);
+    linear_backward_input<T>(dev, tdy.cview(), tw.cview(), r[2].view(), false);
+    linear_backward_weight<T>(dev, tdy.cview(), tx.cview(), r[3].view());
+    return r;
+  };
+  const auto got = run(device, float{});
+  const auto want = run(plain, double{});
+  const int64_t inner[] = {in, in, out, rows};
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_TRUE(got[i].intact());
+    EXPECT_LE(difference(got[i], want[i]).relative, tolerance(inner[i])) << "product " << i;
+  }
+}
+
+TEST_P(Linear, RowsDoNotDependOnTheirNeighbours) {
+  const auto [rows, in, out, precision] = GetParam();
+  CpuDevice device(2, precision), one(1, precision);
+  const Owned<float> x({rows, in}, random_doubles(rows * in, 0)),
+      w({out, in}, random_doubles(out * in, 1));
+  Owned<float> all({rows, out}), threads({rows, out});
+  linear<float>(device, x.cview(), w.cview(), all.view(), false);
+  linear<float>(one, x.cview(), w.cview(), threads.view(), false);
+  EXPECT_TRUE(all.same_bits(threads));
+  for (int64_t begin : {int64_t{0}, rows / 3, rows - 1})
+    for (int64_t n : {int64_t{1}, rows / 2}) {
+      if (n == 0 || begin + n > rows) continue;
+      Owned<float> part({n, out});
+      linear<float>(device, {x.cview().data + begin * in, {n, in}}, w.cview(), part.view(), false);
+      for (int64_t i = 0; i < n * out; ++i)
+        ASSERT_EQ(part[static_cast<size_t>(i)], all[static_cast<size_t>(begin * out + i)]);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Linear,
+                         ::testing::Values(Case{1, 8, 8, MatmulPrecision::float32},
+                                           Case{17, 24, 40, MatmulPrecision::float32},
+                                           Case{300, 64, 192, MatmulPrecision::float32},
+                                           Case{130, 512, 513, MatmulPrecision::float32},
+                                           Case{2100, 32, 48, MatmulPrecision::float32},
+                                           Case{17, 24, 40, MatmulPrecision::bfloat16},
+                                           Case{300, 64, 192, MatmulPrecision::bfloat16}));
+
+TEST(Mlp, FusedMatchesDoubleWithAndWithoutKeepingZ) {
+  constexpr int64_t kRows = 200, kD = 32, kF = 128;
+  CpuDevice device(2);
+  const auto n = random_doubles(kRows * kD, 0), up = random_doubles(kF * kD, 1, 0.2),
+             down = random_doubles(kD * kF, 2, 0.2), dm = random_doubles(kRows * kD, 3);
+  const auto run = [&]<class T>(T) {
+    const Owned<T> tn({kRows, kD}, n), tu({kF, kD}, up), td({kD, kF}, down), tdm({kRows, kD}, dm);
+    Owned<T> z({kRows, kF}), m({kRows, kD}), again({kRows, kD}), dn({kRows, kD}), du({kF, kD}),
+        dd({kD, kF}), hidden({kRows, kF}), dz({kRows, kF}), frozen({kRows, kD});
+    mlp_leaky_sq<T>(device, tn.cview(), tu.cview(), td.cview(), z.view(), m.view());
+    mlp_leaky_sq<T>(device, tn.cview(), tu.cview(), td.cview(), {}, again.view());
+    EXPECT_TRUE(m.same_bits(again));
+    mlp_leaky_sq_backward<T>(device, tdm.cview(), tn.cview(), z.cview(), tu.cview(), td.cview(),
+                             false, dn.view(), du.view(), dd.view(), hidden.view(), dz.view());
+    mlp_leaky_sq_backward<T>(device, tdm.cview(), tn.cview(), z.cview(), tu.cview(), td.cview(),
+                             false, frozen.view(), {}, {}, {}, {});
+    EXPECT_TRUE(dn.same_bits(frozen));
+    return std::vector<Owned<T>>{m, dn, du, dd};
+  };
+  const auto got = run(float{});
+  const auto want = run(double{});
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT_LE(difference(got[i], want[i]).relative, 0x1p-23 * std::sqrt(kRows) * 2) << i;
+}
+
+TEST(LowRank, DocumentsDoNotDependOnEachOther) {
+  constexpr int64_t kIn = 48, kOut = 40, kR = 5;
+  const std::vector<int32_t> starts{0, 37, 300, 301};
+  const int64_t rows = starts.back();
+  CpuDevice device(2);
+  const Owned<float> x({rows, kIn}, random_doubles(rows * kIn, 0)),
+      dy({rows, kOut}, random_doubles(rows * kOut, 1));
+  const Owned<float> a({3, kR, kIn}, random_doubles(3 * kR * kIn, 2)),
+      b({3, kOut, kR}, random_doubles(3 * kOut * kR, 3));
+  Owned<float> y({rows, kOut}), dx({rows, kIn}), da({3, kR, kIn}), db({3, kOut, kR});
+  const auto pointers = [](auto* base, int64_t n) {
+    return std::vector{base, base + n, base + 2 * n};
+  };
+  const auto pa = pointers(a.cview().data, kR * kIn), pb = pointers(b.cview().data, kOut * kR);
+  const auto pda = pointers(da.view().data, kR * kIn), pdb = pointers(db.view().data, kOut * kR);
+  low_rank<float>(device, x.cview(), {pa, pb, starts, kR, kIn, kOut}, y.view());
+  low_rank_backward<float>(device, dy.cview(), x.cview(), {pa, pb, starts, kR, kIn, kOut},
+                           dx.view(), {pda, pdb, starts, kR, kIn, kOut});
+  EXPECT_TRUE(y.intact() && dx.intact() && da.intact() && db.intact());
+  for (size_t doc = 0; doc < 3; ++doc) {
+    const int64_t begin = starts[doc], n = starts[doc + 1] - begin;
+    const std::vector<int32_t> own{0, static_cast<int32_t>(n)};
+    Owned<float> y1({n, kOut}), dx1({n, kIn}), da1({kR, kIn}), db1({kOut, kR});
+    const std::vector<const float*> a1{pa[doc]}, b1{pb[doc]};
+    const std::vector<float*> pda1{da1.view().data}, pdb1{db1.view().data};
+    const Tensor<const float> xd(x.cview().data + begin * kIn, {n, kIn});
+    low_rank<float>(device, xd, {a1, b1, own, kR, kIn, kOut}, y1.view());
+    low_rank_backward<float>(device, {dy.cview().data + begin * kOut, {n, kOut}}, xd,
+                             {a1, b1, own, kR, kIn, kOut}, dx1.view(),
+                             {pda1, pdb1, own, kR, kIn, kOut});
+    for (int64_t i = 0; i < n * kOut; ++i)
+      ASSERT_EQ(y1[static_cast<size_t>(i)], y[static_cast<size_t>(begin * kOut + i)]);
+    for (int64_t i = 0; i < n * kIn; ++i)
+      ASSERT_EQ(dx1[static_cast<size_t>(i)], dx[static_cast<size_t>(begin * kIn + i)]);
+    for (size_t i = 0; i < static_cast<size_t>(kR * kIn); ++i)
+      ASSERT_EQ(da1[i], da[doc * static_cast<size_t>(kR * kIn) + i]);
+    for (size_t i = 0; i < static_cast<size_t>(kOut * kR); ++i)
+      ASSERT_EQ(db1[i], db[doc * static_cast<size_t>(kOut * kR) + i]);
+  }
+}
+
+TEST(SoftcapXent, MatchesDouble) {
+  constexpr int64_t kN = 37, kV = 301;
+  CpuDevice device(2);
+  const auto z = random_doubles(kN * kV, 0, 20), weight = random_doubles(kN, 1);
+  std::vector<int32_t> targets;
+  for (int32_t i = 0; i < kN; ++i) targets.push_back(i * 7 % kV);
+  const auto run = [&]<class T>(T) {
+    Owned<T> logits({kN, kV}, z), nll({kN});
+    const Owned<T> d_nll({kN}, weight);
+    softcap_xent<T>(device, logits.view(), {targets.data(), {kN}}, 30, d_nll.cview().data,
+                    nll.view());
+    return std::vector<Owned<T>>{logits, nll};
+  };
+  const auto got = run(float{});
+  const auto want = run(double{});
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_TRUE(got[i].intact());
+    // Logits up to 30 carry an absolute error of 30 roundings: so do nll, and e^logit relatively.
+    EXPECT_LE(difference(got[i], want[i]).relative, 30 * 0x1p-23) << i;
+  }
+}
+
+}  // namespace
+}  // namespace fairway
