@@ -8,6 +8,7 @@
 
 #include "commands.h"
 #include "fairway/base/check.h"
+#include "fairway/data/manifest.h"
 #include "fairway/data/stream.h"
 #include "fairway/data/tokenizer.h"
 #include "fairway/device/cpu_device.h"
@@ -47,6 +48,9 @@ Budget quantize(const QuantizeJob& job) {
                                         name, notes.damping));
       });
   quantized.tokenizer_hash = job.tokenizer_hash ? job.tokenizer_hash : model.tokenizer_hash;
+  if (!quantized.tokenizer_hash)
+    if (const auto manifest = find_manifest(job.calibration.front()))
+      quantized.tokenizer_hash = manifest->tokenizer_hash;
   status.show("coding");
   Budget budget;
   write_artifact(job.out, quantized, &budget.artifact);
@@ -75,6 +79,7 @@ void run(Options& o) {
   o.job.compare_with_brotli = !o.no_brotli;
   if (!o.tokenizer.empty()) {
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
+    check_tokenizer_matches(o.job.calibration, tokenizer);
     o.job.tokenizer_hash = tokenizer.hash();
   }
   const Budget budget = quantize(o.job);

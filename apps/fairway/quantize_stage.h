@@ -15,7 +15,7 @@ struct QuantizeJob {
   std::filesystem::path model;                     // safetensors (or an artifact, quantized again)
   std::vector<std::filesystem::path> calibration;  // shards
   std::filesystem::path out;
-  std::optional<uint64_t> tokenizer_hash;  // to record; without it, what the model's file says
+  std::optional<uint64_t> tokenizer_hash;  // to record; else as the model or the shards say
   QuantConfig config;
   int threads = 0;  // 0: all
   bool compare_with_brotli = true;
