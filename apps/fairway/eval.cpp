@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "commands.h"
+#include "eval_stage.h"
 #include "fairway/base/fields.h"
 #include "fairway/data/manifest.h"
 #include "fairway/data/shard.h"
@@ -20,12 +21,8 @@ namespace fairway {
 namespace {
 
 struct Options {
-  std::string model, tokenizer, json, nll;
-  std::vector<std::string> data;
-  int threads = 0;
-  MatmulPrecision precision = MatmulPrecision::float32;
-  EvalConfig eval;
-  TttConfig ttt;
+  EvalJob job;
+  std::string json, nll;
 };
 
 template <class T>
@@ -61,7 +58,7 @@ void add_fields(CLI::App& app, Config& config, const std::string& group) {
 }
 
 // Tokenizer, model and shards must speak of the same tokens, as far as each of them says.
-void check_same_tokenizer(const Options& o, const ModelFile& model,
+void check_same_tokenizer(const EvalJob& o, const ModelFile& model,
                           const std::vector<std::filesystem::path>& shards,
                           const std::optional<Tokenizer>& tokenizer) {
   if (tokenizer) {
@@ -107,29 +104,11 @@ void print(const Score& s) {
 }
 
 void run(Options o) {
-  o.ttt.window = o.eval.window;
-  o.eval.validate();
-  if (o.eval.mode == EvalMode::ttt) o.ttt.validate();
-
+  o.job.ttt.window = o.job.eval.window;
   // A path that cannot be written is found out before the work, not after it.
   for (const std::string& path : {o.json, o.nll})
     if (!path.empty()) AtomicFile probe(path);
-  const ModelFile model = load_any_model(o.model);
-  const auto shards = find_shards(o.data);
-  std::optional<Tokenizer> tokenizer;
-  if (!o.tokenizer.empty()) tokenizer = Tokenizer::load(o.tokenizer);
-  check_same_tokenizer(o, model, shards, tokenizer);
-  const TokenStream stream(shards, model.config.vocab_size);
-  std::optional<TokenBytes> bytes;
-  if (tokenizer) bytes.emplace(*tokenizer);
-
-  CpuDevice device(o.threads, o.precision);
-  StatusLine line;
-  const Evaluation result =
-      evaluate(device, model.config, weights_view<const float>(model.config, model.flat.data()),
-               stream, bos_of(shards, tokenizer), bytes ? &*bytes : nullptr, o.eval, o.ttt,
-               [&](const EvalProgress& p) { show(line, enum_name(o.eval.mode), p); });
-  line.clear();
+  const Evaluation result = evaluate(o.job);
   if (!o.nll.empty()) {
     AtomicFile file(o.nll);
     file.write(std::as_bytes(std::span(result.nll)));
@@ -155,28 +134,49 @@ Example:
 
 }  // namespace
 
+Evaluation evaluate(const EvalJob& job) {
+  job.eval.validate();
+  if (job.eval.mode == EvalMode::ttt) job.ttt.validate();
+  const ModelFile model = load_any_model(job.model);
+  const auto shards = find_shards(job.data);
+  std::optional<Tokenizer> tokenizer;
+  if (!job.tokenizer.empty()) tokenizer = Tokenizer::load(job.tokenizer);
+  check_same_tokenizer(job, model, shards, tokenizer);
+  const TokenStream stream(shards, model.config.vocab_size);
+  std::optional<TokenBytes> bytes;
+  if (tokenizer) bytes.emplace(*tokenizer);
+
+  CpuDevice device(job.threads, job.precision);
+  StatusLine line;
+  return evaluate(device, model.config, weights_view<const float>(model.config, model.flat.data()),
+                  stream, bos_of(shards, tokenizer), bytes ? &*bytes : nullptr, job.eval, job.ttt,
+                  [&](const EvalProgress& p) { show(line, enum_name(job.eval.mode), p); });
+}
+
 void add_eval(CLI::App& app) {
   auto* cmd = app.add_subcommand("eval", "Score a model: nats per token and bits per byte");
   cmd->footer(kFooter);
   const auto options = std::make_shared<Options>();
-  Options& o = *options;
-  cmd->add_option("MODEL", o.model, "a .safetensors or .fairway file")->required();
-  cmd->add_option("--data", o.data, "shards to score, files or globs, in this order")
+  EvalJob& job = options->job;
+  cmd->add_option("MODEL", job.model, "a .safetensors or .fairway file")->required();
+  cmd->add_option("--data", job.data, "shards to score, files or globs, in this order")
       ->required()
       ->type_name("F.bin...");
-  cmd->add_option("--tokenizer", o.tokenizer,
+  cmd->add_option("--tokenizer", job.tokenizer,
                   "tokenizer of the data, or 'bytes'; without it there are no bits per byte")
       ->type_name("T.model");
-  cmd->add_option("--json", o.json, "write nats_per_token, bpb, tokens, bytes and seconds as JSON")
+  cmd->add_option("--json", options->json,
+                  "write nats_per_token, bpb, tokens, bytes and seconds as JSON")
       ->type_name("FILE");
-  cmd->add_option("--nll", o.nll, "write the nll of each target, one float32 each, in stream order")
+  cmd->add_option("--nll", options->nll,
+                  "write the nll of each target, one float32 each, in stream order")
       ->type_name("FILE");
-  add_field(*cmd, "--threads", o.threads,
+  add_field(*cmd, "--threads", job.threads,
             "CPU threads (0: one per core); they do not change the result");
-  add_field(*cmd, "--matmul-precision", o.precision,
+  add_field(*cmd, "--matmul-precision", job.precision,
             "inputs of matrix products; bfloat16 needs a processor that has it");
-  add_fields(*cmd, o.eval, "Evaluation");
-  add_fields(*cmd, o.ttt, "Test-time training (--mode ttt)");
+  add_fields(*cmd, job.eval, "Evaluation");
+  add_fields(*cmd, job.ttt, "Test-time training (--mode ttt)");
   cmd->get_option("--lora-init")->type_name("FILE");
   cmd->get_option("--window")->description("sliding and ttt: tokens of one window, at most");
   cmd->callback([options] { run(*options); });
