@@ -72,7 +72,8 @@ struct TttConfig {
     f("beta2", c.beta2, "decay of the second moment");
     f("eps", c.eps, "added to the root of the second moment");
     f("chunk_size", c.chunk_size, "targets scored between two steps");
-    f("batch_docs", c.batch_docs, "documents trained side by side, at most");
+    f("batch_docs", c.batch_docs,
+      "documents trained side by side, at most; each takes the memory of three adapters");
     f("window", c.window, "longest context of a chunk, the chunk included");
     f("grad_steps", c.grad_steps, "AdamW steps after each chunk");
     f("k", c.k, "adapt the key projections");
