@@ -35,7 +35,7 @@ TEST(GoldenSteps, LossNormAndParametersAgree) {
   TrainConfig train;
   train.batch_tokens = 96;
   train.micro_steps = 1;
-  CpuDevice device(2);
+  CpuDevice device(1);
   Trainer<CpuDevice> trainer(device, model, optim, train);
   trainer.warm_up(1);
   const auto initial = golden_flat(golden, "param.");
