@@ -4,11 +4,17 @@
 
 #include "documents.h"
 #include "fairway/base/rng.h"
+#include "fairway/model/weights.h"
+#include "fairway/ops/adamw.h"
 #include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/ema.h"
 #include "fairway/ops/embedding.h"
+#include "fairway/ops/grad_norm.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/muon.h"
+#include "fairway/ops/newton_schulz.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
@@ -84,7 +90,9 @@ OpsFigures bench_ops(const OpsOptions& o) {
   const F dwup = take({hidden, D}), dwdown = take({D, hidden});
   const F zf = take({T, hidden}), hf = take({T, hidden}), dzf = take({T, hidden});
   const F logits = take({head_rows, V}), nll = take({head_rows}), weight = take({head_rows});
-  const F none;
+  const F dmix = take({2, D}), dgain = take({H}), gate = take({D}), dvector = take({D});
+  const F pl = take({2, 2}), rl = take({2}), dpl = take({2, 2}), drl = take({2}),
+          lane = take({T, D});
 
   const double TD = n(T, D), TK = n(T, kv), TF = n(T, hidden), DF = n(D, hidden);
   measure("embed", 2 * TD, 0, [&] { embed<float>(device, tokens, table, c.norm_eps, rstd, x); });
@@ -98,6 +106,16 @@ OpsFigures bench_ops(const OpsOptions& o) {
     resid_mix_backward<float>(device, x, y, z, mix, false, yh, dyh, take({2, D}));
   });
   measure("scaled_add", 3 * TD, 0, [&] { scaled_add<float>(device, x, vector, y, z); });
+  measure("scaled_add backward", 3 * TD, 0,
+          [&] { scaled_add_backward<float>(device, x, y, vector, z, dvector); });
+  measure("skip_mix", 3 * TD, 0, [&] { skip_mix<float>(device, x, y, vector, gate, z); });
+  measure("skip_mix backward", 5 * TD, 0,
+          [&] { skip_mix_backward<float>(device, x, y, vector, gate, z, lane, dvector, dvector); });
+  const LaneJoin<float> join{x, y, z, lane, vector, gate, pl, rl};
+  measure("lane_join", 6 * TD, 0, [&] { lane_join<float>(device, join, yh, dyh); });
+  measure("lane_join backward", 10 * TD, 0, [&] {
+    lane_join_backward<float>(device, join, yh, dyh, dq, q, dvector, dvector, dpl, drl);
+  });
   measure("linear D×D", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
           [&] { linear<float>(device, x, wq, y, false); });
   measure("linear D×D backward, input", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
@@ -108,7 +126,7 @@ OpsFigures bench_ops(const OpsOptions& o) {
   measure("rope_gain q", 2 * TD, 0,
           [&] { rope_gain<float>(device, q, gain, cosine, sine, c.norm_eps, dq); });
   measure("rope_gain q backward", 3 * TD, 0, [&] {
-    rope_gain_backward<float>(device, q, yh, gain, cosine, sine, c.norm_eps, dq, take({H}));
+    rope_gain_backward<float>(device, q, yh, gain, cosine, sine, c.norm_eps, dq, dgain);
   });
   const double attention = 2 * pairs * static_cast<double>(D);
   measure("attention_varlen", 2 * TD + 2 * TK, 2 * attention,
@@ -127,6 +145,39 @@ OpsFigures bench_ops(const OpsOptions& o) {
   std::fill(weight.begin(), weight.end(), 1.0f / static_cast<float>(head_rows));
   measure("softcap_xent with gradient", 2 * n(head_rows, V), 0,
           [&] { softcap_xent<float>(device, logits, targets, c.logit_softcap, weight.data, nll); });
+  // Adapters of one document that owns every row, at the record's rank.
+  constexpr int64_t kRank = 96;
+  const F a = take({kRank, D}), b = take({D, kRank}), da = take({kRank, D}), db = take({D, kRank});
+  const std::vector<const float*> as{a.data}, bs{b.data};
+  const std::vector<float*> das{da.data}, dbs{db.data};
+  const std::vector<int32_t> rows{0, static_cast<int32_t>(T)};
+  const LowRankPairs<const float> pairs_of{as, bs, rows, kRank, D, D};
+  const double rank_flops = 4 * TD * kRank;
+  measure("low_rank", 3 * TD, rank_flops, [&] { low_rank<float>(device, x, pairs_of, y); });
+  measure("low_rank backward", 4 * TD, 2.5 * rank_flops, [&] {
+    low_rank_backward<float>(device, y, x, pairs_of, z, {das, dbs, rows, kRank, D, D});
+  });
+
+  // The optimizer, on the whole model's parameters.
+  const int64_t flat = flat_size(c);
+  const double P = static_cast<double>(flat);
+  const F w = take({flat}), g = take({flat}), m = take({flat}), v2 = take({flat});
+  measure("grad_norm", P, 0, [&] { grad_norm(device, flat, g.data); });
+  measure("adamw", 7 * P, 0, [&] {
+    adamw(device, flat, w.data, g.data, m.data, v2.data, {.lr = 1e-9, .step = 1000});
+  });
+  measure("muon_momentum", 4 * P, 0,
+          [&] { muon_momentum(device, flat / D, D, g.data, m.data, v2.data, 0.95, 1e-7); });
+  measure("muon_apply", 3 * P, 0, [&] { muon_apply(device, flat, w.data, g.data, 0.999, 1e-9); });
+  measure("ema", 3 * P, 0, [&] { ema(device, flat, m.data, w.data, 0.9965); });
+  const int64_t layers = c.num_layers, small = std::min(hidden, D), large = std::max(hidden, D);
+  const F matrices = take({layers, hidden, D}),
+          ns = take({newton_schulz_scratch(layers, hidden, D)});
+  const double cube = static_cast<double>(small) * static_cast<double>(small);
+  const double step_flops = 2 * cube * static_cast<double>(2 * large + small);
+  measure("newton_schulz, Wup of all layers", 2 * n(layers, hidden * D),
+          5 * static_cast<double>(layers) * step_flops,
+          [&] { newton_schulz(device, layers, hidden, D, matrices.data, {}, ns.data); });
   return figures;
 }
 

@@ -9,7 +9,7 @@
 #include "fairway/data/packing.h"
 #include "fairway/data/shard.h"
 #include "fairway/io/safetensors.h"
-#include "temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "fairway/data/describe.h"
 #include "fairway/data/stream.h"
-#include "temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

@@ -10,7 +10,7 @@
 #include <map>
 
 #include "fairway/base/rng.h"
-#include "temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

@@ -17,7 +17,7 @@
 #include "fairway/data/utf8.h"
 #include "fairway/io/safetensors.h"
 #include "sample_text.h"
-#include "temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

@@ -10,7 +10,7 @@
 #include "fairway/base/rng.h"
 #include "fairway/ops/adamw.h"
 #include "fairway/ops/grad_norm.h"
-#include "optim/golden_flat.h"
+#include "support/golden.h"
 
 namespace fairway {
 namespace {
@@ -192,15 +192,15 @@ TEST(Optimizer, ThreeStepsMatchThePlainStatementInDouble) {
 
 // The first golden step, from the golden gradient.
 TEST(Optimizer, FirstGoldenStep) {
-  const SafetensorsFile golden(FAIRWAY_TEST_DATA "/golden/a.safetensors");
-  const ModelConfig model = golden_model();
-  auto weights = golden_flat(golden, "param."), gradients = golden_flat(golden, "grad.loop.");
-  const auto expected = golden_flat(golden, "opt.step0.param.");
+  const testing::Golden golden;
+  const ModelConfig& model = golden.config;
+  auto weights = golden.parameters("param."), gradients = golden.parameters("grad.loop.");
+  const auto expected = golden.parameters("opt.step0.param.");
   const int64_t flat = flat_size(model);
   Memory memory(model);
   CpuDevice device(2);
   const double norm = grad_norm(device, flat, gradients.data());
-  EXPECT_NEAR(norm, golden.read<float>("opt.step0.grad_norm")[0], 1e-4 * norm);
+  EXPECT_NEAR(norm, golden.floats("opt.step0.grad_norm")[0], 1e-4 * norm);
   clip_grad(device, flat, gradients.data(), norm, 0.3);
   const auto before = weights;
   optimizer_step(device, model, {}, 0, 1.0, weights.data(), gradients.data(), memory.state,

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "fairway/io/safetensors.h"
+#include "fairway/quant/brotli_yardstick.h"
 #include "fairway/quant/gaussian.h"
 #include "fairway/quant/half_coder.h"
 #include "fairway/quant/matrix_coder.h"
@@ -213,6 +215,17 @@ TEST(HalfCoder, RoundTripOfAllBitPatterns) {
   EXPECT_EQ(out_ones, ones);
   EXPECT_EQ(out_previous, previous);
   EXPECT_EQ(out_again, again);
+}
+
+// The record's container is a magic of four bytes, the stride, then the planes.
+TEST(BrotliYardstick, GoldenBytePlanes) {
+  const SafetensorsFile golden(FAIRWAY_TEST_DATA "/golden/a.safetensors");
+  const auto in = golden.read<uint8_t>("byte_shuffle.in"),
+             out = golden.read<uint8_t>("byte_shuffle.out");
+  const auto planes = byte_planes(std::as_bytes(std::span(in)), out.at(4));
+  ASSERT_EQ(planes.size() + 5, out.size());
+  for (size_t i = 0; i < planes.size(); ++i)
+    EXPECT_EQ(std::to_integer<uint8_t>(planes[i]), out[i + 5]);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include "fairway/base/check.h"
 #include "fairway/io/atomic_file.h"
 #include "fairway/io/safetensors.h"
-#include "train/temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

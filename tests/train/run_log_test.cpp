@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "fairway/io/atomic_file.h"
-#include "train/temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

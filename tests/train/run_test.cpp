@@ -16,7 +16,7 @@
 #include "fairway/io/safetensors.h"
 #include "fairway/model/weights.h"
 #include "fairway/train/checkpoint.h"
-#include "train/temp_dir.h"
+#include "support/temp_dir.h"
 
 namespace fairway {
 namespace {

@@ -18,7 +18,7 @@ namespace fairway {
 class TempDir {
  public:
   TempDir() {
-    std::string name = testing::TempDir() + "fairway-data-XXXXXX";
+    std::string name = ::testing::TempDir() + "fairway-test-XXXXXX";
     require(::mkdtemp(name.data()) != nullptr, "cannot make {}", name);
     path_ = name;
   }
