@@ -102,9 +102,8 @@ OpsFigures bench_ops(const OpsOptions& o) {
   measure("rms_norm backward", 4 * TD, 0,
           [&] { rms_norm_backward<float>(device, y, x, rstd, 1, z); });
   measure("resid_mix", 3 * TD, 0, [&] { resid_mix<float>(device, x, y, mix, z); });
-  measure("resid_mix backward", 6 * TD, 0, [&] {
-    resid_mix_backward<float>(device, x, y, z, mix, false, yh, dyh, take({2, D}));
-  });
+  measure("resid_mix backward", 6 * TD, 0,
+          [&] { resid_mix_backward<float>(device, x, y, z, mix, false, yh, dyh, dmix); });
   measure("scaled_add", 3 * TD, 0, [&] { scaled_add<float>(device, x, vector, y, z); });
   measure("scaled_add backward", 3 * TD, 0,
           [&] { scaled_add_backward<float>(device, x, y, vector, z, dvector); });

@@ -202,7 +202,7 @@ TEST_F(Trained, TooLittleTextIsAClearError) {
     TokenizerTraining t;
     t.inputs = {dir_->write("little.jsonl", lines).string()};
     t.vocab_size = vocab;
-    const auto message = error_of([&] { train_tokenizer(t, *dir_ / "little.model"); });
+    auto message = error_of([&] { train_tokenizer(t, *dir_ / "little.model"); });
     EXPECT_FALSE(std::filesystem::exists(*dir_ / "little.model"));
     EXPECT_EQ(message.find('\n'), std::string::npos);
     return message;

@@ -16,7 +16,7 @@ std::string temporary(const std::string& name) {
 }
 
 // A file of that header and `data` bytes of data; its error when opened, or "".
-std::string open_error(std::string header, size_t data = 16, int64_t claimed_size = -1) {
+std::string open_error(const std::string& header, size_t data = 16, int64_t claimed_size = -1) {
   const std::string path = temporary("hostile.safetensors");
   std::string bytes(8, '\0');
   const uint64_t size = claimed_size < 0 ? header.size() : static_cast<uint64_t>(claimed_size);

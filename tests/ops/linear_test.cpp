@@ -38,8 +38,9 @@ class Linear : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(Linear, MatchesDouble) {
-  const auto [rows, in, out, precision] = GetParam();
-  CpuDevice device(2, precision), plain(2);
+  const Case& c = GetParam();
+  const int64_t rows = c.rows, in = c.in, out = c.out;
+  CpuDevice device(2, c.precision), plain(2);
   const auto x = random_doubles(rows * in, 0), w = random_doubles(out * in, 1),
              dy = random_doubles(rows * out, 2), start = random_doubles(rows * out, 3);
   const auto run = [&]<class T>(CpuDevice& dev, T) {
@@ -62,8 +63,9 @@ TEST_P(Linear, MatchesDouble) {
 }
 
 TEST_P(Linear, RowsDoNotDependOnTheirNeighbours) {
-  const auto [rows, in, out, precision] = GetParam();
-  CpuDevice device(2, precision), one(1, precision);
+  const Case& c = GetParam();
+  const int64_t rows = c.rows, in = c.in, out = c.out;
+  CpuDevice device(2, c.precision), one(1, c.precision);
   const Owned<float> x({rows, in}, random_doubles(rows * in, 0)),
       w({out, in}, random_doubles(out * in, 1));
   Owned<float> all({rows, out}), threads({rows, out});

@@ -57,7 +57,8 @@ void xsa_backward(CpuDevice& device, Tensor<const T> y2, Tensor<const T> v, Tens
       for (int64_t k = 0; k < K; ++k) {
         const T* vt = v.data + (t * K + k) * d;
         T* dvt = dv.data + (t * K + k) * d;
-        const auto [inverse, unit] = inverse_norm(vt, d);
+        const InverseNorm<T> norm = inverse_norm(vt, d);
+        const T inverse = norm.value;
         std::fill(dvt, dvt + d, T{});
         for (int64_t h = k * group; h < (k + 1) * group; ++h) {
           const T* yt = y2.data + (t * H + h) * d;
@@ -66,7 +67,7 @@ void xsa_backward(CpuDevice& device, Tensor<const T> y2, Tensor<const T> v, Tens
           const T along = dot(static_cast<const T*>(dyt), vt, d) * inverse;  // dy2·v̂
           const T s = y_dot_v[t * H + h], c = along * inverse;
           // Where the norm was clamped, v̂ is linear in v: the projections stay in.
-          const T back = unit ? T(0) : T(2) * along * s * inverse;
+          const T back = norm.unit ? T(0) : T(2) * along * s * inverse;
 #pragma omp simd
           for (int64_t j = 0; j < d; ++j) {
             dyt[j] -= c * vt[j];
