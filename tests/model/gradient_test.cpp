@@ -45,6 +45,7 @@ struct Variant {
   const char* name;
   bool looped = true;
   void (*change)(ModelConfig&) = [](ModelConfig&) {};
+  void PrintTo(const Variant& v, std::ostream* out) { *out << v.name; }
 };
 
 std::vector<double> random_values(int64_t n, uint64_t stream, double size) {

@@ -19,6 +19,9 @@ struct Case {
   int64_t H, K, d;
   std::vector<int32_t> cu_seqlens;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 struct Problem {
   explicit Problem(const Case& chosen) : c(chosen), T(chosen.cu_seqlens.back()) {
@@ -78,11 +81,14 @@ TEST_P(Attention, FloatIsAsGoodAsTheDefinitionInFloat) {
   const auto exact = run<double>(p, device, true);
   const auto naive = run<float>(p, device, true), fast = run<float>(p, device, false);
   EXPECT_TRUE(fast.intact());
-  // At most twice the error of the same arithmetic done naively, plus one rounding of the largest.
+  // At most twice the error of the same arithmetic done naively, plus one rounding. Where the exact
+  // result vanishes (a softmax over one key has no gradient) what is left is the rounding of sums
+  // of d products of size about 1, here relative to 1.
+  const double floor = p.T > 1 ? 0x1p-23 : 0x1p-23 * static_cast<double>(p.c.d);
   const auto check = [&](const char* what, const auto& member) {
     const auto got = difference(fast.*member.first, exact.*member.second);
     const auto allowed = difference(naive.*member.first, exact.*member.second);
-    EXPECT_LE(got.relative, 2 * allowed.relative + 0x1p-23) << what;
+    EXPECT_LE(got.relative, 2 * allowed.relative + floor) << what;
   };
   check("y", std::pair(&Result<float>::y, &Result<double>::y));
   check("lse", std::pair(&Result<float>::lse, &Result<double>::lse));

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "fairway/base/fields.h"
 #include "fairway/device/cpu_device.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -22,6 +23,9 @@ struct Case {
   int64_t rows, in, out;
   MatmulPrecision precision;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.rows << " rows, " << c.in << " to " << c.out << ", " << enum_name(c.precision);
+}
 
 class Linear : public ::testing::TestWithParam<Case> {
  protected:
