@@ -68,7 +68,7 @@ StepFigures bench_step(const StepOptions& o) {
   for (int i = 0; i <= o.steps; ++i) {
     const StepPlan plan{.step = i, .lr_factor = 1, .looped = o.looped};
     const double t0 = seconds_now(), m0 = device.matmul_totals().seconds;
-    trainer.step(plan, [&] { return batch; });
+    trainer.step(plan, [&] { return PackedBatch(batch); });
     // The optimizer alone, once more on the same gradients, so that it can be told apart.
     const double t1 = seconds_now(), m1 = device.matmul_totals().seconds;
     const double norm = grad_norm(device, trainer.gradients().size(), trainer.gradients().data);

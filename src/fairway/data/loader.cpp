@@ -133,7 +133,7 @@ struct TrainLoader::Impl {
     position = from;
     cutter.emplace(shards, options, from);
     cutter->seek_fit();
-    worker = std::jthread([this](std::stop_token stopping) { read_ahead(stopping); });
+    worker = std::jthread([this](const std::stop_token& stopping) { read_ahead(stopping); });
   }
 
   void stop() {
