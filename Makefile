@@ -2,7 +2,7 @@
 # make demo       text in, a scored artifact out, in a few minutes on two cores
 # make test       the whole test suite
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
-# make tidy       clang-tidy;  make format rewrites, make format-check only looks
+# make tidy       clang-tidy on the program itself;  make format rewrites, make format-check only looks
 BUILD ?= build
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
@@ -45,7 +45,7 @@ sanitize: deps
 
 tidy: check-deps $(BUILD)/build.ninja
 	run-clang-tidy -quiet -j $(JOBS) -p $(BUILD) -extra-arg=-Wno-unknown-warning-option \
-	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|tests|bench)/'
+	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|bench)/'
 
 format: check-deps
 	clang-format -i $(sources)

@@ -79,7 +79,8 @@ void code_series(const Codec& codec, Kind& kind, int method, std::span<uint16_t>
     } else {
       const int64_t known = (int64_t{kind.previous[i]} << kMeanBits) - kind.previous_mean;
       const int64_t beyond = method == kPrevious ? known : method == kHalf ? known / 2 : 0;
-      const DiscreteGaussian d(NormalTables::get(), -32768, 32767, /*shape=*/2, kind.mean + beyond,
+      constexpr int kShape = 2;
+      const DiscreteGaussian d(NormalTables::get(), -32768, 32767, kShape, kind.mean + beyond,
                                static_cast<uint64_t>(kind.variance));
       keys[i] = codec(d, to_key(values[i]));
       values[i] = from_key(keys[i]);

@@ -80,8 +80,6 @@ template <class T>
 constexpr const char* expected_type() {
   if constexpr (std::is_same_v<T, bool>)
     return "true or false";
-  else if constexpr (std::is_enum_v<T>)
-    return "a string";
   else if constexpr (std::is_integral_v<T>)
     return "an integer";
   else if constexpr (std::is_floating_point_v<T>)
@@ -89,7 +87,7 @@ constexpr const char* expected_type() {
   else if constexpr (is_list<T>)
     return "a list of strings";
   else
-    return "a string";
+    return "a string";  // strings and enums
 }
 
 // TOML node → field. Type errors name what the key takes.
@@ -170,7 +168,9 @@ Recipe parse_recipe(std::string_view text, const std::string& name) {
     if (!contains(section_names(), section))
       usage_fail("{}: no section [{}]; {}", section_at, section,
                  suggestion(section, section_names()));
-    for (const auto& [key, node] : *table) {
+    for (const auto& entry : *table) {
+      const toml::key& key = entry.first;
+      const toml::node& node = entry.second;
       const std::string at = fmt::format("{}:{}", name, key.source().begin.line);
       require_known(at, section, key.str());
       visit_keys(recipe, [&](auto s, auto k, auto& value, auto) {
