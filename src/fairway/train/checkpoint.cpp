@@ -182,6 +182,7 @@ std::vector<fs::path> find_checkpoints(const fs::path& directory) {
   }
   std::sort(found.begin(), found.end());
   std::vector<fs::path> paths;
+  paths.reserve(found.size());
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
 }
