@@ -8,6 +8,7 @@
 #include "fairway/data/describe.h"
 #include "fairway/io/describe.h"
 #include "fairway/io/mapped_file.h"
+#include "fairway/quant/describe.h"
 
 namespace fairway {
 
@@ -23,6 +24,9 @@ std::string describe(const std::filesystem::path& path) {
   // By content, not by name.
   if (starts_with("\x88\xd8\x34\x01")) return describe_shard(path);  // 20240520
   if (starts_with("{", 8)) return describe_safetensors(path);
+  if (starts_with("\x89"
+                  "FAIRWAY"))
+    return describe_artifact(path);
   try {
     return describe_tokenizer(path);
   } catch (const Error&) {

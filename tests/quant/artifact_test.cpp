@@ -149,6 +149,16 @@ TEST(Artifact, ForgedFilesAreErrors) {
   refused(3, "");
   refused(4, "");
   refused(4, good[4] + "x");
+  // 48 · 16 codes need at least 12 bytes; here the embedding's stream has 11.
+  {
+    std::vector<std::string> bad = good;
+    uint64_t size;
+    std::memcpy(&size, bad[1].data() + 9, 8);
+    bad[4].erase(11, size - 11);
+    size = 11;
+    std::memcpy(bad[1].data() + 9, &size, 8);
+    EXPECT_THROW(unpack_artifact(forge(bad), "x"), Error);
+  }
   // All scales NaN or infinite at least once, whatever the bytes decode to.
   for (char c : {'\x00', '\xFF', '\x55'}) {
     std::vector<std::string> bad = good;
