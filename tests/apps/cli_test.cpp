@@ -1,0 +1,362 @@
+// The program as its users see it: the built binary, run as a process on a tiny synthetic data set.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "fairway/base/check.h"
+#include "fairway/base/rng.h"
+#include "fairway/io/atomic_file.h"
+
+extern char** environ;
+
+namespace fairway {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using Words = std::vector<std::string>;
+
+struct Result {
+  int status = -1;
+  std::string out, err;
+};
+
+class Cli : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    dir_ =
+        fs::path(testing::TempDir()) / fmt::format("fairway-cli-{}-{}", info->name(), ::getpid());
+    fs::remove_all(dir_);
+    fs::create_directories(dir_);
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  std::string at(const std::string& name) const { return dir_ / name; }
+
+  // The command `words` as a shell would start it, stdout and stderr going to files.
+  pid_t start(const Words& words) const {
+    std::vector<char*> argv;
+    for (const auto& w : words) argv.push_back(const_cast<char*>(w.c_str()));
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, 1, at("stdout").c_str(), O_WRONLY | O_CREAT | O_TRUNC,
+                                     0600);
+    posix_spawn_file_actions_addopen(&files, 2, at("stderr").c_str(), O_WRONLY | O_CREAT | O_TRUNC,
+                                     0600);
+    pid_t pid = 0;
+    const int error = posix_spawnp(&pid, argv[0], &files, nullptr, argv.data(), environ);
+    posix_spawn_file_actions_destroy(&files);
+    check(error == 0, "posix_spawn");
+    return pid;
+  }
+  Result finish(pid_t pid) const {
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read_file(at("stdout")),
+            read_file(at("stderr"))};
+  }
+  Result fairway(Words words) const {
+    words.insert(words.begin(), FAIRWAY_BINARY);
+    return finish(start(words));
+  }
+  // With a shell in front, for redirections and limits; "$0" is the program.
+  Result shell(const std::string& script) const {
+    return finish(start({"sh", "-c", script, FAIRWAY_BINARY}));
+  }
+
+  void expect_done(const Result& r) const { EXPECT_EQ(r.status, 0) << r.err; }
+  // One line on stderr that names `what`.
+  void expect_failed(const Result& r, int status, const std::string& what) const {
+    EXPECT_EQ(r.status, status) << r.err;
+    EXPECT_EQ(r.err.rfind("fairway: ", 0), 0u) << r.err;
+    EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 1) << r.err;
+    EXPECT_NE(r.err.find(what), std::string::npos) << r.err;
+  }
+  Words files(const std::string& directory) const {
+    Words out;
+    for (const auto& e : fs::directory_iterator(at(directory))) out.push_back(e.path().filename());
+    std::sort(out.begin(), out.end());
+    return out;
+  }
+
+  // docs.jsonl: documents of made-up words, 20 to 400 bytes long.
+  void write_text() const {
+    const Philox rng(1, 0);
+    uint64_t i = 0;
+    std::string text;
+    for (int doc = 0; doc < 120; ++doc) {
+      text += "{\"text\": \"";
+      for (uint64_t words = 4 + rng.below(i++, 80); words > 0; --words) {
+        for (uint64_t letters = 1 + rng.below(i++, 3); letters > 0; --letters)
+          for (const std::string_view set : {"bdfklmnprst", "aeiou"})
+            text += set[rng.below(i++, set.size())];
+        text += words > 1 ? " " : ".\"}\n";
+      }
+    }
+    write_file(at("docs.jsonl"), text);
+  }
+
+  // Shards of that text in bytes, 10 documents held out.
+  void build_data() const {
+    write_text();
+    expect_done(fairway({"data", "build", "--input", at("docs.jsonl"), "--tokenizer", "bytes",
+                         "--out", at("shards"), "--name", "toy", "--val-docs", "10"}));
+  }
+
+  void write_recipe(int steps) const {
+    write_file(
+        at("toy.toml"),
+        fmt::format("[model]\nvocab_size = 260\nnum_layers = 4\nmodel_dim = 32\nnum_heads = 2\n"
+                    "num_kv_heads = 1\nrope_dims = 8\nmax_doc_len = 64\nxsa_last_n = 4\n"
+                    "num_loops = 1\nloop_start = 1\nloop_end = 1\nparallel_start_layer = 3\n"
+                    "[data]\ntrain = [\"{0}/toy_train_*.bin\"]\nval = [\"{0}/toy_val_*.bin\"]\n"
+                    "tokenizer = \"bytes\"\n"
+                    "[train]\nbatch_tokens = 256\nmicro_steps = 1\nmax_seconds = 0\nsteps = {1}\n"
+                    "warmup_steps = 0\nthreads = 1\n"
+                    "[quant]\ncalibration_batches = 2\ncalibration_batch_tokens = 256\n"
+                    "calibration_window = 64\nkeep_float_elements = 256\n"
+                    "[eval]\nbatch_tokens = 256\nwindow = 64\nstride = 16\nmax_docs = 4\n"
+                    "[ttt]\nrank = 4\nlr = 0.001\nwindow = 64\n",
+                    at("shards"), steps));
+  }
+  Result run_recipe(const std::string& out, Words more = {}) const {
+    more.insert(more.begin(), {"run", "--recipe", at("toy.toml"), "--out", at(out)});
+    return fairway(more);
+  }
+
+  fs::path dir_;
+};
+
+TEST_F(Cli, HelpExplainsEveryCommand) {
+  for (const Words& command : {Words{},
+                               {"tokenizer", "train"},
+                               {"data", "build"},
+                               {"train"},
+                               {"quantize"},
+                               {"eval"},
+                               {"run"},
+                               {"inspect"},
+                               {"bench", "step"},
+                               {"bench", "ops"},
+                               {"bench", "ttt"},
+                               {"bench", "data"}}) {
+    Words words = command;
+    words.push_back("--help");
+    const Result r = fairway(words);
+    expect_done(r);
+    EXPECT_NE(r.out.find("Usage: fairway"), std::string::npos) << r.out;
+    EXPECT_TRUE(r.err.empty()) << r.err;
+  }
+  EXPECT_EQ(fairway({"--version"}).out.rfind("fairway ", 0), 0u);
+  // Every recipe key is documented where it can be given.
+  EXPECT_NE(fairway({"train", "--help"}).out.find("--optim.ema_decay"), std::string::npos);
+  EXPECT_NE(fairway({"run", "--help"}).out.find("--ttt.chunk_size"), std::string::npos);
+}
+
+TEST_F(Cli, WrongCommandLinesExitWith2) {
+  expect_failed(fairway({}), 2, "fairway --help");
+  expect_failed(fairway({"trian"}), 2, "fairway --help");
+  expect_failed(fairway({"data"}), 2, "fairway data --help");
+  expect_failed(fairway({"eval", "x", "--data", "y", "--no-such-option"}), 2, "--no-such-option");
+  expect_failed(fairway({"eval", "x", "--data", "y", "--mode", "best"}), 2, "chunked");
+  expect_failed(fairway({"run", "--out", at("run")}), 2, "--recipe");
+  write_recipe(1);
+  const auto train = [&](const std::string& word) {
+    return fairway({"train", "--recipe", at("toy.toml"), "--out", at("run"), word});
+  };
+  expect_failed(train("--train.stesp=3"), 2, "did you mean 'steps'?");
+  expect_failed(train("--steps=3"), 2, "--section.key");
+  expect_failed(train("--model.num_heads=7"), 2, "num_heads = 7");
+  expect_failed(train("--train.steps=many"), 2, "'many' is not an integer");
+  write_file(at("toy.toml"), "[model]\nnum_layers = \"four\"\n");
+  expect_failed(train("--train.steps=3"), 2, at("toy.toml") + ":2:");
+  EXPECT_FALSE(fs::exists(at("run")));
+}
+
+TEST_F(Cli, WorkThatCannotBeDoneExitsWith1) {
+  write_text();
+  write_recipe(1);
+  write_file(at("junk"), "this is no file of ours");
+  const std::string none = at("none");
+  expect_failed(
+      fairway({"tokenizer", "train", "--input", none, "--vocab-size", "300", "--out", at("t")}), 1,
+      none);
+  expect_failed(fairway({"data", "build", "--input", at("docs.jsonl"), "--tokenizer", at("junk"),
+                         "--out", at("shards")}),
+                1, at("junk"));
+  expect_failed(fairway({"train", "--recipe", none, "--out", at("run")}), 1, none);
+  expect_failed(fairway({"train", "--recipe", at("toy.toml"), "--out", at("run")}), 1,
+                "toy_train_");
+  expect_failed(fairway({"run", "--recipe", at("toy.toml"), "--out", at("run")}), 1, "toy_train_");
+  expect_failed(fairway({"quantize", none, "--calibration", none, "--out", at("m.fairway")}), 1,
+                none);
+  expect_failed(fairway({"eval", at("junk"), "--data", none}), 1, at("junk"));
+  expect_failed(fairway({"inspect", at("junk")}), 1, at("junk"));
+  expect_failed(fairway({"inspect", none}), 1, none);
+  EXPECT_FALSE(fs::exists(at("m.fairway")));
+}
+
+TEST_F(Cli, OutputThatCannotBeWrittenIsAFailure) {
+  build_data();
+  const std::string inspect = "\"$0\" inspect " + at("shards/toy_val_000000.bin");
+  const Result r = shell(inspect + " >/dev/full");
+  EXPECT_EQ(r.status, 1);
+  EXPECT_NE(r.err.find("standard output"), std::string::npos) << r.err;
+  // A limit of one block (512 bytes) stands for a full disk.
+  expect_failed(shell("ulimit -f 1; \"$0\" data build --input " + at("docs.jsonl") +
+                      " --tokenizer bytes --out " + at("full")),
+                1, at("full"));
+  EXPECT_TRUE(!fs::exists(at("full")) || fs::is_empty(at("full")));
+}
+
+TEST_F(Cli, RunDoesEverythingAndTheArtifactAloneGivesItsScore) {
+  build_data();
+  write_recipe(6);
+  const Result r = run_recipe("run");
+  expect_done(r);
+  for (const char* row : {"float model, chunked", "artifact, chunked", "artifact, sliding",
+                          "artifact, test-time training", "of 16,000,000"})
+    EXPECT_NE(r.out.find(row), std::string::npos) << r.out;
+
+  const Json report = Json::parse(read_file(at("run/report.json")));
+  EXPECT_EQ(report["artifact_bytes"], fs::file_size(at("run/model.fairway")));
+  EXPECT_EQ(report["train_steps"], 6);
+  ASSERT_EQ(report["evaluations"].size(), 4u);
+  for (const Json& line : report["evaluations"]) {
+    const bool is_float = line["model"] == "float";
+    const std::string mode = line["mode"];
+    expect_done(
+        fairway({"eval",           at(is_float ? "run/model.safetensors" : "run/model.fairway"),
+                 "--data",         at("shards/toy_val_*.bin"),
+                 "--tokenizer",    "bytes",
+                 "--mode",         mode,
+                 "--batch-tokens", "256",
+                 "--window",       "64",
+                 "--stride",       "16",
+                 "--max-docs",     "4",
+                 "--rank",         "4",
+                 "--lr",           "0.001",
+                 "--json",         at("score.json"),
+                 "--nll",          at("nll")}));
+    const Json score = Json::parse(read_file(at("score.json")));
+    for (const char* key : {"nats_per_token", "bpb", "tokens", "bytes"})
+      EXPECT_EQ(score[key], line[key]) << mode << " " << key;
+    EXPECT_EQ(fs::file_size(at("nll")), 4 * score["tokens"].get<size_t>());
+  }
+
+  // Without a tokenizer there is nothing to count bytes with.
+  expect_done(fairway({"eval", at("run/model.fairway"), "--data", at("shards/toy_val_*.bin"),
+                       "--mode", "chunked", "--json", at("score.json")}));
+  const Json score = Json::parse(read_file(at("score.json")));
+  EXPECT_TRUE(score["bpb"].is_null());
+  EXPECT_TRUE(score["bytes"].is_null());
+  EXPECT_TRUE(score["nats_per_token"].is_number());
+
+  for (const char* file :
+       {"run/model.fairway", "run/model.safetensors", "shards/toy_val_000000.bin"}) {
+    const Result seen = fairway({"inspect", at(file)});
+    expect_done(seen);
+    EXPECT_NE(seen.out.find(at(file)), std::string::npos) << seen.out;
+  }
+}
+
+TEST_F(Cli, StagesOfARunAreCommandsOfTheirOwn) {
+  write_text();
+  expect_done(fairway({"tokenizer", "train", "--input", at("docs.jsonl"), "--vocab-size", "300",
+                       "--out", at("toy.model")}));
+  expect_done(fairway({"data", "build", "--input", at("docs.jsonl"), "--tokenizer", at("toy.model"),
+                       "--out", at("shards"), "--name", "toy", "--val-docs", "10"}));
+  write_recipe(6);
+  const Words overrides{"--model.vocab_size", "300", "--data.tokenizer", at("toy.model")};
+  expect_done(run_recipe("run", overrides));
+
+  Words train{"train", "--recipe", at("toy.toml"), "--out", at("alone")};
+  train.insert(train.end(), overrides.begin(), overrides.end());
+  expect_done(fairway(train));
+  EXPECT_EQ(read_file(at("alone/model.safetensors")), read_file(at("run/model.safetensors")));
+  expect_done(fairway({"quantize", at("alone/model.safetensors"), "--calibration",
+                       at("shards/toy_train_000000.bin"), "--tokenizer", at("toy.model"), "--out",
+                       at("alone/model.fairway"), "--calibration-batches", "2",
+                       "--calibration-batch-tokens", "256", "--calibration-window", "64",
+                       "--keep-float-elements", "256", "--threads", "1"}));
+  EXPECT_EQ(read_file(at("alone/model.fairway")), read_file(at("run/model.fairway")));
+  EXPECT_NE(fairway({"inspect", at("toy.model")}).out.find("300"), std::string::npos);
+}
+
+TEST_F(Cli, RunContinuesAtTheStageWhereItStopped) {
+  build_data();
+  write_recipe(6);
+  const auto count = [](const Result& r, const std::string& what) {
+    size_t n = 0;
+    for (size_t p = r.out.find(what); p != std::string::npos; p = r.out.find(what, p + 1)) ++n;
+    return n;
+  };
+  expect_done(run_recipe("run"));
+  const std::string model = read_file(at("run/model.safetensors"));
+  const std::string report = read_file(at("run/report.json"));
+  const size_t stages = files("run/stages").size();
+  EXPECT_EQ(stages, 6u);
+
+  const Result again = run_recipe("run");
+  expect_done(again);
+  EXPECT_EQ(count(again, "done before"), stages);
+  EXPECT_EQ(read_file(at("run/report.json")), report);
+
+  // As if stopped during quantization: that stage and those after it run again, training does not.
+  fs::remove(at("run/model.fairway"));
+  const auto trained = fs::last_write_time(at("run/model.safetensors"));
+  const Result rest = run_recipe("run");
+  expect_done(rest);
+  EXPECT_EQ(count(rest, "done before"), 2u);
+  EXPECT_EQ(fs::last_write_time(at("run/model.safetensors")), trained);
+
+  // Another recipe is refused, until told to begin again.
+  expect_failed(run_recipe("run", {"--train.steps", "7"}), 2, "--train.steps was 6, is 7");
+  EXPECT_EQ(read_file(at("run/model.safetensors")), model);
+  const Result restarted = run_recipe("run", {"--train.steps", "7", "--restart"});
+  expect_done(restarted);
+  EXPECT_EQ(count(restarted, "done before"), 0u);
+  EXPECT_NE(read_file(at("run/model.safetensors")), model);
+}
+
+TEST_F(Cli, InterruptedTrainingContinuesBitForBit) {
+  build_data();
+  const int steps = 300;
+  write_recipe(steps);
+  const Words modes{"--run.modes", "chunked"};
+  expect_done(run_recipe("whole", modes));
+
+  const pid_t pid = start({FAIRWAY_BINARY, "run", "--recipe", at("toy.toml"), "--out", at("cut"),
+                           "--run.modes", "chunked"});
+  const auto lines = [&] {
+    const std::string path = at("cut/metrics.jsonl");
+    if (!fs::exists(path)) return std::ptrdiff_t{0};
+    const std::string text = read_file(path);
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  for (int i = 0; i < 20000 && lines() < 3; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ASSERT_EQ(::kill(pid, SIGINT), 0);
+  expect_failed(finish(pid), 1, "interrupted");
+  EXPECT_LT(lines(), steps);
+  EXPECT_FALSE(fs::exists(at("cut/model.safetensors")));
+
+  expect_done(run_recipe("cut", modes));
+  EXPECT_EQ(read_file(at("cut/model.safetensors")), read_file(at("whole/model.safetensors")));
+  EXPECT_EQ(read_file(at("cut/model.fairway")), read_file(at("whole/model.fairway")));
+}
+
+}  // namespace
+}  // namespace fairway
