@@ -333,7 +333,7 @@ TEST_F(Cli, RunContinuesAtTheStageWhereItStopped) {
 
 TEST_F(Cli, InterruptedTrainingContinuesBitForBit) {
   build_data();
-  const int steps = 300;
+  const int steps = 100;
   write_recipe(steps);
   const Words modes{"--run.modes", "chunked"};
   expect_done(run_recipe("whole", modes));
