@@ -139,6 +139,7 @@ template <class T>
 std::string to_toml_value(const T& value) {
   if constexpr (is_list<T>) {
     std::vector<std::string> elements;
+    elements.reserve(value.size());
     for (const auto& v : value) elements.push_back(toml_string(v));
     return fmt::format("[{}]", fmt::join(elements, ", "));
   } else if constexpr (std::is_enum_v<T> || std::is_same_v<T, std::string>) {
