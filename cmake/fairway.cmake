@@ -4,14 +4,17 @@
 # GCC 12 finds false stringop-overflows inside fmt and false restricts inside std::string.
 add_library(fairway_options INTERFACE)
 target_compile_options(fairway_options INTERFACE
-  -Wall -Wextra -Wshadow -Wno-stringop-overflow -Wno-restrict -Wno-unknown-pragmas -fno-math-errno -march=${FAIRWAY_MARCH})
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wno-stringop-overflow -Wno-restrict
+    -Wno-unknown-pragmas -fno-math-errno -march=${FAIRWAY_MARCH}>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>)
 if(FAIRWAY_WERROR)
-  target_compile_options(fairway_options INTERFACE -Werror)
+  target_compile_options(fairway_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
 endif()
 if(FAIRWAY_SANITIZE)
   # Instrumented code makes GCC 12 see uninitialised reads inside std::function.
-  target_compile_options(fairway_options INTERFACE -Wno-maybe-uninitialized
-    -fsanitize=${FAIRWAY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(fairway_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized
+    -fsanitize=${FAIRWAY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
   target_link_options(fairway_options INTERFACE -fsanitize=${FAIRWAY_SANITIZE})
 endif()
 
@@ -42,4 +45,28 @@ function(fairway_test name)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600
     # Tests run side by side: idle OpenMP threads must not spin.
     ENVIRONMENT "OMP_WAIT_POLICY=passive")
+endfunction()
+
+# CUDA sources of a library: files *_sm90.cu use instructions that only Hopper has, the others run on
+# every GPU since Ampere.
+set(FAIRWAY_CUDA_GENERIC_FLAGS -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89
+  -gencode arch=compute_90,code=[sm_90,compute_90])
+set(FAIRWAY_CUDA_SM90_FLAGS -gencode arch=compute_90a,code=sm_90a)
+function(fairway_cuda_sources target)
+  if(NOT FAIRWAY_WITH_CUDA)
+    return()
+  endif()
+  target_sources(${target} PRIVATE ${ARGN})
+  foreach(source ${ARGN})
+    if(source MATCHES "_sm90\\.cu$")
+      set(architectures ${FAIRWAY_CUDA_SM90_FLAGS})
+    else()
+      set(architectures ${FAIRWAY_CUDA_GENERIC_FLAGS})
+    endif()
+    if(source MATCHES "\\.cu$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+        "${architectures};--expt-relaxed-constexpr;-diag-suppress=20012")
+    endif()
+  endforeach()
+  target_link_libraries(${target} PRIVATE CUDA::cudart_static)
 endfunction()

@@ -107,8 +107,11 @@ TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
   const LoraLayout layout(config, slots, {.rank = 3});
   std::vector<double> adapters = random_values(2 * layout.size(), 1, 0.3);
   std::vector<double> gradient(adapters.size(), 0.0);
+  const std::vector<int32_t> doc_rows{0, 5, 12}, head_rows{0, 2, 4};
   const auto lora_of = [&]<class T>(T* base) {
-    return Lora<T>{&layout, {base, base + layout.size()}, {0, 5, 12}, {0, 2, 4}};
+    return Lora<T>{
+        &layout,  base, layout.size(), 2, {doc_rows.data(), {3}}, {head_rows.data(), {3}},
+        head_rows};
   };
   const auto w = weights_view(config, static_cast<const double*>(params.data()));
   const auto lora = lora_of(static_cast<const double*>(adapters.data()));

@@ -45,6 +45,7 @@ class CpuDevice {
   Buffer allocate(size_t bytes) { return Buffer(bytes); }
   void upload(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
   void download(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+  void copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
   void zero(void* device, size_t bytes) { std::memset(device, 0, bytes); }
   void synchronize() {}
 

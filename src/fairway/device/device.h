@@ -7,6 +7,7 @@
 //   Buffer allocate(size_t bytes)
 //   void upload(void* device, const void* host, size_t bytes)
 //   void download(void* host, const void* device, size_t bytes)
+//   void copy(void* to, const void* from, size_t bytes)   both on the device, not overlapping
 //   void zero(void* device, size_t bytes)
 //   void synchronize()                               all work issued so far is done
 #pragma once

@@ -2,13 +2,13 @@
 
 #include <chrono>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/run_types.h"
 #include "fairway/eval/ttt.h"
 
 namespace fairway {
 
-template <class Device>
-Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<const float>& weights,
+template <class Device, class T>
+Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<const T>& weights,
                     const TokenStream& stream, uint16_t bos, const TokenBytes* bytes,
                     const EvalConfig& eval, const TttConfig& ttt,
                     const std::function<void(const EvalProgress&)>& progress) {
@@ -46,8 +46,11 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
   return result;
 }
 
-template Evaluation evaluate(CpuDevice&, const ModelConfig&, const Weights<const float>&,
-                             const TokenStream&, uint16_t, const TokenBytes*, const EvalConfig&,
-                             const TttConfig&, const std::function<void(const EvalProgress&)>&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                             \
+  template Evaluation evaluate(Device&, const ModelConfig&, const Weights<const T>&,               \
+                               const TokenStream&, uint16_t, const TokenBytes*, const EvalConfig&, \
+                               const TttConfig&, const std::function<void(const EvalProgress&)>&);
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

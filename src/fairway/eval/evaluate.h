@@ -26,8 +26,8 @@ struct EvalProgress {
 // `progress` may be empty; it is called after each pass. Tokens and the model must agree: every
 // token < V. Throws UsageError for an impossible configuration; Error for a stream without bos or
 // targets, and for a non-finite nll.
-template <class Device>
-Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<const float>& weights,
+template <class Device, class T>
+Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<const T>& weights,
                     const TokenStream& stream, uint16_t bos, const TokenBytes* bytes,
                     const EvalConfig& eval, const TttConfig& ttt,
                     const std::function<void(const EvalProgress&)>& progress);

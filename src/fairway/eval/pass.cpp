@@ -2,48 +2,46 @@
 
 #include <cmath>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/run_types.h"
 
 namespace fairway {
 
-template <class Device>
-Pass<Device>::Pass(Device& device, const Network& net, const Weights<const float>& weights,
-                   const Capacity& capacity)
+template <class Device, class T>
+Pass<Device, T>::Pass(Device& device, const Network& net, const Weights<const T>& weights,
+                      const Capacity& capacity)
     : device_(device), net_(net), weights_(weights), capacity_(capacity) {
   Arena dry;
   take(dry, capacity_);
   memory_ = device_.allocate(dry.peak());
 }
 
-template <class Device>
-typename Pass<Device>::Layout Pass<Device>::take(Arena& arena, const Capacity& size) const {
+template <class Device, class T>
+typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capacity& size) const {
   Layout l;
   l.inputs = arena.take<int32_t>("inputs", {size.rows});
   l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
   l.rows = arena.take<int32_t>("rows", {size.scored});
   l.targets = arena.take<int32_t>("targets", {size.scored});
+  l.head_rows = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
   l.nll = arena.take<float>("nll", {size.scored});
   l.d_nll = arena.take<float>("d_nll", {size.scored});
-  l.acts =
-      take_acts<float>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena);
+  l.acts = take_acts<T>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena);
   const auto bytes =
-      static_cast<int64_t>(scratch_bytes<float>(net_, size.rows, size.scored, size.for_backward));
+      static_cast<int64_t>(scratch_bytes<T>(net_, size.rows, size.scored, size.for_backward));
   l.scratch = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
   return l;
 }
 
-template <class Device>
-std::span<const float> Pass<Device>::run(const TokenStream& stream, std::span<const Window> windows,
-                                         const PassLora* lora) {
-  const bool train = lora && !lora->gradients.empty();
+template <class Device, class T>
+std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
+                                            std::span<const Window> windows, const PassLora* lora) {
+  const bool train = lora && lora->gradients;
   inputs_.clear();
   cu_seqlens_.assign(1, 0);
   rows_.clear();
   targets_.clear();
   d_nll_.clear();
-  Lora<const float> adapters;
-  Lora<float> gradients;
-  adapters.doc_head_rows.push_back(0);
+  head_rows_.assign(1, 0);
   for (const Window& w : windows) {
     const auto row = static_cast<int32_t>(inputs_.size());
     inputs_.resize(inputs_.size() + static_cast<size_t>(w.rows()));
@@ -55,7 +53,7 @@ std::span<const float> Pass<Device>::run(const TokenStream& stream, std::span<co
     targets_.resize(rows_.size());
     stream.copy(w.score_from + 1, w.scored(), targets_.data() + scored);
     d_nll_.resize(rows_.size(), 1.0f / static_cast<float>(w.scored()));
-    adapters.doc_head_rows.push_back(static_cast<int32_t>(rows_.size()));
+    head_rows_.push_back(static_cast<int32_t>(rows_.size()));
   }
   const Capacity size{static_cast<int64_t>(inputs_.size()), static_cast<int64_t>(rows_.size()),
                       static_cast<int64_t>(windows.size()), train};
@@ -76,16 +74,17 @@ std::span<const float> Pass<Device>::run(const TokenStream& stream, std::span<co
   // Without a list of rows all of them reach the head.
   const Batch batch{l.inputs, l.cu_seqlens,
                     size.scored == size.rows ? Tensor<const int32_t>() : l.rows, l.targets};
+  Lora<const float> adapters;
+  Lora<float> gradients;
   if (lora) {
-    adapters.layout = lora->layout;
-    adapters.docs.assign(lora->docs.begin(), lora->docs.end());
-    adapters.doc_rows = cu_seqlens_;
+    upload(l.head_rows, head_rows_);
+    const auto view = [&]<class U>(U* docs) {
+      return Lora<U>{lora->layout, docs,        lora->stride, size.windows,
+                     l.cu_seqlens, l.head_rows, head_rows_};
+    };
+    adapters = view(lora->docs);
+    gradients = view(lora->gradients);
   }
-  if (train)
-    gradients = {lora->layout,
-                 {lora->gradients.begin(), lora->gradients.end()},
-                 adapters.doc_rows,
-                 adapters.doc_head_rows};
   const Lora<const float>* with = lora ? &adapters : nullptr;
   const Lora<float>* into = train ? &gradients : nullptr;
 
@@ -108,6 +107,8 @@ std::span<const float> Pass<Device>::run(const TokenStream& stream, std::span<co
   return nll_;
 }
 
-template class Pass<CpuDevice>;
+#define FAIRWAY_INSTANTIATE(Device, T) template class Pass<Device, T>;
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

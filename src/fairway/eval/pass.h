@@ -14,14 +14,16 @@
 namespace fairway {
 
 // Adapters of the windows of one pass, one document each: `layout->size()` elements of device
-// memory behind each pointer, not owned.
+// memory a document, not owned.
 struct PassLora {
   const LoraLayout* layout = nullptr;
-  std::span<float* const> docs;
-  std::span<float* const> gradients;  // empty: no backward
+  const float* docs = nullptr;  // window i's adapters at docs + i·stride
+  float* gradients = nullptr;   // the same for gradients; null: no backward
+  int64_t stride = 0;
 };
 
-template <class Device>
+// T: the element type of activations and matrices (model/model.h).
+template <class Device, class T>
 class Pass {
  public:
   // The most that one pass will hold.
@@ -31,7 +33,7 @@ class Pass {
   };
 
   // `net` and what `weights` points to must outlive the pass.
-  Pass(Device& device, const Network& net, const Weights<const float>& weights,
+  Pass(Device& device, const Network& net, const Weights<const T>& weights,
        const Capacity& capacity);
 
   // nll of every scored row, window after window; valid until the next call. With `lora`, window i
@@ -43,19 +45,19 @@ class Pass {
 
  private:
   struct Layout {
-    Tensor<int32_t> inputs, cu_seqlens, rows, targets;
+    Tensor<int32_t> inputs, cu_seqlens, rows, targets, head_rows;
     Tensor<float> nll, d_nll;
-    Acts<float> acts;
+    Acts<T> acts;
     Arena scratch;
   };
   Layout take(Arena& arena, const Capacity& size) const;
 
   Device& device_;
   const Network& net_;
-  Weights<const float> weights_;
+  Weights<const T> weights_;
   Capacity capacity_;
   typename Device::Buffer memory_;
-  std::vector<int32_t> inputs_, cu_seqlens_, rows_, targets_;  // host side of one pass
+  std::vector<int32_t> inputs_, cu_seqlens_, rows_, targets_, head_rows_;  // host side of one pass
   std::vector<float> nll_, d_nll_;
 };
 

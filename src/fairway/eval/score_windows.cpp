@@ -3,24 +3,24 @@
 #include <algorithm>
 #include <numeric>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/run_types.h"
 #include "fairway/eval/pass.h"
 
 namespace fairway {
 
-template <class Device>
-void score_windows(Device& device, const Network& net, const Weights<const float>& weights,
+template <class Device, class T>
+void score_windows(Device& device, const Network& net, const Weights<const T>& weights,
                    const TokenStream& stream, std::span<const Window> windows, int64_t pass_tokens,
                    std::span<float> nll, const ScoreProgress& progress) {
   const auto groups = group_windows(windows, pass_tokens);
-  typename Pass<Device>::Capacity capacity;
+  typename Pass<Device, T>::Capacity capacity;
   for (const WindowGroup& g : groups) {
     capacity.rows = std::max(capacity.rows, g.rows);
     capacity.scored = std::max(capacity.scored, g.scored);
     capacity.windows = std::max(capacity.windows, static_cast<int64_t>(g.last - g.first));
   }
   if (groups.empty()) return;
-  Pass<Device> pass(device, net, weights, capacity);
+  Pass<Device, T> pass(device, net, weights, capacity);
   for (const WindowGroup& g : groups) {
     const auto members = windows.subspan(g.first, g.last - g.first);
     const auto scored = pass.run(stream, members, nullptr);
@@ -33,8 +33,11 @@ void score_windows(Device& device, const Network& net, const Weights<const float
   }
 }
 
-template void score_windows(CpuDevice&, const Network&, const Weights<const float>&,
-                            const TokenStream&, std::span<const Window>, int64_t, std::span<float>,
-                            const ScoreProgress&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                              \
+  template void score_windows(Device&, const Network&, const Weights<const T>&,     \
+                              const TokenStream&, std::span<const Window>, int64_t, \
+                              std::span<float>, const ScoreProgress&);
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

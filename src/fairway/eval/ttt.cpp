@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/run_types.h"
 #include "fairway/eval/lora_init.h"
 #include "fairway/eval/pass.h"
 #include "fairway/ops/adamw.h"
@@ -17,23 +17,24 @@ using Batches = std::vector<std::vector<int64_t>>;
 // What the documents of one batch own, document b of the batch at index b.
 struct Learners {
   Learners() = default;
-  Learners(Arena& arena, const LoraLayout& layout, size_t docs, bool first_moment) {
-    const auto take = [&](std::string_view name, std::vector<float*>& out) {
-      for (size_t b = 0; b < docs; ++b)
-        out.push_back(arena.take<float>(name, {layout.size()}).data);
+  Learners(Arena& arena, const LoraLayout& layout, int64_t docs, bool first_moment)
+      : stride((layout.size() + 15) / 16 * 16) {
+    const auto take = [&](std::string_view name) {
+      return arena.take<float>(name, {docs * stride}).data;
     };
-    take("adapters", adapters);
-    take("gradients", gradients);
-    take("second moments", second);
-    if (first_moment) take("first moments", first);
+    adapters = take("adapters");
+    gradients = take("gradients");
+    second = take("second moments");
+    if (first_moment) first = take("first moments");
   }
-  std::vector<float*> adapters, gradients, second, first;
+  int64_t stride = 0;  // elements from one document's buffer to the next one's: aligned
+  float *adapters = nullptr, *gradients = nullptr, *second = nullptr, *first = nullptr;
 };
 
-template <class Device>
+template <class Device, class T>
 class Ttt {
  public:
-  Ttt(Device& device, const Network& net, const Weights<const float>& weights,
+  Ttt(Device& device, const Network& net, const Weights<const T>& weights,
       const TokenStream& stream, std::span<const Document> documents, const TttConfig& config,
       const LoraLayout& layout, const Batches& batches)
       : device_(device),
@@ -42,8 +43,8 @@ class Ttt {
         config_(config),
         layout_(layout),
         pass_(device, net, weights, capacity(batches)) {
-    size_t docs = 0;
-    for (const auto& batch : batches) docs = std::max(docs, batch.size());
+    int64_t docs = 0;
+    for (const auto& batch : batches) docs = std::max(docs, std::ssize(batch));
     const auto learners = [&](Arena& arena) {
       return Learners(arena, layout_, docs, config_.beta1 > 0);
     };
@@ -79,8 +80,8 @@ class Ttt {
  private:
   const Document& document(int64_t i) const { return documents_[static_cast<size_t>(i)]; }
 
-  typename Pass<Device>::Capacity capacity(const Batches& batches) const {
-    typename Pass<Device>::Capacity most{.for_backward = true};
+  typename Pass<Device, T>::Capacity capacity(const Batches& batches) const {
+    typename Pass<Device, T>::Capacity most{.for_backward = true};
     for (const auto& batch : batches) {
       int64_t rows = 0;
       for (int64_t i : batch) rows += std::min(document(i).targets(), config_.window);
@@ -94,21 +95,22 @@ class Ttt {
   }
 
   void start(size_t b, int64_t i) {
+    const int64_t at = static_cast<int64_t>(b) * learners_.stride;
     const size_t bytes = static_cast<size_t>(layout_.size()) * sizeof(float);
     if (init_.empty())
-      init_lora(device_, layout_, config_.seed, static_cast<uint64_t>(i), learners_.adapters[b]);
+      init_lora(device_, layout_, config_.seed, static_cast<uint64_t>(i), learners_.adapters + at);
     else
-      device_.upload(learners_.adapters[b], init_.data(), bytes);
-    device_.zero(learners_.second[b], bytes);
-    if (!learners_.first.empty()) device_.zero(learners_.first[b], bytes);
+      device_.upload(learners_.adapters + at, init_.data(), bytes);
+    device_.zero(learners_.second + at, bytes);
+    if (learners_.first) device_.zero(learners_.first + at, bytes);
   }
 
   // Chunk c of the first `docs` documents of the batch: score, then step.
   template <class F>
   void learn(const std::vector<int64_t>& batch, size_t docs, int64_t c, F&& score) {
+    const int64_t elements = static_cast<int64_t>(docs) * learners_.stride;
     for (int step = 0; step < config_.grad_steps; ++step) {
-      for (size_t b = 0; b < docs; ++b)
-        device_.zero(learners_.gradients[b], static_cast<size_t>(layout_.size()) * sizeof(float));
+      device_.zero(learners_.gradients, static_cast<size_t>(elements) * sizeof(float));
       if (step == 0)
         pass(batch, 0, docs, c, true, score);
       else
@@ -119,9 +121,8 @@ class Ttt {
                          .eps = config_.eps,
                          .weight_decay = config_.weight_decay,
                          .step = c * config_.grad_steps + step + 1};
-      for (size_t b = 0; b < docs; ++b)
-        adamw(device_, layout_.size(), learners_.adapters[b], learners_.gradients[b],
-              learners_.first.empty() ? nullptr : learners_.first[b], learners_.second[b], update);
+      adamw(device_, elements, learners_.adapters, learners_.gradients, learners_.first,
+            learners_.second, update);
     }
   }
 
@@ -132,11 +133,9 @@ class Ttt {
     windows_.clear();
     for (size_t b = first; b < last; ++b)
       windows_.push_back(chunk_window(document(batch[b]), c, config_.chunk_size, config_.window));
-    const auto part = [&](std::vector<float*>& all) {
-      return std::span<float* const>(all).subspan(first, last - first);
-    };
-    const PassLora lora{&layout_, part(learners_.adapters),
-                        train ? part(learners_.gradients) : std::span<float* const>()};
+    const int64_t at = static_cast<int64_t>(first) * learners_.stride;
+    const PassLora lora{&layout_, learners_.adapters + at,
+                        train ? learners_.gradients + at : nullptr, learners_.stride};
     auto scored = pass_.run(stream_, windows_, &lora);
     for (const Window& w : windows_) {
       score(w, scored.first(static_cast<size_t>(w.scored())));
@@ -149,7 +148,7 @@ class Ttt {
   std::span<const Document> documents_;
   const TttConfig& config_;
   const LoraLayout& layout_;
-  Pass<Device> pass_;
+  Pass<Device, T> pass_;
   typename Device::Buffer memory_;
   Learners learners_;
   std::vector<float> init_;  // a document's adapters as --lora-init has them, or empty
@@ -158,8 +157,8 @@ class Ttt {
 
 }  // namespace
 
-template <class Device>
-void score_ttt(Device& device, const Network& net, const Weights<const float>& weights,
+template <class Device, class T>
+void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,
                const TttConfig& config, int64_t pass_tokens, std::span<float> nll,
                const ScoreProgress& progress) {
@@ -173,7 +172,7 @@ void score_ttt(Device& device, const Network& net, const Weights<const float>& w
     progress(w.scored(), std::accumulate(scored.begin(), scored.end(), 0.0));
   };
   if (!batches.empty()) {
-    Ttt<Device> ttt(device, net, weights, stream, documents, config, layout, batches);
+    Ttt<Device, T> ttt(device, net, weights, stream, documents, config, layout, batches);
     for (const auto& batch : batches) ttt.run(batch, keep);
   }
   // With B = 0 the adapters of a document's first chunk change nothing.
@@ -181,8 +180,11 @@ void score_ttt(Device& device, const Network& net, const Weights<const float>& w
                 pass_tokens, nll, progress);
 }
 
-template void score_ttt(CpuDevice&, const Network&, const Weights<const float>&, const TokenStream&,
-                        std::span<const Document>, const TttConfig&, int64_t, std::span<float>,
-                        const ScoreProgress&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                            \
+  template void score_ttt(Device&, const Network&, const Weights<const T>&, const TokenStream&,   \
+                          std::span<const Document>, const TttConfig&, int64_t, std::span<float>, \
+                          const ScoreProgress&);
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -14,8 +14,8 @@ namespace fairway {
 // the adapters of document index i. A document's scores are the same bits whatever is scored beside
 // it. Memory: adapters, second moments (first ones too if beta1 > 0) and gradients of the documents
 // of one batch (at most batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass.
-template <class Device>
-void score_ttt(Device& device, const Network& net, const Weights<const float>& weights,
+template <class Device, class T>
+void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,
                const TttConfig& config, int64_t pass_tokens, std::span<float> nll,
                const ScoreProgress& progress);

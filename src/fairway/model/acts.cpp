@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <complex>
 
-#include "fairway/ops/instantiate.h"
+#include "fairway/model/instantiate.h"
 
 namespace fairway {
 
@@ -19,17 +19,17 @@ template <class T>
 VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& arena) {
   const int64_t D = c.model_dim, H = c.num_heads, K = c.num_kv_heads, d = c.head_dim();
   VisitActs<T> v;
-  v.rstd_attn = arena.take<T>("norms", {T_});
+  v.rstd_attn = arena.take<Accum<T>>("norms", {T_});
   v.q = arena.take<T>("q, k, v", {T_, H, d});
   v.k = arena.take<T>("q, k, v", {T_, K, d});
   v.v = arena.take<T>("q, k, v", {T_, K, d});
   v.q_rot = keep ? arena.take<T>("q, k rotated", {T_, H, d}) : v.q;
   v.k_rot = keep ? arena.take<T>("q, k rotated", {T_, K, d}) : v.k;
-  v.lse = arena.take<T>("attention lse", {H, T_});
+  v.lse = arena.take<Accum<T>>("attention lse", {H, T_});
   v.y = arena.take<T>("attention y", {T_, H, d});
-  v.y_dot_v = arena.take<T>("attention y·v", {T_, H});
+  v.y_dot_v = arena.take<Accum<T>>("attention y·v", {T_, H});
   v.a = arena.take<T>("sub-layer outputs", {T_, D});
-  v.rstd_mlp = arena.take<T>("norms", {T_});
+  v.rstd_mlp = arena.take<Accum<T>>("norms", {T_});
   if (keep) v.z = arena.take<T>("MLP z", {T_, c.mlp_dim()});
   v.m = arena.take<T>("sub-layer outputs", {T_, D});
   return v;
@@ -44,7 +44,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   const int slots = static_cast<int>(route.size());
   const auto stream = [&] { return arena.take<T>("residual stream", {rows, D}); };
   Acts<T> acts;
-  acts.emb_rstd = arena.take<T>("norms", {rows});
+  acts.emb_rstd = arena.take<Accum<T>>("norms", {rows});
   acts.x0 = stream();
   // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
   VisitActs<T> shared;
@@ -79,7 +79,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
     acts.final_lane0 = for_backward ? stream() : lane0[slots % 2];
     acts.final_lane1 = for_backward ? stream() : lane1[slots % 2];
   }
-  acts.head_rstd = arena.take<T>("norms", {head_rows});
+  acts.head_rstd = arena.take<Accum<T>>("norms", {head_rows});
   acts.head_in = arena.take<T>("head input", {head_rows, D});
   if (for_backward) acts.d_final_x = stream();
   return acts;
@@ -87,7 +87,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
 
 #define FAIRWAY_INSTANTIATE(T) \
   template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&);
-FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "fairway/base/accum.h"
 #include "fairway/base/arena.h"
 #include "fairway/base/tensor.h"
 #include "fairway/model/config.h"
@@ -15,30 +16,30 @@ namespace fairway {
 // What one visit of the route saves for its backward.
 template <class T>
 struct VisitActs {
-  Tensor<T> x;          // [T, D] input of the block (lane 0), after the skip mix
-  Tensor<T> x_pre;      // [T, D] the same before the skip mix (= x where there is no skip)
-  Tensor<T> lane1;      // [T, D] lane 1 (parallel visits only)
-  Tensor<T> rstd_attn;  // [T]    1/rms of u = mix0⊙x + mix1⊙x0
-  Tensor<T> q, k, v;    // [T, H, d], [T, K, d], [T, K, d]  products, before QK norm
-  Tensor<T> q_rot;      // [T, H, d] after norm, rotary and gain
-  Tensor<T> k_rot;      // [T, K, d] after norm and rotary
-  Tensor<T> lse;        // [H, T] log-sum-exp of each query's scores
-  Tensor<T> y;          // [T, H, d] attention output, after XSA: the input of Wo
-  Tensor<T> y_dot_v;    // [T, H] y·v̂ before XSA (XSA visits only)
-  Tensor<T> a;          // [T, D] attention output, before attn_scale
-  Tensor<T> rstd_mlp;   // [T]    1/rms of the MLP's input stream
-  Tensor<T> z;          // [T, F] up-projection, before LeakyReLU²
-  Tensor<T> m;          // [T, D] MLP output, before mlp_scale
+  Tensor<T> x;                 // [T, D] input of the block (lane 0), after the skip mix
+  Tensor<T> x_pre;             // [T, D] the same before the skip mix (= x where there is no skip)
+  Tensor<T> lane1;             // [T, D] lane 1 (parallel visits only)
+  Tensor<Accum<T>> rstd_attn;  // [T]    1/rms of u = mix0⊙x + mix1⊙x0
+  Tensor<T> q, k, v;           // [T, H, d], [T, K, d], [T, K, d]  products, before QK norm
+  Tensor<T> q_rot;             // [T, H, d] after norm, rotary and gain
+  Tensor<T> k_rot;             // [T, K, d] after norm and rotary
+  Tensor<Accum<T>> lse;        // [H, T] log-sum-exp of each query's scores
+  Tensor<T> y;                 // [T, H, d] attention output, after XSA: the input of Wo
+  Tensor<Accum<T>> y_dot_v;    // [T, H] y·v̂ before XSA (XSA visits only)
+  Tensor<T> a;                 // [T, D] attention output, before attn_scale
+  Tensor<Accum<T>> rstd_mlp;   // [T]    1/rms of the MLP's input stream
+  Tensor<T> z;                 // [T, F] up-projection, before LeakyReLU²
+  Tensor<T> m;                 // [T, D] MLP output, before mlp_scale
 };
 
 template <class T>
 struct Acts {
-  Tensor<T> emb_rstd;  // [T]
-  Tensor<T> x0;        // [T, D] rms(E[token])
+  Tensor<Accum<T>> emb_rstd;  // [T]
+  Tensor<T> x0;               // [T, D] rms(E[token])
   std::vector<VisitActs<T>> visits;
   Tensor<T> final_x;                   // [T, D] after the last visit and the join of the lanes
   Tensor<T> final_lane0, final_lane1;  // [T, D] lanes after the last visit (parallel only)
-  Tensor<T> head_rstd;                 // [N]
+  Tensor<Accum<T>> head_rstd;          // [N]
   Tensor<T> head_in;                   // [N, D] rms(x) of the rows that reach the head
   Tensor<T> d_final_x;                 // [T, D] gradient that head_loss leaves for backward
 };

@@ -1,11 +1,8 @@
 #include "fairway/model/attn.h"
 
-#include <complex>
-
-#include "fairway/device/cpu_device.h"
 #include "fairway/model/adapters.h"
+#include "fairway/model/instantiate.h"
 #include "fairway/ops/attention_varlen.h"
-#include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/rope_gain.h"
 #include "fairway/ops/xsa.h"
@@ -15,7 +12,7 @@ namespace fairway {
 template <class T>
 RopeTable<T> take_rope_table(const ModelConfig& config, int64_t rows, Arena& arena) {
   const Shape shape{rows, config.rotary_dims() / 2};
-  return {arena.take<T>("rope table", shape), arena.take<T>("rope table", shape)};
+  return {arena.take<Accum<T>>("rope table", shape), arena.take<Accum<T>>("rope table", shape)};
 }
 
 template <class T>
@@ -23,34 +20,34 @@ AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& aren
   const Shape q{rows, c.num_heads, c.head_dim()}, kv{rows, c.num_kv_heads, c.head_dim()};
   return {arena.take<T>("attention gradients", q), arena.take<T>("attention gradients", q),
           arena.take<T>("attention gradients", kv), arena.take<T>("attention gradients", kv),
-          arena.take<T>("attention gradients", {c.num_heads, rows})};
+          arena.take<Accum<T>>("attention gradients", {c.num_heads, rows})};
 }
 
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
-                  const Lora<const T>* lora, const Batch& batch, const RopeTable<T>& rope,
+                  const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
                   Tensor<const T> n, const VisitActs<T>& acts) {
-  using CT = Tensor<const T>;
   const double eps = net.config.norm_eps;
   linear<T>(device, n, layer.wq, acts.q, false);
   linear<T>(device, n, layer.wk, acts.k, false);
   linear<T>(device, n, layer.wv, acts.v, false);
-  adapt<Device, T>(device, {lora, s, Adapter::q}, n, acts.q);
-  adapt<Device, T>(device, {lora, s, Adapter::k}, n, acts.k);
-  adapt<Device, T>(device, {lora, s, Adapter::v}, n, acts.v);
+  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::q), n, acts.q);
+  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::k), n, acts.k);
+  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::v), n, acts.v);
   rope_gain<T>(device, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, acts.q_rot);
-  rope_gain<T>(device, acts.k, CT{}, rope.cosine, rope.sine, eps, acts.k_rot);
+  rope_gain<T>(device, acts.k, {}, rope.cosine, rope.sine, eps, acts.k_rot);
   attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, batch.cu_seqlens, acts.y, acts.lse);
   if (net.route[static_cast<size_t>(s)].xsa) xsa<T>(device, acts.y, acts.v, acts.y_dot_v);
   linear<T>(device, acts.y, layer.wo, acts.a, false);
-  adapt<Device, T>(device, {lora, s, Adapter::o}, n, acts.a);
+  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::o), n, acts.a);
 }
 
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
-                   const Lora<const T>* lora, const Batch& batch, const RopeTable<T>& rope,
+                   const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
                    Tensor<const T> n, const VisitActs<T>& acts, Tensor<const T> da, Tensor<T> dn,
-                   const Layer<T>& dlayer, const Lora<T>* dlora, const AttnScratch<T>& scratch) {
+                   const Layer<Accum<T>>& dlayer, const Lora<Accum<T>>* dlora,
+                   const AttnScratch<T>& scratch) {
   using CT = Tensor<const T>;
   const double eps = net.config.norm_eps;
   const auto& [dy, dq, dk, dv, delta] = scratch;
@@ -60,13 +57,13 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     xsa_backward<T>(device, acts.y, acts.v, acts.y_dot_v, dy, dv, delta);
   } else {
     attention_delta<T>(device, acts.y, dy, delta);
-    std::fill(dv.begin(), dv.end(), T{});
+    device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
   }
   attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, batch.cu_seqlens, acts.lse,
                                dy, delta, dq, dk, dv);
   rope_gain_backward<T>(device, dq, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, dq,
                         dlayer.q_gain);
-  rope_gain_backward<T>(device, dk, acts.k, CT{}, rope.cosine, rope.sine, eps, dk, {});
+  rope_gain_backward<T>(device, dk, acts.k, {}, rope.cosine, rope.sine, eps, dk, {});
   linear_backward_input<T>(device, dq, layer.wq, dn, false);
   linear_backward_input<T>(device, dk, layer.wk, dn, true);
   linear_backward_input<T>(device, dv, layer.wv, dn, true);
@@ -76,7 +73,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     linear_backward_weight<T>(device, dv, n, dlayer.wv);
   }
   const auto adapter = [&](Adapter kind, CT d) {
-    adapt_backward<Device, T>(device, {lora, s, kind}, d, n, dn, {dlora, s, kind});
+    adapt_backward<Device, T>(device, slot_adapters(lora, s, kind), d, n, dn,
+                              slot_adapters(dlora, s, kind));
   };
   adapter(Adapter::q, dq);
   adapter(Adapter::k, dk);
@@ -84,17 +82,21 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
   adapter(Adapter::o, da);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                  \
-  template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&);                   \
-  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, Arena&);               \
-  template void attn_forward(CpuDevice&, const Network&, int, const Layer<const T>&,            \
-                             const Lora<const T>*, const Batch&, const RopeTable<T>&,           \
+#define FAIRWAY_INSTANTIATE(T)                                                \
+  template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&); \
+  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, Arena&);
+FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                          \
+  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,               \
+                             const Lora<const Accum<T>>*, const Batch&, const RopeTable<T>&,    \
                              Tensor<const T>, const VisitActs<T>&);                             \
-  template void attn_backward(CpuDevice&, const Network&, int, const Layer<const T>&,           \
-                              const Lora<const T>*, const Batch&, const RopeTable<T>&,          \
-                              Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
-                              const Layer<T>&, const Lora<T>*, const AttnScratch<T>&);
-FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+  template void attn_backward(                                                                  \
+      Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,         \
+      const Batch&, const RopeTable<T>&, Tensor<const T>, const VisitActs<T>&, Tensor<const T>, \
+      Tensor<T>, const Layer<Accum<T>>&, const Lora<Accum<T>>*, const AttnScratch<T>&);
+FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

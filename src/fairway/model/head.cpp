@@ -3,12 +3,10 @@
 #include "fairway/model/head.h"
 
 #include <algorithm>
-#include <complex>
 #include <vector>
 
-#include "fairway/device/cpu_device.h"
 #include "fairway/model/adapters.h"
-#include "fairway/ops/instantiate.h"
+#include "fairway/model/instantiate.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/softcap_xent.h"
@@ -20,23 +18,25 @@ namespace {
 // Rows [begin, end) of the head, holding documents [first, last).
 struct Chunk {
   int64_t begin, end;
-  size_t first = 0, last = 0;
+  int64_t first = 0, last = 0;
 };
 
-// Chunks of at most kHeadChunk rows; with adapters a chunk holds whole documents, or a single one.
+// Chunks of at most `most` rows; with adapters a chunk holds whole documents, or a single one.
 template <class T>
-std::vector<Chunk> head_chunks(int64_t rows, const Lora<T>* lora) {
+std::vector<Chunk> head_chunks(int64_t rows, const Lora<T>* lora, int64_t most) {
   std::vector<Chunk> chunks;
   if (!lora) {
-    for (int64_t begin = 0; begin < rows; begin += kHeadChunk)
-      chunks.push_back({begin, std::min(rows, begin + kHeadChunk)});
+    for (int64_t begin = 0; begin < rows; begin += most)
+      chunks.push_back({begin, std::min(rows, begin + most)});
     return chunks;
   }
-  const auto& starts = lora->doc_head_rows;
-  for (size_t doc = 0; doc + 1 < starts.size(); ++doc) {
-    if (chunks.empty() || starts[doc + 1] - chunks.back().begin > kHeadChunk)
-      chunks.push_back({starts[doc], starts[doc], doc, doc});
-    chunks.back().end = starts[doc + 1];
+  const std::span<const int32_t> starts = lora->host_doc_head_rows;
+  for (int64_t doc = 0; doc < lora->count; ++doc) {
+    const int64_t begin = starts[static_cast<size_t>(doc)];
+    const int64_t end = starts[static_cast<size_t>(doc + 1)];
+    if (chunks.empty() || end - chunks.back().begin > most)
+      chunks.push_back({begin, begin, doc, doc});
+    chunks.back().end = end;
     chunks.back().last = doc + 1;
   }
   return chunks;
@@ -52,7 +52,7 @@ Tensor<U> rows_of(Tensor<U> t, int64_t begin, int64_t end) {
 template <class T>
 HeadScratch<T> take_head_scratch(const ModelConfig& config, int64_t head_rows, bool for_backward,
                                  Arena& arena) {
-  const int64_t rows = std::min(head_rows, kHeadChunk);
+  const int64_t rows = std::min(head_rows, kHeadChunk<T>);
   HeadScratch<T> scratch;
   scratch.logits = arena.take<T>("logits", {rows, config.vocab_size});
   if (for_backward) scratch.d_head_in = arena.take<T>("head gradients", {rows, config.model_dim});
@@ -61,24 +61,23 @@ HeadScratch<T> take_head_scratch(const ModelConfig& config, int64_t head_rows, b
 
 template <class Device, class T>
 void head_loss(Device& device, const Network& net, const Weights<const T>& w,
-               const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Tensor<T> nll,
-               const T* d_nll, const Weights<T>* dweights, const Lora<T>* dlora, Arena arena) {
-  const int64_t D = net.config.model_dim, V = net.config.vocab_size, N = batch.N();
+               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
+               Tensor<Accum<T>> nll, const Accum<T>* d_nll, const Weights<Accum<T>>* dweights,
+               const Lora<Accum<T>>* dlora, Arena arena) {
+  const int64_t N = batch.N();
   const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena);
-  const auto row_of = [&](int64_t n) { return batch.rows ? batch.rows[n] : n; };
-
   // Gather the rows that are scored, then norm them where they lie.
-  for (int64_t n = 0; n < N; ++n)
-    std::copy_n(acts.final_x.data + row_of(n) * D, D, acts.head_in.data + n * D);
+  gather_rows<T>(device, acts.final_x, batch.rows, acts.head_in);
   rms_norm<T>(device, acts.head_in, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
-  if (d_nll) std::fill(acts.d_final_x.begin(), acts.d_final_x.end(), T{});
+  if (d_nll && batch.rows)
+    device.zero(acts.d_final_x.data, static_cast<size_t>(acts.d_final_x.size()) * sizeof(T));
 
-  for (const Chunk& chunk : head_chunks(N, lora)) {
+  for (const Chunk& chunk : head_chunks(N, lora, kHeadChunk<T>)) {
     const int64_t begin = chunk.begin, rows = chunk.end - begin;
     check(rows <= scratch.logits.extent(0), "head_loss: a document with more rows than a chunk");
     const Tensor<T> x = rows_of(acts.head_in, begin, chunk.end);
     const Tensor<T> z = rows_of(scratch.logits, 0, rows);
-    const auto adapters = Adapters<const T>::head(lora, chunk.first, chunk.last);
+    const auto adapters = head_adapters(lora, chunk.first, chunk.last);
     linear<T>(device, x, w.head(), z, false);
     adapt<Device, T>(device, adapters, x, z);
     softcap_xent<T>(device, z, {batch.targets.data + begin, {rows}}, net.config.logit_softcap,
@@ -88,29 +87,27 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
     const Tensor<T> dx = rows_of(scratch.d_head_in, 0, rows);
     linear_backward_input<T>(device, z, w.head(), dx, false);
     adapt_backward<Device, T>(device, adapters, z, x, dx,
-                              Adapters<T>::head(dlora, chunk.first, chunk.last));
+                              head_adapters(dlora, chunk.first, chunk.last));
     if (dweights) linear_backward_weight<T>(device, z, x, dweights->head());
-    // The norm's backward, from its output x = x_raw·rstd: x_raw is no longer needed.
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* xr = x.data + r * D;
-      const T* dxr = dx.data + r * D;
-      T* out = acts.d_final_x.data + row_of(begin + r) * D;
-      T mean{};
-      for (int64_t j = 0; j < D; ++j) mean += dxr[j] * xr[j];
-      mean /= T(static_cast<float>(D));
-      const T rstd = acts.head_rstd[begin + r];
-      for (int64_t j = 0; j < D; ++j) out[j] = rstd * (dxr[j] - xr[j] * mean);
-    }
+    // The norm's backward goes by its output: the gathered rows themselves are gone.
+    const Tensor<const int32_t> row_ids{batch.rows ? batch.rows.data + begin : nullptr, {rows}};
+    const Tensor<T> out = batch.rows ? acts.d_final_x : rows_of(acts.d_final_x, begin, chunk.end);
+    rms_norm_backward_scatter<T>(device, dx, x, {acts.head_rstd.data + begin, {rows}}, row_ids,
+                                 out);
   }
-  (void)V;
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                     \
-  template HeadScratch<T> take_head_scratch(const ModelConfig&, int64_t, bool, Arena&);            \
-  template void head_loss(CpuDevice&, const Network&, const Weights<const T>&,                     \
-                          const Lora<const T>*, const Batch&, const Acts<T>&, Tensor<T>, const T*, \
-                          const Weights<T>*, const Lora<T>*, Arena);
-FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#define FAIRWAY_INSTANTIATE(T) \
+  template HeadScratch<T> take_head_scratch(const ModelConfig&, int64_t, bool, Arena&);
+FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                 \
+  template void head_loss(Device&, const Network&, const Weights<const T>&,            \
+                          const Lora<const Accum<T>>*, const Batch&, const Acts<T>&,   \
+                          Tensor<Accum<T>>, const Accum<T>*, const Weights<Accum<T>>*, \
+                          const Lora<Accum<T>>*, Arena);
+FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

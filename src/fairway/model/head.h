@@ -11,9 +11,12 @@ struct HeadScratch {
   Tensor<T> d_head_in;  // [rows of a chunk, D]; null without gradients
 };
 
-// `lora`: chunks end where documents do, so one may hold as many rows as the largest document plus
-// kHeadChunk; null: kHeadChunk.
+// Rows whose logits exist at one time. On a CPU they should stay in a cache; on a GPU (bf16) there
+// must be enough of them to fill it. With adapters, chunks end where documents do.
+template <class T>
 inline constexpr int64_t kHeadChunk = 1024;
+template <>
+inline constexpr int64_t kHeadChunk<bf16> = 8192;
 
 template <class T>
 HeadScratch<T> take_head_scratch(const ModelConfig& config, int64_t head_rows, bool for_backward,

@@ -1,9 +1,6 @@
 #include "fairway/model/inputs.h"
 
-#include <complex>
-
-#include "fairway/device/cpu_device.h"
-#include "fairway/ops/instantiate.h"
+#include "fairway/model/instantiate.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 
@@ -20,8 +17,8 @@ VisitInputs<T> take_visit_inputs(const ModelConfig& config, int64_t rows, Arena&
   return inputs;
 }
 
-template <class T>
-void visit_inputs(CpuDevice& device, const Network& net, const Weights<const T>& w,
+template <class Device, class T>
+void visit_inputs(Device& device, const Network& net, const Weights<const T>& w,
                   const Acts<T>& acts, int s, VisitInputs<T>& inputs) {
   const Visit& visit = net.route[static_cast<size_t>(s)];
   const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
@@ -35,11 +32,15 @@ void visit_inputs(CpuDevice& device, const Network& net, const Weights<const T>&
   rms_norm_apply<T>(device, inputs.h, v.rstd_mlp, ln, inputs.mlp_in);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                    \
-  template VisitInputs<T> take_visit_inputs(const ModelConfig&, int64_t, Arena&);                 \
-  template void visit_inputs(CpuDevice&, const Network&, const Weights<const T>&, const Acts<T>&, \
+#define FAIRWAY_INSTANTIATE(T) \
+  template VisitInputs<T> take_visit_inputs(const ModelConfig&, int64_t, Arena&);
+FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                         \
+  template void visit_inputs(Device&, const Network&, const Weights<const T>&, const Acts<T>&, \
                              int, VisitInputs<T>&);
-FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -22,8 +22,8 @@ VisitInputs<T> take_visit_inputs(const ModelConfig& config, int64_t rows, Arena&
 
 // Fills `inputs` for visit s of a finished forward pass. `inputs.h` is redirected for parallel
 // visits.
-template <class T>
-void visit_inputs(CpuDevice& device, const Network& net, const Weights<const T>& w,
+template <class Device, class T>
+void visit_inputs(Device& device, const Network& net, const Weights<const T>& w,
                   const Acts<T>& acts, int s, VisitInputs<T>& inputs);
 
 }  // namespace fairway

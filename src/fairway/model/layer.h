@@ -7,12 +7,12 @@ namespace fairway {
 
 template <class T>
 struct Layer {
-  Tensor<T> wq, wk, wv, wo;               // [D, D], [Kd, D], [Kd, D], [D, D]
-  Tensor<T> wup, wdown;                   // [F, D], [D, F]
-  Tensor<T> q_gain;                       // [H]
-  Tensor<T> attn_scale, mlp_scale;        // [D]
-  Tensor<T> resid_mix;                    // [2, D]
-  Tensor<T> post_lambdas, resid_lambdas;  // [2, 2], [2]
+  Tensor<T> wq, wk, wv, wo;                      // [D, D], [Kd, D], [Kd, D], [D, D]
+  Tensor<T> wup, wdown;                          // [F, D], [D, F]
+  Tensor<Accum<T>> q_gain;                       // [H]
+  Tensor<Accum<T>> attn_scale, mlp_scale;        // [D]
+  Tensor<Accum<T>> resid_mix;                    // [2, D]
+  Tensor<Accum<T>> post_lambdas, resid_lambdas;  // [2, 2], [2]
 };
 
 template <class T>

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -81,13 +82,15 @@ class LoraLayout {
 
 // The adapters of the documents that share one packed buffer. Document b owns rows
 // [doc_rows[b], doc_rows[b+1]) of the T inputs and [doc_head_rows[b], doc_head_rows[b+1]) of the N
-// rows that reach the head. Host memory; the views own nothing.
+// rows that reach the head. The views own nothing.
 template <class T>
 struct Lora {
   const LoraLayout* layout = nullptr;
-  std::vector<T*> docs;                // each layout->size() elements
-  std::vector<int32_t> doc_rows;       // [docs + 1]
-  std::vector<int32_t> doc_head_rows;  // [docs + 1]
+  T* docs = nullptr;  // device memory: document b's layout->size() elements at docs + b·stride
+  int64_t stride = 0;
+  int64_t count = 0;
+  Tensor<const int32_t> doc_rows, doc_head_rows;  // [count + 1] each, device memory
+  std::span<const int32_t> host_doc_head_rows;    // doc_head_rows once more, in host memory
 };
 
 }  // namespace fairway

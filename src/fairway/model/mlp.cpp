@@ -1,10 +1,7 @@
 #include "fairway/model/mlp.h"
 
-#include <complex>
-
-#include "fairway/device/cpu_device.h"
 #include "fairway/model/adapters.h"
-#include "fairway/ops/instantiate.h"
+#include "fairway/model/instantiate.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 
 namespace fairway {
@@ -18,29 +15,35 @@ MlpScratch<T> take_mlp_scratch(const ModelConfig& config, int64_t rows, bool wit
 }
 
 template <class Device, class T>
-void mlp_forward(Device& device, int s, const Layer<const T>& layer, const Lora<const T>* lora,
-                 Tensor<const T> n, const VisitActs<T>& acts) {
+void mlp_forward(Device& device, int s, const Layer<const T>& layer,
+                 const Lora<const Accum<T>>* lora, Tensor<const T> n, const VisitActs<T>& acts) {
   mlp_leaky_sq<T>(device, n, layer.wup, layer.wdown, acts.z, acts.m);
-  adapt<Device, T>(device, {lora, s, Adapter::mlp}, n, acts.m);
+  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::mlp), n, acts.m);
 }
 
 template <class Device, class T>
-void mlp_backward(Device& device, int s, const Layer<const T>& layer, const Lora<const T>* lora,
-                  Tensor<const T> n, const VisitActs<T>& acts, Tensor<const T> dm, Tensor<T> dn,
-                  const Layer<T>& dlayer, const Lora<T>* dlora, const MlpScratch<T>& scratch) {
+void mlp_backward(Device& device, int s, const Layer<const T>& layer,
+                  const Lora<const Accum<T>>* lora, Tensor<const T> n, const VisitActs<T>& acts,
+                  Tensor<const T> dm, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
+                  const Lora<Accum<T>>* dlora, const MlpScratch<T>& scratch) {
   mlp_leaky_sq_backward<T>(device, dm, n, acts.z, layer.wup, layer.wdown, false, dn, dlayer.wup,
                            dlayer.wdown, scratch.hidden, scratch.dz);
-  adapt_backward<Device, T>(device, {lora, s, Adapter::mlp}, dm, n, dn, {dlora, s, Adapter::mlp});
+  adapt_backward<Device, T>(device, slot_adapters(lora, s, Adapter::mlp), dm, n, dn,
+                            slot_adapters(dlora, s, Adapter::mlp));
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                 \
-  template MlpScratch<T> take_mlp_scratch(const ModelConfig&, int64_t, bool, Arena&);          \
-  template void mlp_forward(CpuDevice&, int, const Layer<const T>&, const Lora<const T>*,      \
+#define FAIRWAY_INSTANTIATE(T) \
+  template MlpScratch<T> take_mlp_scratch(const ModelConfig&, int64_t, bool, Arena&);
+FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                         \
+  template void mlp_forward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*,  \
                             Tensor<const T>, const VisitActs<T>&);                             \
-  template void mlp_backward(CpuDevice&, int, const Layer<const T>&, const Lora<const T>*,     \
+  template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*, \
                              Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
-                             const Layer<T>&, const Lora<T>*, const MlpScratch<T>&);
-FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+                             const Layer<Accum<T>>&, const Lora<Accum<T>>*, const MlpScratch<T>&);
+FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

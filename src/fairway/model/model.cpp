@@ -3,16 +3,14 @@
 #include "fairway/model/model.h"
 
 #include <algorithm>
-#include <complex>
 
-#include "fairway/device/cpu_device.h"
 #include "fairway/model/attn.h"
 #include "fairway/model/head.h"
 #include "fairway/model/inputs.h"
+#include "fairway/model/instantiate.h"
 #include "fairway/model/layer.h"
 #include "fairway/model/mlp.h"
 #include "fairway/ops/embedding.h"
-#include "fairway/ops/instantiate.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
@@ -94,8 +92,12 @@ Tensor<T> row_of(Tensor<T> t, int i) {
 }
 
 template <class T>
-void zero(Tensor<T> t) {
-  std::fill(t.begin(), t.end(), T{});
+size_t bytes_of(Tensor<T> t) {
+  return static_cast<size_t>(t.size()) * sizeof(T);
+}
+template <class Device, class T>
+void zero(Device& device, Tensor<T> t) {
+  device.zero(t.data, bytes_of(t));
 }
 
 }  // namespace
@@ -111,7 +113,8 @@ size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool f
 
 template <class Device, class T>
 void forward(Device& device, const Network& net, const Weights<const T>& w,
-             const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Arena arena) {
+             const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
+             Arena arena) {
   const ModelConfig& c = net.config;
   const ForwardScratch<T> scratch = take_forward_scratch<T>(net, batch.T(), arena);
   const auto& [rope, u, n] = scratch;
@@ -149,10 +152,10 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
         mean_of<T>(device, acts.final_lane0, acts.final_lane1, acts.final_x);
         break;
       case FinalLane::mlp:
-        std::copy(acts.final_lane1.begin(), acts.final_lane1.end(), acts.final_x.begin());
+        device.copy(acts.final_x.data, acts.final_lane1.data, bytes_of(acts.final_x));
         break;
       case FinalLane::attn:
-        std::copy(acts.final_lane0.begin(), acts.final_lane0.end(), acts.final_x.begin());
+        device.copy(acts.final_x.data, acts.final_lane0.data, bytes_of(acts.final_x));
         break;
     }
   }
@@ -160,37 +163,35 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
 
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
-              const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts,
-              const Weights<T>* dweights, const Lora<T>* dlora, Arena arena) {
+              const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
+              const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena arena) {
   const ModelConfig& c = net.config;
   BackwardScratch<T> scratch = take_backward_scratch<T>(net, batch.T(), dweights != nullptr, arena);
   const auto& [rope, unused, attn, mlp, d0, d1, dx0, da, dm, dn, du, dskip] = scratch;
   VisitInputs<T> in = scratch.inputs;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
-  zero(dx0);
+  zero(device, dx0);
 
   // The gradient of the last visit's output, or of its two lanes.
   const bool ends_in_lanes = net.route.back().join == Join::parallel;
   const bool to_lane0 = !ends_in_lanes || c.parallel_final_lane != FinalLane::mlp;
   const bool to_lane1 = ends_in_lanes && c.parallel_final_lane != FinalLane::attn;
-  const T share = to_lane0 && to_lane1 ? T(0.5f) : T(1);
-  for (int64_t i = 0; i < d0.size(); ++i) {
-    d0[i] = to_lane0 ? share * acts.d_final_x[i] : T(0);
-    d1[i] = to_lane1 ? share * acts.d_final_x[i] : T(0);
-  }
+  const double share = to_lane0 && to_lane1 ? 0.5 : 1.0;
+  scale_to<T>(device, acts.d_final_x, to_lane0 ? share : 0.0, d0);
+  if (ends_in_lanes) scale_to<T>(device, acts.d_final_x, to_lane1 ? share : 0.0, d1);
 
   for (int s = net.slots() - 1; s >= 0; --s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
     const Layer<const T> layer = layer_of(w, visit.layer);
-    const Layer<T> dlayer = gradients_of(dweights, visit.layer);
+    const Layer<Accum<T>> dlayer = gradients_of(dweights, visit.layer);
     const double ln = c.ln(visit.layer);
     // d0 is the gradient of this visit's output; add what its skip connection brings back.
     for (const Visit& later : net.route)
       if (later.skip_from == s) add<T>(device, dskip.slice(later.skip), d0);
 
     in.h = scratch.inputs.h;
-    visit_inputs<T>(device, net, w, acts, s, in);
+    visit_inputs<Device, T>(device, net, w, acts, s, in);
     if (visit.join == Join::serial) {
       scaled_add_backward<T>(device, d0, v.m, layer.mlp_scale, dm, dlayer.mlp_scale);
       mlp_backward<Device, T>(device, s, layer, lora, in.mlp_in, v, dm, dn, dlayer, dlora, mlp);
@@ -208,17 +209,17 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       rms_norm_backward<T>(device, dn, in.h, v.rstd_mlp, ln, d1);
       attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, in.attn_in, v, da, dn,
                                dlayer, dlora, attn);
-      zero(du);
+      zero(device, du);
       rms_norm_backward<T>(device, dn, in.u, v.rstd_attn, ln, du);
       resid_mix_backward<T>(device, du, v.x, acts.x0, layer.resid_mix, true, d0, dx0,
                             dlayer.resid_mix);
     }
     if (visit.skip >= 0)
-      skip_mix_backward<T>(device, v.x_pre, output_of(net, acts, visit.skip_from),
-                           w.skip_weights.slice(visit.skip), row_of(w.skip_gates, visit.skip), d0,
-                           dskip.slice(visit.skip),
-                           dweights ? dweights->skip_weights.slice(visit.skip) : Tensor<T>{},
-                           dweights ? row_of(dweights->skip_gates, visit.skip) : Tensor<T>{});
+      skip_mix_backward<T>(
+          device, v.x_pre, output_of(net, acts, visit.skip_from), w.skip_weights.slice(visit.skip),
+          row_of(w.skip_gates, visit.skip), d0, dskip.slice(visit.skip),
+          dweights ? dweights->skip_weights.slice(visit.skip) : Tensor<Accum<T>>{},
+          dweights ? row_of(dweights->skip_gates, visit.skip) : Tensor<Accum<T>>{});
     if (visit.first_parallel) add<T>(device, d1, d0);
   }
   if (dweights) {
@@ -227,14 +228,18 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
   }
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                     \
-  template size_t scratch_bytes<T>(const Network&, int64_t, int64_t, bool);                        \
-  template void forward(CpuDevice&, const Network&, const Weights<const T>&, const Lora<const T>*, \
-                        const Batch&, const Acts<T>&, Arena);                                      \
-  template void backward(CpuDevice&, const Network&, const Weights<const T>&,                      \
-                         const Lora<const T>*, const Batch&, const Acts<T>&, const Weights<T>*,    \
-                         const Lora<T>*, Arena);
-FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
+#define FAIRWAY_INSTANTIATE(T) \
+  template size_t scratch_bytes<T>(const Network&, int64_t, int64_t, bool);
+FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                     \
+  template void forward(Device&, const Network&, const Weights<const T>&,                  \
+                        const Lora<const Accum<T>>*, const Batch&, const Acts<T>&, Arena); \
+  template void backward(Device&, const Network&, const Weights<const T>&,                 \
+                         const Lora<const Accum<T>>*, const Batch&, const Acts<T>&,        \
+                         const Weights<Accum<T>>*, const Lora<Accum<T>>*, Arena);
+FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -40,23 +40,25 @@ size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool f
 // Runs the route: fills `acts` up to final_x. Token ids must be < V.
 template <class Device, class T>
 void forward(Device& device, const Network& net, const Weights<const T>& w,
-             const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Arena scratch);
+             const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
+             Arena scratch);
 
 // The head and the loss: nll[n] = −log softmax(logits)[target] for each head row. With `d_nll`
 // (the weight of each row in the loss; 1/N for a mean), also accumulates the head's gradients into
 // *dweights and *dlora (each may be null) and writes acts.d_final_x.
 template <class Device, class T>
 void head_loss(Device& device, const Network& net, const Weights<const T>& w,
-               const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts, Tensor<T> nll,
-               const T* d_nll, const Weights<T>* dweights, const Lora<T>* dlora, Arena scratch);
+               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
+               Tensor<Accum<T>> nll, const Accum<T>* d_nll, const Weights<Accum<T>>* dweights,
+               const Lora<Accum<T>>* dlora, Arena scratch);
 
 // From acts.d_final_x back to every parameter: accumulates into *dweights and *dlora (each may be
 // null). Needs acts laid out for_backward and filled by forward and head_loss on the same
 // arguments.
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
-              const Lora<const T>* lora, const Batch& batch, const Acts<T>& acts,
-              const Weights<T>* dweights, const Lora<T>* dlora, Arena scratch);
+              const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
+              const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena scratch);
 
 // SPEC §3 "Init": everything drawn from (seed, tensor), on any device the same bits.
 void init_weights(CpuDevice& device, const ModelConfig& config, uint64_t seed, float* flat);

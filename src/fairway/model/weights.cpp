@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <complex>
 #include <set>
+#include <type_traits>
 
 #include "fairway/base/bf16.h"
 #include "fairway/io/safetensors.h"
@@ -53,6 +54,16 @@ int64_t bank_size(const ModelConfig& config) {
   return banks;
 }
 
+int64_t matrices_size(const ModelConfig& config) {
+  Weights<float> w;
+  int64_t n = 0, matrices = 0;
+  lay_out(config, w, [&](auto& tensor, Shape s) {
+    if (&tensor == &w.q_gain) matrices = n;
+    n += (s.size() + kAlign - 1) / kAlign * kAlign;
+  });
+  return matrices;
+}
+
 int64_t num_params(const ModelConfig& config) {
   Weights<float> w;
   int64_t n = 0;
@@ -61,26 +72,36 @@ int64_t num_params(const ModelConfig& config) {
 }
 
 template <class T>
-Weights<T> weights_view(const ModelConfig& config, T* flat) {
+Weights<T> weights_view(const ModelConfig& config, T* matrices, Accum<T>* vectors) {
   Weights<T> w;
   int64_t offset = 0;
-  lay_out(config, w, [&](Tensor<T>& t, Shape s) {
-    t = {flat ? flat + offset : nullptr, s};
+  const int64_t first_vector = matrices_size(config);
+  lay_out(config, w, [&]<class U>(Tensor<U>& t, Shape s) {
+    U* base = nullptr;
+    if constexpr (std::is_same_v<T, Accum<T>>)
+      base = offset < first_vector ? matrices : vectors;
+    else if constexpr (std::is_same_v<U, T>)
+      base = matrices;
+    else
+      base = vectors;
+    t = {base ? base + offset : nullptr, s};
     offset += (s.size() + kAlign - 1) / kAlign * kAlign;
   });
-  w.base = flat;
   return w;
 }
 
-template Weights<float> weights_view(const ModelConfig&, float*);
-template Weights<const float> weights_view(const ModelConfig&, const float*);
-template Weights<double> weights_view(const ModelConfig&, double*);
-template Weights<const double> weights_view(const ModelConfig&, const double*);
-template Weights<std::complex<double>> weights_view(const ModelConfig&, std::complex<double>*);
+template Weights<float> weights_view(const ModelConfig&, float*, Accum<float>*);
+template Weights<const float> weights_view(const ModelConfig&, const float*, Accum<const float>*);
+template Weights<double> weights_view(const ModelConfig&, double*, Accum<double>*);
+template Weights<const double> weights_view(const ModelConfig&, const double*,
+                                            Accum<const double>*);
+template Weights<std::complex<double>> weights_view(const ModelConfig&, std::complex<double>*,
+                                                    Accum<std::complex<double>>*);
 template Weights<const std::complex<double>> weights_view(const ModelConfig&,
-                                                          const std::complex<double>*);
-template Weights<bf16> weights_view(const ModelConfig&, bf16*);
-template Weights<const bf16> weights_view(const ModelConfig&, const bf16*);
+                                                          const std::complex<double>*,
+                                                          Accum<const std::complex<double>>*);
+template Weights<bf16> weights_view(const ModelConfig&, bf16*, Accum<bf16>*);
+template Weights<const bf16> weights_view(const ModelConfig&, const bf16*, Accum<const bf16>*);
 
 void save_model(const std::filesystem::path& path, const ModelConfig& config, const float* flat) {
   std::vector<SafetensorsTensor> tensors;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/model/config.h"
 
@@ -19,25 +20,25 @@ namespace fairway {
 
 enum class ParamGroup { bank, embedding, head, small };
 
+// Matrices are of type T, vectors and scalars of Accum<T> (float beside bf16).
 // Legend: L layers, D model width, F MLP width, Kd = K·d key/value width, V vocabulary.
 template <class T>
 struct Weights {
-  Tensor<T> qo_bank;                 // [2L, D, D]   Wq of each layer, then Wo of each layer
-  Tensor<T> kv_bank;                 // [2L, Kd, D]  Wk of each layer, then Wv of each layer
-  Tensor<T> mlp_up_bank;             // [L, F, D]
-  Tensor<T> mlp_down_bank;           // [L, D, F]
-  Tensor<T> tok_emb;                 // [V, D]
-  Tensor<T> lm_head;                 // [V, D], null when tied
-  Tensor<T> q_gain;                  // [L, H]
-  Tensor<T> attn_scale;              // [L, D]
-  Tensor<T> mlp_scale;               // [L, D]
-  Tensor<T> resid_mix;               // [L, 2, D]
-  Tensor<T> skip_weights;            // [num_skip, D]
-  Tensor<T> skip_gates;              // [num_skip, D], null when skip_gates is off
-  Tensor<T> parallel_post_lambdas;   // [L, 2, 2]    pl[i, from (attn, mlp), to (lane0, lane1)]
-  Tensor<T> parallel_resid_lambdas;  // [L, 2]
-
-  T* base = nullptr;  // the flat buffer
+  Tensor<T> qo_bank;              // [2L, D, D]   Wq of each layer, then Wo of each layer
+  Tensor<T> kv_bank;              // [2L, Kd, D]  Wk of each layer, then Wv of each layer
+  Tensor<T> mlp_up_bank;          // [L, F, D]
+  Tensor<T> mlp_down_bank;        // [L, D, F]
+  Tensor<T> tok_emb;              // [V, D]
+  Tensor<T> lm_head;              // [V, D], null when tied
+  Tensor<Accum<T>> q_gain;        // [L, H]
+  Tensor<Accum<T>> attn_scale;    // [L, D]
+  Tensor<Accum<T>> mlp_scale;     // [L, D]
+  Tensor<Accum<T>> resid_mix;     // [L, 2, D]
+  Tensor<Accum<T>> skip_weights;  // [num_skip, D]
+  Tensor<Accum<T>> skip_gates;    // [num_skip, D], null when skip_gates is off
+  Tensor<Accum<T>>
+      parallel_post_lambdas;  // [L, 2, 2]    pl[i, from (attn, mlp), to (lane0, lane1)]
+  Tensor<Accum<T>> parallel_resid_lambdas;  // [L, 2]
 
   int64_t layers() const { return mlp_up_bank.extent(0); }
   Tensor<T> wq(int64_t layer) const { return qo_bank.slice(layer); }
@@ -57,12 +58,20 @@ int num_skip_weights(const ModelConfig& config);
 int64_t flat_size(const ModelConfig& config);
 // Elements of its first part, the matrix banks: the embedding starts there.
 int64_t bank_size(const ModelConfig& config);
+// Elements of its part that holds matrices: banks, embedding and head. Vectors follow.
+int64_t matrices_size(const ModelConfig& config);
 // Parameters, gaps excluded.
 int64_t num_params(const ModelConfig& config);
 
-// Views into `flat` (flat_size elements; may be null to learn shapes and offsets).
+// Views into flat buffers (either may be null to learn shapes and offsets): matrices, embedding and
+// head lie in `matrices`, vectors in `vectors`, each at its offset in the flat order.
 template <class T>
-Weights<T> weights_view(const ModelConfig& config, T* flat);
+Weights<T> weights_view(const ModelConfig& config, T* matrices, Accum<T>* vectors);
+// Both in one buffer of flat_size elements.
+template <class T>
+Weights<T> weights_view(const ModelConfig& config, T* flat) {
+  return weights_view<T>(config, flat, flat);
+}
 
 // f(name, group, tensor) for each stored tensor, in flat order: banks whole, small tensors stacked
 // over layers. The optimizer, checkpoints and EMA go by this.

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/device.h"
 
 namespace fairway {
 
@@ -19,6 +19,8 @@ struct AdamW {
 // w ← w(1 − lr·wd) − lr · (m/(1−β₁ᵗ)) / (sqrt(v/(1−β₂ᵗ)) + eps)
 // over n elements. Overwrites w, m, v. With β₁ = 0, m may be null: g takes its place.
 void adamw(CpuDevice& device, int64_t n, float* w, const float* g, float* m, float* v,
+           const AdamW& step);
+void adamw(CudaDevice& device, int64_t n, float* w, const float* g, float* m, float* v,
            const AdamW& step);
 
 }  // namespace fairway

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
@@ -16,6 +17,9 @@ namespace fairway {
 template <class T>
 void attention_varlen(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                       Tensor<const int32_t> cu_seqlens, Tensor<T> y, Tensor<T> lse);
+template <class T>
+void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
+                      Tensor<const int32_t> cu_seqlens, Tensor<T> y, Tensor<Accum<T>> lse);
 
 // dy [T, H, d], delta [H, T] = dy·y  →  dq, dk written, dv accumulated.
 template <class T>
@@ -23,6 +27,12 @@ void attention_varlen_backward(CpuDevice& device, Tensor<const T> q, Tensor<cons
                                Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
                                Tensor<const T> lse, Tensor<const T> dy, Tensor<const T> delta,
                                Tensor<T> dq, Tensor<T> dk, Tensor<T> dv);
+template <class T>
+void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
+                               Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const Accum<T>> lse, Tensor<const T> dy,
+                               Tensor<const Accum<T>> delta, Tensor<T> dq, Tensor<T> dk,
+                               Tensor<T> dv);
 
 // The slow twins: the definition, loop by loop.
 template <class T>

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
@@ -12,21 +12,33 @@ namespace fairway {
 
 template <class T>
 struct LowRankPairs {
-  std::span<T*const> a, b;            // one pointer a document
-  std::span<const int32_t> doc_rows;  // [docs + 1]
-  int64_t rank, in, out;
+  T* a = nullptr;      // of the first document; null: there are no adapters
+  T* b = nullptr;      //
+  int64_t stride = 0;  // elements from a document's A (or B) to the next one's
+  int64_t docs = 0;
+  Tensor<const int32_t> doc_rows;  // [docs + 1], device memory; rows count from doc_rows[0]
+  int64_t rank = 0, in = 0, out = 0;
+
+  explicit operator bool() const { return a != nullptr; }
 };
 
 // x [T, in], y [T, out] += .
 template <class T>
 void low_rank(CpuDevice& device, Tensor<const T> x, const LowRankPairs<const T>& pairs,
               Tensor<T> y);
+template <class T>
+void low_rank(CudaDevice& device, Tensor<const T> x, const LowRankPairs<const Accum<T>>& pairs,
+              Tensor<T> y);
 
 // dx [T, in] += dy B A;  for each document dB += dyᵀ (x Aᵀ), dA += (dy B)ᵀ x.
-// dx may be null (the input needs no gradient), dpairs.a empty (the adapters need none).
+// dx may be null (the input needs no gradient), dpairs null (the adapters need none).
 template <class T>
 void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,
                        const LowRankPairs<const T>& pairs, Tensor<T> dx,
                        const LowRankPairs<T>& dpairs);
+template <class T>
+void low_rank_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> x,
+                       const LowRankPairs<const Accum<T>>& pairs, Tensor<T> dx,
+                       const LowRankPairs<Accum<T>>& dpairs);
 
 }  // namespace fairway

@@ -13,12 +13,15 @@ struct DocTile {
   int64_t doc, begin, end;
 };
 
-std::vector<DocTile> doc_tiles(std::span<const int32_t> doc_rows) {
+template <class T>
+std::vector<DocTile> doc_tiles(const LowRankPairs<T>& pairs) {
   std::vector<DocTile> tiles;
-  for (size_t d = 0; d + 1 < doc_rows.size(); ++d)
-    for (int64_t begin = doc_rows[d]; begin < doc_rows[d + 1]; begin += kTileRows)
-      tiles.push_back(
-          {static_cast<int64_t>(d), begin, std::min<int64_t>(doc_rows[d + 1], begin + kTileRows)});
+  const int32_t first = pairs.doc_rows[0];
+  for (int64_t d = 0; d < pairs.docs; ++d) {
+    const int64_t stop = pairs.doc_rows[d + 1] - first;
+    for (int64_t begin = pairs.doc_rows[d] - first; begin < stop; begin += kTileRows)
+      tiles.push_back({d, begin, std::min(stop, begin + kTileRows)});
+  }
   return tiles;
 }
 
@@ -59,15 +62,14 @@ template <class T>
 void low_rank(CpuDevice& device, Tensor<const T> x, const LowRankPairs<const T>& pairs,
               Tensor<T> y) {
   const int64_t R = pairs.rank, in = pairs.in, out = pairs.out;
-  const auto tiles = doc_tiles(pairs.doc_rows);
+  const auto tiles = doc_tiles(pairs);
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
   for (const DocTile& tile : tiles) {
-    const auto doc = static_cast<size_t>(tile.doc);
-    const int64_t rows = tile.end - tile.begin;
+    const int64_t at = tile.doc * pairs.stride, rows = tile.end - tile.begin;
     T* xa = tile_scratch<T>(device, kSlotTileC, rows * R);
-    rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a[doc], in), xa,
+    rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a + at, in), xa,
                   false);
-    rows_times<T>(device, rows, out, R, xa, mat_t(pairs.b[doc], R), y.data + tile.begin * out,
+    rows_times<T>(device, rows, out, R, xa, mat_t(pairs.b + at, R), y.data + tile.begin * out,
                   true);
   }
 }
@@ -77,36 +79,35 @@ void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,
                        const LowRankPairs<const T>& pairs, Tensor<T> dx,
                        const LowRankPairs<T>& dpairs) {
   const int64_t R = pairs.rank, in = pairs.in, out = pairs.out;
-  const int64_t total = pairs.doc_rows.back();
-  const auto tiles = doc_tiles(pairs.doc_rows);
+  const int64_t total = x.extent(0);
+  const auto tiles = doc_tiles(pairs);
   const auto rows_bytes = static_cast<size_t>(total * R) * sizeof(T);
   T* dxa = reinterpret_cast<T*>(device.shared_scratch(kSlotRowsA, rows_bytes));
   T* xa = reinterpret_cast<T*>(device.shared_scratch(kSlotRowsB, rows_bytes));
-  const bool with_pairs = !dpairs.a.empty();
+  const bool with_pairs = static_cast<bool>(dpairs);
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
   for (const DocTile& tile : tiles) {
-    const auto doc = static_cast<size_t>(tile.doc);
-    const int64_t rows = tile.end - tile.begin;
-    rows_times<T>(device, rows, R, out, dy.data + tile.begin * out, mat(pairs.b[doc], R),
+    const int64_t at = tile.doc * pairs.stride, rows = tile.end - tile.begin;
+    rows_times<T>(device, rows, R, out, dy.data + tile.begin * out, mat(pairs.b + at, R),
                   dxa + tile.begin * R, false);
     if (dx)
-      rows_times<T>(device, rows, in, R, dxa + tile.begin * R, mat(pairs.a[doc], in),
+      rows_times<T>(device, rows, in, R, dxa + tile.begin * R, mat(pairs.a + at, in),
                     dx.data + tile.begin * in, true);
     if (with_pairs)
-      rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a[doc], in),
+      rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a + at, in),
                     xa + tile.begin * R, false);
   }
   if (!with_pairs) return;
-  const auto docs = static_cast<int64_t>(pairs.doc_rows.size()) - 1;
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
-  for (int64_t task = 0; task < 2 * docs; ++task) {
-    const auto doc = static_cast<size_t>(task / 2);
-    const int64_t begin = pairs.doc_rows[doc], rows = pairs.doc_rows[doc + 1] - begin;
+  for (int64_t task = 0; task < 2 * pairs.docs; ++task) {
+    const int64_t doc = task / 2, at = doc * dpairs.stride;
+    const int64_t begin = pairs.doc_rows[doc] - pairs.doc_rows[0];
+    const int64_t rows = pairs.doc_rows[doc + 1] - pairs.doc_rows[doc];
     if (task % 2 == 0)
-      document_gradient(device, rows, out, R, dy.data + begin * out, xa + begin * R, dpairs.b[doc]);
+      document_gradient(device, rows, out, R, dy.data + begin * out, xa + begin * R, dpairs.b + at);
     else
       document_gradient(device, rows, R, in, static_cast<const T*>(dxa + begin * R),
-                        x.data + begin * in, dpairs.a[doc]);
+                        x.data + begin * in, dpairs.a + at);
   }
 }
 

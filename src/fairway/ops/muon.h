@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/device.h"
 
 namespace fairway {
 
@@ -12,8 +12,11 @@ namespace fairway {
 // Overwrites m and u; u may be g.
 void muon_momentum(CpuDevice& device, int64_t rows, int64_t cols, const float* g, float* m,
                    float* u, double mu, double eps);
+void muon_momentum(CudaDevice& device, int64_t rows, int64_t cols, const float* g, float* m,
+                   float* u, double mu, double eps);
 
 // w ← w·keep − rate·x, over n elements.
 void muon_apply(CpuDevice& device, int64_t n, float* w, const float* x, double keep, double rate);
+void muon_apply(CudaDevice& device, int64_t n, float* w, const float* x, double keep, double rate);
 
 }  // namespace fairway

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/device.h"
 
 namespace fairway {
 
@@ -23,6 +23,8 @@ int64_t newton_schulz_scratch(int64_t batch, int64_t rows, int64_t cols);
 // which drives the singular values towards 1. Products run at the device's matmul precision.
 // `scratch` must not overlap x; its content on entry does not matter.
 void newton_schulz(CpuDevice& device, int64_t batch, int64_t rows, int64_t cols, float* x,
+                   const NewtonSchulz& coefficients, float* scratch);
+void newton_schulz(CudaDevice& device, int64_t batch, int64_t rows, int64_t cols, float* x,
                    const NewtonSchulz& coefficients, float* scratch);
 
 }  // namespace fairway

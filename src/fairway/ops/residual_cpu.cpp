@@ -1,4 +1,5 @@
 #include "fairway/ops/cpu_rows.h"
+#include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/scalar.h"
@@ -231,6 +232,15 @@ void lane_join_backward(CpuDevice& device, const LaneJoin<T>& in, Tensor<T> d0, 
 }
 
 template <class T>
+void scale_to(CpuDevice& device, Tensor<const T> x, double factor, Tensor<T> y) {
+  const T f = T(static_cast<decltype(real_part(T{}))>(factor));
+  for_each_block(device, x.size(), [&](int64_t begin, int64_t n) {
+#pragma omp simd
+    for (int64_t i = begin; i < begin + n; ++i) y.data[i] = f * x.data[i];
+  });
+}
+
+template <class T>
 void add(CpuDevice& device, Tensor<const T> x, Tensor<T> y) {
   constexpr int64_t kChunk = 1 << 14;
   const int64_t n = x.size();
@@ -272,6 +282,7 @@ void mean_of(CpuDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> 
   template void lane_join_backward(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,           \
                                    Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>,          \
                                    Tensor<T>);                                                     \
+  template void scale_to(CpuDevice&, Tensor<const T>, double, Tensor<T>);                          \
   template void add(CpuDevice&, Tensor<const T>, Tensor<T>);                                       \
   template void mean_of(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)

@@ -1,6 +1,9 @@
 // RMS norm without weight: n = scale · x · rstd, rstd = 1/sqrt(mean(x²) + eps) per row.
 #pragma once
 
+#include <cstdint>
+
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
@@ -10,15 +13,41 @@ namespace fairway {
 template <class T>
 void rms_norm(CpuDevice& device, Tensor<const T> x, double eps, double scale, Tensor<T> rstd,
               Tensor<T> n);
+template <class T>
+void rms_norm(CudaDevice& device, Tensor<const T> x, double eps, double scale,
+              Tensor<Accum<T>> rstd, Tensor<T> n);
 
 // n again from a saved rstd.
 template <class T>
 void rms_norm_apply(CpuDevice& device, Tensor<const T> x, Tensor<const T> rstd, double scale,
                     Tensor<T> n);
+template <class T>
+void rms_norm_apply(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> rstd,
+                    double scale, Tensor<T> n);
 
 // dx += scale·rstd·(dn − x·rstd²·mean(dn⊙x)).
 template <class T>
 void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> x,
                        Tensor<const T> rstd, double scale, Tensor<T> dx);
+template <class T>
+void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> x,
+                       Tensor<const Accum<T>> rstd, double scale, Tensor<T> dx);
+
+// The norm's backward for rows that were gathered before it, from its output n (scale 1):
+//   dx[rows[r]] = rstd[r]·(dn[r] − n[r]·mean(dn[r]⊙n[r])), written; rows null: row r itself.
+// n, dn [N, D], rstd and rows [N], dx [T, D].
+template <class T>
+void rms_norm_backward_scatter(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                               Tensor<const T> rstd, Tensor<const int32_t> rows, Tensor<T> dx);
+template <class T>
+void rms_norm_backward_scatter(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                               Tensor<const Accum<T>> rstd, Tensor<const int32_t> rows,
+                               Tensor<T> dx);
+
+// y[r] = x[rows[r]]: x [T, D], rows [N] (null: the first N rows), y [N, D].
+template <class T>
+void gather_rows(CpuDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y);
+template <class T>
+void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y);
 
 }  // namespace fairway

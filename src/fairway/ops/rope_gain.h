@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
@@ -18,16 +19,28 @@ namespace fairway {
 template <class T>
 void rope_table(CpuDevice& device, Tensor<const int32_t> cu_seqlens, int rope_dims, double base,
                 Tensor<T> cosine, Tensor<T> sine);
+template <class T>
+void rope_table(CudaDevice& device, Tensor<const int32_t> cu_seqlens, int rope_dims, double base,
+                Tensor<Accum<T>> cosine, Tensor<Accum<T>> sine);
 
 // x [T, heads, d] → x_rot of the same shape. gain [heads], or null for 1.
 template <class T>
 void rope_gain(CpuDevice& device, Tensor<const T> x, Tensor<const T> gain, Tensor<const T> cosine,
                Tensor<const T> sine, double eps, Tensor<T> x_rot);
+template <class T>
+void rope_gain(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> gain,
+               Tensor<const Accum<T>> cosine, Tensor<const Accum<T>> sine, double eps,
+               Tensor<T> x_rot);
 
 // dx from dx_rot (dx may be dx_rot); dgain [heads] accumulates unless null.
 template <class T>
 void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
                         Tensor<const T> gain, Tensor<const T> cosine, Tensor<const T> sine,
                         double eps, Tensor<T> dx, Tensor<T> dgain);
+template <class T>
+void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
+                        Tensor<const Accum<T>> gain, Tensor<const Accum<T>> cosine,
+                        Tensor<const Accum<T>> sine, double eps, Tensor<T> dx,
+                        Tensor<Accum<T>> dgain);
 
 }  // namespace fairway

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
@@ -14,5 +15,8 @@ namespace fairway {
 template <class T>
 void softcap_xent(CpuDevice& device, Tensor<T> z, Tensor<const int32_t> targets, double cap,
                   const T* d_nll, Tensor<T> nll);
+template <class T>
+void softcap_xent(CudaDevice& device, Tensor<T> z, Tensor<const int32_t> targets, double cap,
+                  const Accum<T>* d_nll, Tensor<Accum<T>> nll);
 
 }  // namespace fairway

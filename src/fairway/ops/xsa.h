@@ -2,6 +2,7 @@
 // position and group.  v̂ = v / max(‖v‖, 1e-12);  y2 = y − (y·v̂) v̂.
 #pragma once
 
+#include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
@@ -10,6 +11,8 @@ namespace fairway {
 // y [T, H, d] in place; v [T, K, d]; y_dot_v [T, H] receives y·v̂.
 template <class T>
 void xsa(CpuDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<T> y_dot_v);
+template <class T>
+void xsa(CudaDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<Accum<T>> y_dot_v);
 
 // From y2 and the saved y·v̂, without y:
 //   dy = dy2 − (dy2·v̂) v̂ (in place),   dv = −Σ_heads [(dy2·v̂) y2 + (y·v̂) dy] / ‖v‖   (written),
@@ -17,9 +20,16 @@ void xsa(CpuDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<T> y_dot_v);
 template <class T>
 void xsa_backward(CpuDevice& device, Tensor<const T> y2, Tensor<const T> v, Tensor<const T> y_dot_v,
                   Tensor<T> dy, Tensor<T> dv, Tensor<T> delta);
+template <class T>
+void xsa_backward(CudaDevice& device, Tensor<const T> y2, Tensor<const T> v,
+                  Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<T> dv,
+                  Tensor<Accum<T>> delta);
 
 // delta[h, t] = dy·y alone, for layers without XSA.
 template <class T>
 void attention_delta(CpuDevice& device, Tensor<const T> y, Tensor<const T> dy, Tensor<T> delta);
+template <class T>
+void attention_delta(CudaDevice& device, Tensor<const T> y, Tensor<const T> dy,
+                     Tensor<Accum<T>> delta);
 
 }  // namespace fairway

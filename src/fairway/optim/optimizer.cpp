@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "fairway/device/run_types.h"
 #include "fairway/ops/adamw.h"
 #include "fairway/ops/ema.h"
 #include "fairway/ops/muon.h"
@@ -92,5 +93,9 @@ void optimizer_step(Device& device, const ModelConfig& model, const OptimConfig&
 
 template void optimizer_step(CpuDevice&, const ModelConfig&, const OptimConfig&, int64_t, double,
                              float*, float*, const OptimState&, Arena);
+#if FAIRWAY_WITH_CUDA
+template void optimizer_step(CudaDevice&, const ModelConfig&, const OptimConfig&, int64_t, double,
+                             float*, float*, const OptimState&, Arena);
+#endif
 
 }  // namespace fairway

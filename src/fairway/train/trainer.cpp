@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "fairway/base/check.h"
 #include "fairway/data/packing.h"
+#include "fairway/device/run_types.h"
 #include "fairway/ops/grad_norm.h"
+#include "fairway/ops/round_to.h"
 
 namespace fairway {
 
@@ -23,16 +26,11 @@ PackedBatch synthetic_batch(const ModelConfig& model, int64_t rows) {
   return batch;
 }
 
-template <class T>
-Tensor<const T> const_view(Tensor<T> t) {
-  return t;
-}
-
 }  // namespace
 
-template <class Device>
-Trainer<Device>::Trainer(Device& device, const ModelConfig& model, const OptimConfig& optim,
-                         const TrainConfig& train)
+template <class Device, class T>
+Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const OptimConfig& optim,
+                            const TrainConfig& train)
     : device_(device),
       model_(model),
       optim_(optim),
@@ -53,11 +51,13 @@ Trainer<Device>::Trainer(Device& device, const ModelConfig& model, const OptimCo
   device_.upload(d_nll_.data, mean.data(), mean.size() * sizeof(float));
 }
 
-template <class Device>
-void Trainer<Device>::lay_out(Arena& arena) {
+template <class Device, class T>
+void Trainer<Device, T>::lay_out(Arena& arena) {
   const int64_t flat = flat_size(model_);
   weights_ = arena.take<float>("weights", {flat});
   gradients_ = arena.take<float>("gradients", {flat});
+  if constexpr (!std::is_same_v<T, float>)
+    matrices_ = arena.take<T>("matrices for products", {matrices_size(model_)});
   state_ = take_optim_state(model_, arena);
   inputs_ = arena.take<int32_t>("batch", {rows_});
   targets_ = arena.take<int32_t>("batch", {rows_});
@@ -67,21 +67,21 @@ void Trainer<Device>::lay_out(Arena& arena) {
   d_nll_ = arena.take<float>("nll", {rows_});
 
   const size_t scratch =
-      std::max({scratch_bytes<float>(plain_, rows_, rows_, true),
-                scratch_bytes<float>(looped_, rows_, rows_, true), optim_scratch_bytes(model_)});
+      std::max({scratch_bytes<T>(plain_, rows_, rows_, true),
+                scratch_bytes<T>(looped_, rows_, rows_, true), optim_scratch_bytes(model_)});
   scratch_ = arena.take<std::byte>("scratch", {static_cast<int64_t>(scratch)});
 
   // Both routes use the same memory; the looped one is the longer.
   const size_t mark = arena.mark();
   if (!arena.dry()) {
-    acts_plain_ = take_acts<float>(model_, plain_.route, rows_, rows_, true, arena);
+    acts_plain_ = take_acts<T>(model_, plain_.route, rows_, rows_, true, arena);
     arena.release(mark);
   }
-  acts_looped_ = take_acts<float>(model_, looped_.route, rows_, rows_, true, arena);
+  acts_looped_ = take_acts<T>(model_, looped_.route, rows_, rows_, true, arena);
 }
 
-template <class Device>
-void Trainer<Device>::warm_up(int micro_steps) {
+template <class Device, class T>
+void Trainer<Device, T>::warm_up(int micro_steps) {
   if (micro_steps == 0) return;
   const PackedBatch batch = synthetic_batch(model_, rows_);
   for (int i = 0; i < micro_steps; ++i) {
@@ -96,19 +96,34 @@ void Trainer<Device>::warm_up(int micro_steps) {
   });
 }
 
-template <class Device>
-void Trainer<Device>::init() {
+template <class Device, class T>
+void Trainer<Device, T>::init() {
   const size_t bytes = static_cast<size_t>(weights_.size()) * sizeof(float);
   std::vector<float> host(static_cast<size_t>(weights_.size()));
   CpuDevice cpu(train_.threads);
   init_weights(cpu, model_, train_.seed, host.data());
   device_.upload(weights_.data, host.data(), bytes);
   device_.upload(state_.ema.data, host.data(), bytes);
+  round_weights();
+}
+
+template <class Device, class T>
+void Trainer<Device, T>::round_weights() {
+  if constexpr (!std::is_same_v<T, float>)
+    round_to(device_, matrices_.size(), weights_.data, matrices_.data);
+}
+
+template <class Device, class T>
+Weights<const T> Trainer<Device, T>::weights_of_products() const {
+  if constexpr (std::is_same_v<T, float>)
+    return weights_view<const float>(model_, weights_.data);
+  else
+    return weights_view<const T>(model_, matrices_.data, weights_.data);
 }
 
 // Forward and backward on one micro-batch; returns the sum of its nll.
-template <class Device>
-double Trainer<Device>::micro_step(bool looped, const PackedBatch& packed) {
+template <class Device, class T>
+double Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
   check(static_cast<int64_t>(packed.inputs.size()) == rows_ &&
             static_cast<int64_t>(packed.targets.size()) == rows_ &&
             static_cast<int64_t>(packed.cu_seqlens.size()) <= cu_seqlens_.size(),
@@ -120,25 +135,22 @@ double Trainer<Device>::micro_step(bool looped, const PackedBatch& packed) {
   const Batch batch{
       inputs_, {cu_seqlens_.data, {static_cast<int64_t>(packed.cu_seqlens.size())}}, {}, targets_};
   const Network& net = looped ? looped_ : plain_;
-  const Acts<float>& acts = looped ? acts_looped_ : acts_plain_;
-  const auto w = weights_view<const float>(model_, weights_.data);
+  const Acts<T>& acts = looped ? acts_looped_ : acts_plain_;
+  const Weights<const T> w = weights_of_products();
   const auto dw = weights_view<float>(model_, gradients_.data);
   const Arena scratch(scratch_.data, static_cast<size_t>(scratch_.size()));
-  const Lora<const float>* no_lora = nullptr;
-  const Lora<float>* no_dlora = nullptr;
-  forward(device_, net, w, no_lora, batch, acts, scratch);
-  head_loss(device_, net, w, no_lora, batch, acts, nll_, const_view(d_nll_).data, &dw, no_dlora,
-            scratch);
-  backward(device_, net, w, no_lora, batch, acts, &dw, no_dlora, scratch);
+  forward(device_, net, w, nullptr, batch, acts, scratch);
+  head_loss(device_, net, w, nullptr, batch, acts, nll_, d_nll_.data, &dw, nullptr, scratch);
+  backward(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);
   device_.download(host_nll_.data(), nll_.data, host_nll_.size() * sizeof(float));
   double sum = 0;
   for (float nll : host_nll_) sum += nll;
   return sum;
 }
 
-template <class Device>
-std::optional<StepResult> Trainer<Device>::step(const StepPlan& plan, const NextBatch& next,
-                                                const Cancelled& cancelled) {
+template <class Device, class T>
+std::optional<StepResult> Trainer<Device, T>::step(const StepPlan& plan, const NextBatch& next,
+                                                   const Cancelled& cancelled) {
   device_.zero(gradients_.data, static_cast<size_t>(gradients_.size()) * sizeof(float));
   StepResult result;
   double sum = 0;
@@ -158,9 +170,12 @@ std::optional<StepResult> Trainer<Device>::step(const StepPlan& plan, const Next
   const Arena scratch(scratch_.data, static_cast<size_t>(scratch_.size()));
   optimizer_step(device_, model_, optim_, plan.step, plan.lr_factor, weights_.data, gradients_.data,
                  state_, scratch);
+  round_weights();
   return result;
 }
 
-template class Trainer<CpuDevice>;
+#define FAIRWAY_INSTANTIATE(Device, T) template class Trainer<Device, T>;
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -28,7 +28,9 @@ struct StepResult {
   double grad_norm = 0;  // before clipping
 };
 
-template <class Device>
+// T: the element type of activations and of the matrices that products read (model/model.h).
+// Weights, gradients and optimizer state are float32 whatever it is.
+template <class Device, class T = float>
 class Trainer {
  public:
   // Takes all memory at once; weights and state are zero until init() or a checkpoint fills them.
@@ -51,6 +53,9 @@ class Trainer {
   std::optional<StepResult> step(const StepPlan& plan, const NextBatch& next,
                                  const Cancelled& cancelled = {});
 
+  // After a checkpoint has filled the state.
+  void state_changed() { round_weights(); }
+
   Tensor<float> weights() const { return weights_; }
   Tensor<float> gradients() const { return gradients_; }  // of the last micro-batches
   const OptimState& optim_state() const { return state_; }
@@ -68,6 +73,9 @@ class Trainer {
 
  private:
   void lay_out(Arena& arena);
+  // The rounded copy follows the weights; whoever changes them calls this.
+  void round_weights();
+  Weights<const T> weights_of_products() const;
   double micro_step(bool looped, const PackedBatch& batch);
   // The one place where ranks will meet: the mean of the gradients over them.
   void reduce_gradients() {}
@@ -83,11 +91,12 @@ class Trainer {
   typename Device::Buffer buffer_;
   std::string report_;
   Tensor<float> weights_, gradients_;  // [flat]
+  Tensor<T> matrices_;                 // the matrices rounded to T; null where T is float
   OptimState state_;
   Tensor<int32_t> inputs_, targets_;  // [rows]
   Tensor<int32_t> cu_seqlens_;        // room for the largest; a batch uses the beginning
   Tensor<float> nll_, d_nll_;         // [rows]
-  Acts<float> acts_plain_, acts_looped_;
+  Acts<T> acts_plain_, acts_looped_;
   Tensor<std::byte> scratch_;
   std::vector<float> host_nll_;
 };

@@ -1,0 +1,103 @@
+#include "fairway/device/cuda_device.h"
+
+#include "fairway/device/cuda_check.h"
+#include "fairway/device/cuda_matmul.h"
+
+namespace fairway {
+
+namespace {
+constexpr int kOldestCapability = 80;  // bf16 arithmetic, asynchronous copies
+}  // namespace
+
+bool cuda_available(std::string* why) {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  std::string reason;
+  if (status != cudaSuccess)
+    reason = cudaGetErrorString(status);
+  else if (devices == 0)
+    reason = "no NVIDIA GPU is visible";
+  else {
+    cudaDeviceProp properties{};
+    cuda_check(cudaGetDeviceProperties(&properties, 0), "reading the GPU's properties");
+    if (10 * properties.major + properties.minor < kOldestCapability)
+      reason = fmt::format("{} has compute capability {}.{}; 8.0 (Ampere) is the oldest supported",
+                           properties.name, properties.major, properties.minor);
+  }
+  if (why) *why = reason;
+  return reason.empty();
+}
+
+CudaBuffer::CudaBuffer(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* p = nullptr;
+  const cudaError_t status = cudaMalloc(&p, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    fail("the GPU has {} MiB of its {} MiB free, {} MiB are needed: use smaller micro-batches",
+         free >> 20, total >> 20, bytes >> 20);
+  }
+  cuda_check(status, "allocating memory");
+  data_.reset(static_cast<std::byte*>(p));
+  cuda_check(cudaMemset(p, 0, bytes), "clearing memory");
+}
+
+void CudaBuffer::Free::operator()(std::byte* p) const {
+  cudaFree(p);
+}
+
+CudaDevice::CudaDevice(int ordinal) {
+  std::string why;
+  require(cuda_available(&why), "no GPU can be used: {}", why);
+  cuda_check(cudaSetDevice(ordinal), "selecting the GPU");
+  cudaDeviceProp properties{};
+  cuda_check(cudaGetDeviceProperties(&properties, ordinal), "reading the GPU's properties");
+  name_ = properties.name;
+  multiprocessors_ = properties.multiProcessorCount;
+  capability_ = 10 * properties.major + properties.minor;
+  cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  matmul_ = std::make_unique<CudaMatmul>();
+}
+
+CudaDevice::~CudaDevice() {
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::upload(void* device, const void* host, size_t bytes) {
+  // From pageable memory: the runtime has staged all of it when the call returns.
+  cuda_check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
+             "copying to the GPU");
+}
+
+void CudaDevice::download(void* host, const void* device, size_t bytes) {
+  cuda_check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_),
+             "copying from the GPU");
+  synchronize();
+}
+
+void CudaDevice::copy(void* to, const void* from, size_t bytes) {
+  cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_),
+             "copying on the GPU");
+}
+
+void CudaDevice::zero(void* device, size_t bytes) {
+  cuda_check(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");
+}
+
+void CudaDevice::synchronize() {
+  cuda_check(cudaStreamSynchronize(stream_), "waiting for the GPU");
+}
+
+std::byte* CudaDevice::workspace(int slot, size_t bytes) {
+  Buffer& buffer = workspaces_[static_cast<size_t>(slot)];
+  if (buffer.bytes() < bytes) {
+    synchronize();  // earlier work may still use the old one
+    buffer = Buffer();
+    buffer = Buffer(bytes + bytes / 4);
+  }
+  return buffer.data();
+}
+
+}  // namespace fairway

@@ -1,0 +1,80 @@
+// An NVIDIA GPU: one stream, one allocation at a time, cuBLASLt. Plain C++: code above the ops
+// needs no CUDA header.
+//
+// Work is issued to the stream in program order and runs later; `download` and `synchronize` wait.
+// Every op gives the same bits on the same GPU model run after run: sums have a fixed order, and a
+// row's result does not depend on the rows beside it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "fairway/device/device.h"
+
+struct CUstream_st;
+
+namespace fairway {
+
+// Whether this process can use a GPU; if not, `why` (may be null) receives the reason.
+bool cuda_available(std::string* why = nullptr);
+
+// Owning device memory, zeroed.
+class CudaBuffer {
+ public:
+  CudaBuffer() = default;
+  explicit CudaBuffer(size_t bytes);
+  std::byte* data() const { return data_.get(); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const;
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  size_t bytes_ = 0;
+};
+
+class CudaMatmul;
+
+class CudaDevice {
+ public:
+  using Buffer = CudaBuffer;
+
+  // Throws Error where there is no usable GPU, saying why.
+  explicit CudaDevice(int ordinal = 0);
+  ~CudaDevice();
+  CudaDevice(const CudaDevice&) = delete;
+  CudaDevice& operator=(const CudaDevice&) = delete;
+
+  CUstream_st* stream() const { return stream_; }
+  const std::string& name() const { return name_; }
+  int multiprocessors() const { return multiprocessors_; }
+  int capability() const { return capability_; }  // 90 for compute capability 9.0
+
+  Buffer allocate(size_t bytes) { return Buffer(bytes); }
+  // The host memory may be reused when upload returns.
+  void upload(void* device, const void* host, size_t bytes);
+  void download(void* host, const void* device, size_t bytes);
+  void copy(void* to, const void* from, size_t bytes);
+  void zero(void* device, size_t bytes);
+  void synchronize();
+
+  // Scratch for the op that is being issued: at least `bytes`, 256-byte aligned, undefined content,
+  // valid until the next call with the same slot. Grows outside of stream capture only.
+  std::byte* workspace(int slot, size_t bytes);
+
+  CudaMatmul& matmul() { return *matmul_; }
+
+ private:
+  static constexpr int kWorkspaces = 8;
+  CUstream_st* stream_ = nullptr;
+  std::string name_;
+  int multiprocessors_ = 0, capability_ = 0;
+  std::array<Buffer, kWorkspaces> workspaces_;
+  std::unique_ptr<CudaMatmul> matmul_;
+};
+
+}  // namespace fairway

@@ -1,0 +1,49 @@
+// Matrix products through cuBLASLt. Row-major, like everything here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "fairway/base/bf16.h"
+#include "fairway/device/cuda_device.h"
+
+namespace fairway {
+
+// Element (i, j) of the logical matrix is data[i·ld + j], or data[j·ld + i] if transposed; problem
+// b of a batch starts `stride` elements after the one before.
+template <class T>
+struct CudaMatrix {
+  const T* data;
+  int64_t ld;
+  bool transposed = false;
+  int64_t stride = 0;
+};
+
+struct CudaMatmulShape {
+  int64_t m, n, k;
+  int64_t batch = 1;
+  // The kernel is chosen by (n, k) alone and sums k in one piece, so that a row of C has the same
+  // bits whatever m is.
+  bool rows_independent = false;
+};
+
+// C[m, n] = alpha·A[m, k] B[k, n] (+ beta·C), C row-major with leading dimension ldc, accumulated
+// in float32. T float (in full float32 precision) or bf16; C is of type T or float. For one problem
+// the same kernel is chosen every time on a GPU model.
+template <class T, class C>
+void cuda_matmul(CudaDevice& device, const CudaMatmulShape& shape, CudaMatrix<T> a, CudaMatrix<T> b,
+                 C* c, int64_t ldc, float alpha, float beta, int64_t stride_c = 0);
+
+// cuBLASLt's handle and the kernels chosen so far.
+class CudaMatmul {
+ public:
+  CudaMatmul();
+  ~CudaMatmul();
+  struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fairway
