@@ -147,15 +147,15 @@ OpsFigures bench_ops(const OpsOptions& o) {
   // Adapters of one document that owns every row, at the record's rank.
   constexpr int64_t kRank = 96;
   const F a = take({kRank, D}), b = take({D, kRank}), da = take({kRank, D}), db = take({D, kRank});
-  const std::vector<const float*> as{a.data}, bs{b.data};
-  const std::vector<float*> das{da.data}, dbs{db.data};
   const std::vector<int32_t> rows{0, static_cast<int32_t>(T)};
-  const LowRankPairs<const float> pairs_of{as, bs, rows, kRank, D, D};
+  const auto pair_of = [&]<class U>(U* first, U* second) {
+    return LowRankPairs<U>{first, second, 0, 1, {rows.data(), {2}}, kRank, D, D};
+  };
+  const auto pairs_of = pair_of(CF(a).data, CF(b).data);
   const double rank_flops = 4 * TD * kRank;
   measure("low_rank", 3 * TD, rank_flops, [&] { low_rank<float>(device, x, pairs_of, y); });
-  measure("low_rank backward", 4 * TD, 2.5 * rank_flops, [&] {
-    low_rank_backward<float>(device, y, x, pairs_of, z, {das, dbs, rows, kRank, D, D});
-  });
+  measure("low_rank backward", 4 * TD, 2.5 * rank_flops,
+          [&] { low_rank_backward<float>(device, y, x, pairs_of, z, pair_of(da.data, db.data)); });
 
   // The optimizer, on the whole model's parameters.
   const int64_t flat = flat_size(c);

@@ -129,35 +129,41 @@ TEST(LowRank, DocumentsDoNotDependOnEachOther) {
       dy({rows, kOut}, random_doubles(rows * kOut, 1));
   const Owned<float> a({3, kR, kIn}, random_doubles(3 * kR * kIn, 2)),
       b({3, kOut, kR}, random_doubles(3 * kOut * kR, 3));
-  Owned<float> y({rows, kOut}), dx({rows, kIn}), da({3, kR, kIn}), db({3, kOut, kR});
-  const auto pointers = [](auto* base, int64_t n) {
-    return std::vector{base, base + n, base + 2 * n};
+  Owned<float> y({rows, kOut}), dx({rows, kIn});
+  // A and B of the three documents lie apart: pairs that share one stride, as views of a flat
+  // buffer do.
+  constexpr int64_t kStride = kR * (kIn + kOut);
+  Owned<float> pairs({3, kStride}), dpairs({3, kStride});
+  for (int64_t doc = 0; doc < 3; ++doc) {
+    std::copy_n(a.cview().data + doc * kR * kIn, kR * kIn, pairs.view().data + doc * kStride);
+    std::copy_n(b.cview().data + doc * kOut * kR, kOut * kR,
+                pairs.view().data + doc * kStride + kR * kIn);
+  }
+  const auto view = [&]<class U>(U* base, const std::vector<int32_t>& rows_of) {
+    const int64_t docs = std::ssize(rows_of) - 1;
+    return LowRankPairs<U>{
+        base, base + kR * kIn, kStride, docs, {rows_of.data(), {docs + 1}}, kR, kIn, kOut};
   };
-  const auto pa = pointers(a.cview().data, kR * kIn), pb = pointers(b.cview().data, kOut * kR);
-  const auto pda = pointers(da.view().data, kR * kIn), pdb = pointers(db.view().data, kOut * kR);
-  low_rank<float>(device, x.cview(), {pa, pb, starts, kR, kIn, kOut}, y.view());
-  low_rank_backward<float>(device, dy.cview(), x.cview(), {pa, pb, starts, kR, kIn, kOut},
-                           dx.view(), {pda, pdb, starts, kR, kIn, kOut});
-  EXPECT_TRUE(y.intact() && dx.intact() && da.intact() && db.intact());
+  const auto all = view(pairs.cview().data, starts);
+  low_rank<float>(device, x.cview(), all, y.view());
+  low_rank_backward<float>(device, dy.cview(), x.cview(), all, dx.view(),
+                           view(dpairs.view().data, starts));
+  EXPECT_TRUE(y.intact() && dx.intact() && dpairs.intact());
   for (size_t doc = 0; doc < 3; ++doc) {
     const int64_t begin = starts[doc], n = starts[doc + 1] - begin;
     const std::vector<int32_t> own{0, static_cast<int32_t>(n)};
-    Owned<float> y1({n, kOut}), dx1({n, kIn}), da1({kR, kIn}), db1({kOut, kR});
-    const std::vector<const float*> a1{pa[doc]}, b1{pb[doc]};
-    const std::vector<float*> pda1{da1.view().data}, pdb1{db1.view().data};
+    Owned<float> y1({n, kOut}), dx1({n, kIn}), dpair({kStride});
     const Tensor<const float> xd(x.cview().data + begin * kIn, {n, kIn});
-    low_rank<float>(device, xd, {a1, b1, own, kR, kIn, kOut}, y1.view());
-    low_rank_backward<float>(device, {dy.cview().data + begin * kOut, {n, kOut}}, xd,
-                             {a1, b1, own, kR, kIn, kOut}, dx1.view(),
-                             {pda1, pdb1, own, kR, kIn, kOut});
+    const auto one = view(pairs.cview().data + static_cast<int64_t>(doc) * kStride, own);
+    low_rank<float>(device, xd, one, y1.view());
+    low_rank_backward<float>(device, {dy.cview().data + begin * kOut, {n, kOut}}, xd, one,
+                             dx1.view(), view(dpair.view().data, own));
     for (int64_t i = 0; i < n * kOut; ++i)
       ASSERT_EQ(y1[static_cast<size_t>(i)], y[static_cast<size_t>(begin * kOut + i)]);
     for (int64_t i = 0; i < n * kIn; ++i)
       ASSERT_EQ(dx1[static_cast<size_t>(i)], dx[static_cast<size_t>(begin * kIn + i)]);
-    for (size_t i = 0; i < static_cast<size_t>(kR * kIn); ++i)
-      ASSERT_EQ(da1[i], da[doc * static_cast<size_t>(kR * kIn) + i]);
-    for (size_t i = 0; i < static_cast<size_t>(kOut * kR); ++i)
-      ASSERT_EQ(db1[i], db[doc * static_cast<size_t>(kOut * kR) + i]);
+    for (size_t i = 0; i < static_cast<size_t>(kStride); ++i)
+      ASSERT_EQ(dpair[i], dpairs[doc * static_cast<size_t>(kStride) + i]);
   }
 }
 

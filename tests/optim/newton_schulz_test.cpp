@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fairway/base/rng.h"
+#include "fairway/device/cpu_device.h"
 #include "fairway/io/safetensors.h"
 
 namespace fairway {

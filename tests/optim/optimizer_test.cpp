@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fairway/base/rng.h"
+#include "fairway/device/cpu_device.h"
 #include "fairway/ops/adamw.h"
 #include "fairway/ops/grad_norm.h"
 #include "support/golden.h"

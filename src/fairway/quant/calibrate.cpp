@@ -136,7 +136,7 @@ void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const flo
     const int layer = net.route[static_cast<size_t>(s)].layer;
     const VisitActs<float>& visit = b.acts.visits[static_cast<size_t>(s)];
     VisitInputs<float> in = b.inputs;
-    visit_inputs<float>(device, net, w, b.acts, s, in);
+    visit_inputs<CpuDevice, float>(device, net, w, b.acts, s, in);
     leaky_sq<float>(device, visit.z, b.hidden);
     add_gram(device, in.attn_in, hessians.layer(layer, Hessians::attn_in));
     add_gram(device, visit.y, hessians.layer(layer, Hessians::attn_out));
