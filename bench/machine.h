@@ -15,6 +15,13 @@ double copy_bandwidth(int threads);
 double onednn_rate(int threads, MatmulPrecision precision, int64_t m, int64_t n, int64_t k,
                    bool a_transposed, bool b_transposed);
 
+// The same for a GPU: a copy from memory to memory, and a bf16 product of 8192 x 8192 matrices of
+// random numbers.
+double copy_bandwidth(CudaDevice& device);
+double matmul_rate(CudaDevice& device);
+// Bytes of the GPU's memory that are taken, by this process or any other.
+double memory_in_use(CudaDevice& device);
+
 double seconds_now();
 // Largest resident size of the process so far, in bytes.
 double peak_memory();

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/choose.h"
 #include "fairway/model/config.h"
 
 namespace fairway::bench {
@@ -25,8 +25,7 @@ struct OpsFigures {
 struct OpsOptions {
   ModelConfig model;
   int64_t tokens = 4096;
-  int threads = 0;
-  MatmulPrecision precision = MatmulPrecision::float32;
+  DeviceChoice device;
 };
 
 OpsFigures bench_ops(const OpsOptions& options);

@@ -1,21 +1,16 @@
 #include "step.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "documents.h"
 #include "fairway/ops/grad_norm.h"
 #include "fairway/train/trainer.h"
 #include "machine.h"
+#include "timer.h"
 
 namespace fairway::bench {
 
 namespace {
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 struct Products {
   double flops = 0, seconds = 0;  // seconds: of all threads together

@@ -8,6 +8,7 @@
 #include "fairway/base/rng.h"
 #include "fairway/data/shard.h"
 #include "fairway/eval/ttt.h"
+#include "fairway/model/device_weights.h"
 #include "machine.h"
 
 namespace fairway::bench {
@@ -27,14 +28,13 @@ struct TemporaryDirectory {
   std::filesystem::path path;
 };
 
-}  // namespace
-
-TttFigures bench_ttt(const TttOptions& o) {
-  CpuDevice device(o.threads, o.precision);
+template <class Device, class T>
+TttFigures run(Device& device, const TttOptions& o) {
   const Network net(o.model, /*looped=*/true);
   std::vector<float> flat(static_cast<size_t>(flat_size(o.model)));
-  init_weights(device, o.model, 1, flat.data());
-  const auto weights = weights_view<const float>(o.model, flat.data());
+  CpuDevice cpu;
+  init_weights(cpu, o.model, 1, flat.data());
+  const DeviceWeights<Device, T> weights(device, o.model, flat.data());
 
   constexpr uint16_t kBos = 1;
   const Philox rng(4, 0);
@@ -56,17 +56,31 @@ TttFigures bench_ttt(const TttOptions& o) {
 
   std::vector<float> nll(static_cast<size_t>(stream.size()));
   TttFigures f;
-  f.threads = device.threads();
   for (const Document& document : documents)
     for (int64_t c = 0; c < num_chunks(document, o.ttt.chunk_size); ++c)
       f.window_tokens +=
           static_cast<double>(chunk_window(document, c, o.ttt.chunk_size, o.ttt.window).rows());
-  const double start = seconds_now(), before = device.matmul_totals().seconds;
-  score_ttt(device, net, weights, stream, documents, o.ttt, o.pass_tokens, nll,
+  const auto in_products = [&] {
+    if constexpr (std::is_same_v<Device, CpuDevice>) return device.matmul_totals().seconds;
+    return 0.0;
+  };
+  const double start = seconds_now(), before = in_products();
+  score_ttt(device, net, weights.view(), stream, documents, o.ttt, o.pass_tokens, nll,
             [&](int64_t targets, double) { f.scored += static_cast<double>(targets); });
   f.seconds = seconds_now() - start;
-  f.product_share = (device.matmul_totals().seconds - before) / (f.threads * f.seconds);
+  if constexpr (std::is_same_v<Device, CpuDevice>) {
+    f.threads = device.threads();
+    f.product_share = (in_products() - before) / (f.threads * f.seconds);
+  }
   return f;
+}
+
+}  // namespace
+
+TttFigures bench_ttt(const TttOptions& o) {
+  return with_device(o.device, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+    return run<Device, T>(device, o);
+  });
 }
 
 }  // namespace fairway::bench

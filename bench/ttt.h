@@ -1,7 +1,7 @@
 // `fairway bench ttt`: test-time training on synthetic documents.
 #pragma once
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/choose.h"
 #include "fairway/eval/config.h"
 #include "fairway/model/config.h"
 
@@ -13,16 +13,15 @@ struct TttOptions {
   int64_t doc_tokens = 512;
   int64_t documents = 2;
   int64_t pass_tokens = 4096;
-  int threads = 0;
-  MatmulPrecision precision = MatmulPrecision::float32;
+  DeviceChoice device;
 };
 
 struct TttFigures {
-  int threads = 0;
+  int threads = 0;  // 0 on a GPU
   double seconds = 0;
   double scored = 0;         // targets
   double window_tokens = 0;  // rows that went through the network
-  double product_share = 0;  // of the threads' time
+  double product_share = 0;  // of the threads' time; 0 on a GPU
 };
 
 TttFigures bench_ttt(const TttOptions& options);

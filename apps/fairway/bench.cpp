@@ -10,6 +10,7 @@
 #include "ops.h"
 #include "recipe_options.h"
 #include "step.h"
+#include "step_gpu.h"
 #include "ttt.h"
 
 namespace fairway {
@@ -20,10 +21,10 @@ using Json = nlohmann::ordered_json;
 
 // What step, ops and ttt have in common.
 struct Options {
-  std::string recipe, json, precision;
+  std::string recipe, json, device = "auto", precision = "auto";
   int threads = 0;
-  int64_t tokens = 4096;
-  int steps = 3;
+  int64_t tokens = 0;  // 0: as many as suit the device
+  int steps = 0;
   bool no_loop = false;
   bool memory = false;
   int64_t doc_tokens = 512, documents = 2;
@@ -34,10 +35,18 @@ Recipe recipe_of(const Options& o) {
   return o.recipe.empty() ? Recipe{} : read_recipe(o.recipe, {});
 }
 
-MatmulPrecision precision_of(const Options& o) {
-  MatmulPrecision precision{};
-  parse_field("--matmul-precision", o.precision, precision);
-  return precision;
+DeviceChoice device_of(const Options& o) {
+  DeviceChoice choice{.threads = o.threads};
+  parse_field("--device", o.device, choice.kind);
+  parse_field("--matmul-precision", o.precision, choice.precision);
+  choice.kind = resolve(choice.kind);
+  return choice;
+}
+bool on_gpu(const Options& o) {
+  return device_of(o).kind == DeviceKind::cuda;
+}
+int64_t tokens_of(const Options& o) {
+  return o.tokens > 0 ? o.tokens : on_gpu(o) ? 98304 : 4096;
 }
 
 void keep(const Options& o, const Json& json) {
@@ -46,13 +55,13 @@ void keep(const Options& o, const Json& json) {
 
 constexpr double kGiga = 1e9, kMebi = 1 << 20;
 
-void step(const Options& o) {
+void cpu_step(const Options& o) {
   const auto f = bench::bench_step({.model = recipe_of(o).model,
-                                    .tokens = o.tokens,
-                                    .steps = o.steps,
+                                    .tokens = tokens_of(o),
+                                    .steps = o.steps > 0 ? o.steps : 3,
                                     .looped = !o.no_loop,
                                     .threads = o.threads,
-                                    .precision = precision_of(o)});
+                                    .precision = device_of(o).precision});
   fmt::print(
       "{} tokens, {} visits, {} threads, {}\n"
       "forward and backward  {:.3f} s, {:.0f} tokens/s\n"
@@ -60,12 +69,12 @@ void step(const Options& o) {
       "in matrix products    {:.1f}% of the threads' time\n"
       "their rate            {:.1f} GFLOP/s, {:.1f}% of oneDNN's {:.1f} on the same products\n"
       "buffers               {:.0f} MiB; peak of the process {:.0f} MiB\n",
-      o.tokens, f.visits, f.threads, o.precision, f.micro_seconds, f.tokens_per_second,
+      tokens_of(o), f.visits, f.threads, o.precision, f.micro_seconds, f.tokens_per_second,
       f.optimizer_seconds, 100 * f.product_share, f.product_rate / kGiga,
       100 * f.product_rate / f.onednn_rate, f.onednn_rate / kGiga, f.buffers / kMebi,
       f.peak_memory / kMebi);
   if (o.memory) fmt::print("{}", f.memory_report);
-  keep(o, {{"tokens", o.tokens},
+  keep(o, {{"tokens", tokens_of(o)},
            {"visits", f.visits},
            {"threads", f.threads},
            {"matmul_precision", o.precision},
@@ -79,13 +88,55 @@ void step(const Options& o) {
            {"peak_memory_bytes", f.peak_memory}});
 }
 
+#if FAIRWAY_WITH_CUDA
+void gpu_step(const Options& o) {
+  const auto f = bench::bench_step_gpu({.model = recipe_of(o).model,
+                                        .tokens = tokens_of(o),
+                                        .steps = o.steps > 0 ? o.steps : 20,
+                                        .looped = !o.no_loop});
+  const double flops = f.product_flops + f.attention_flops;
+  const double floor = flops / f.matmul_rate;
+  fmt::print(
+      "{}: {} tokens, {} visits, bf16\n"
+      "ceilings              products {:.0f} TFLOP/s, copy {:.0f} GB/s\n"
+      "step                  {:.2f} ms, {:.3f} M tokens/s\n"
+      "useful products       {:.1f} TFLOP/s, {:.1f}% of the ceiling ({:.2f} ms at it)\n"
+      "clip, optimizer, EMA  {:.2f} ms\n"
+      "memory                {:.1f} GiB\n"
+      "to the first step     {:.1f} s\n",
+      f.device, tokens_of(o), f.visits, f.matmul_rate / 1e12, f.bandwidth / kGiga,
+      1e3 * f.step_seconds, 1e-6 * f.tokens_per_second, flops / f.step_seconds / 1e12,
+      100 * floor / f.step_seconds, 1e3 * floor, 1e3 * f.optimizer_seconds, f.memory / kMebi / 1024,
+      f.start_seconds);
+  if (o.memory) fmt::print("{}", f.memory_report);
+  keep(o, {{"device", f.device},
+           {"tokens", tokens_of(o)},
+           {"visits", f.visits},
+           {"step_seconds", f.step_seconds},
+           {"tokens_per_second", f.tokens_per_second},
+           {"optimizer_seconds", f.optimizer_seconds},
+           {"product_flops", f.product_flops},
+           {"attention_flops", f.attention_flops},
+           {"product_flops_per_second_ceiling", f.matmul_rate},
+           {"copy_bytes_per_second_ceiling", f.bandwidth},
+           {"memory_bytes", f.memory},
+           {"start_seconds", f.start_seconds},
+           {"loss", f.loss}});
+}
+#endif
+
+void step(const Options& o) {
+#if FAIRWAY_WITH_CUDA
+  if (on_gpu(o)) return gpu_step(o);
+#endif
+  cpu_step(o);
+}
+
 void ops(const Options& o) {
-  const auto f = bench::bench_ops({.model = recipe_of(o).model,
-                                   .tokens = o.tokens,
-                                   .threads = o.threads,
-                                   .precision = precision_of(o)});
+  const auto f = bench::bench_ops(
+      {.model = recipe_of(o).model, .tokens = tokens_of(o), .device = device_of(o)});
   fmt::print("ceilings: copy {:.1f} GB/s, matrix products {:.1f} GFLOP/s ({})\n\n",
-             f.bandwidth / kGiga, f.rate / kGiga, o.precision);
+             f.bandwidth / kGiga, f.rate / kGiga, on_gpu(o) ? "bfloat16" : o.precision);
   fmt::print("{:32} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "op", "ms", "GB/s", "GFLOP/s", "floor ms",
              "of it");
   Json list = Json::array();
@@ -99,7 +150,7 @@ void ops(const Options& o) {
                     {"flops", op.flops},
                     {"floor_seconds", op.floor}});
   }
-  keep(o, {{"tokens", o.tokens},
+  keep(o, {{"tokens", tokens_of(o)},
            {"copy_bytes_per_second", f.bandwidth},
            {"product_flops_per_second", f.rate},
            {"ops", list}});
@@ -111,9 +162,8 @@ void ttt(const Options& o) {
                                    .ttt = recipe.ttt,
                                    .doc_tokens = o.doc_tokens,
                                    .documents = o.documents,
-                                   .pass_tokens = o.tokens,
-                                   .threads = o.threads,
-                                   .precision = precision_of(o)});
+                                   .pass_tokens = tokens_of(o),
+                                   .device = device_of(o)});
   fmt::print(
       "{} documents of {} tokens, rank {}, chunks of {}, {} threads, {}\n"
       "{:.0f} window tokens/s, {:.1f} targets/s, {:.1f}% of the threads' time in matrix products\n",
@@ -132,13 +182,17 @@ CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
   command
       ->add_option("--recipe", o->recipe, "Take the model from this recipe (default: the record)")
       ->type_name("R.toml");
-  command->add_option("--tokens", o->tokens, "Tokens of one packed buffer")
-      ->capture_default_str()
+  command
+      ->add_option("--tokens", o->tokens,
+                   "Tokens of one packed buffer (default: 4096 on a CPU, 98304 on a GPU)")
       ->check(CLI::PositiveNumber);
+  command->add_option("--device", o->device, "auto (a GPU where there is one), cpu or cuda")
+      ->capture_default_str();
   command->add_option("--threads", o->threads, "CPU threads (0: one per core)")
       ->capture_default_str();
-  o->precision = "float32";
-  command->add_option("--matmul-precision", o->precision, "Inputs of products: float32 or bfloat16")
+  command
+      ->add_option("--matmul-precision", o->precision,
+                   "Inputs of products: float32, bfloat16, or auto (bfloat16 on a GPU)")
       ->capture_default_str();
   command->add_option("--json", o->json, "Also write the figures to this file")->type_name("FILE");
   return command;
@@ -156,8 +210,8 @@ void add_bench(CLI::App& app) {
                             "One training step: tokens/s, the share of it in matrix products, and "
                             "their rate against\noneDNN's own on the same shapes",
                             o);
-  part->add_option("--steps", o->steps, "Timed steps; the median counts")
-      ->capture_default_str()
+  part->add_option("--steps", o->steps,
+                   "Timed steps; the median counts (default: 3 on a CPU, 20 on a GPU)")
       ->check(CLI::PositiveNumber);
   part->add_flag("--no-loop", o->no_loop, "The route before looping switches on");
   part->add_flag("--memory", o->memory, "List the buffers by name");

@@ -9,9 +9,10 @@
 #include "fairway/base/fields.h"
 #include "fairway/data/manifest.h"
 #include "fairway/data/shard.h"
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/choose.h"
 #include "fairway/eval/evaluate.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/model/device_weights.h"
 #include "fairway/quant/model_file.h"
 #include "fairway/report/report.h"
 #include "status_line.h"
@@ -146,11 +147,13 @@ Evaluation evaluate(const EvalJob& job) {
   std::optional<TokenBytes> bytes;
   if (tokenizer) bytes.emplace(*tokenizer);
 
-  CpuDevice device(job.threads, job.precision);
   StatusLine line;
-  return evaluate(device, model.config, weights_view<const float>(model.config, model.flat.data()),
-                  stream, bos_of(shards, tokenizer), bytes ? &*bytes : nullptr, job.eval, job.ttt,
-                  [&](const EvalProgress& p) { show(line, enum_name(job.eval.mode), p); });
+  return with_device(job.device, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+    const DeviceWeights<Device, T> weights(device, model.config, model.flat.data());
+    return evaluate(device, model.config, weights.view(), stream, bos_of(shards, tokenizer),
+                    bytes ? &*bytes : nullptr, job.eval, job.ttt,
+                    [&](const EvalProgress& p) { show(line, enum_name(job.eval.mode), p); });
+  });
 }
 
 void add_eval(CLI::App& app) {
@@ -171,10 +174,11 @@ void add_eval(CLI::App& app) {
   cmd->add_option("--nll", options->nll,
                   "write the nll of each target, one float32 each, in stream order")
       ->type_name("FILE");
-  add_field(*cmd, "--threads", job.threads,
+  add_field(*cmd, "--device", job.device.kind, "auto: a GPU where there is one");
+  add_field(*cmd, "--threads", job.device.threads,
             "CPU threads (0: one per core); they do not change the result");
-  add_field(*cmd, "--matmul-precision", job.precision,
-            "inputs of matrix products; bfloat16 needs a processor that has it");
+  add_field(*cmd, "--matmul-precision", job.device.precision,
+            "inputs of matrix products; auto: bfloat16 on a GPU, float32 on a CPU");
   add_fields(*cmd, job.eval, "Evaluation");
   add_fields(*cmd, job.ttt, "Test-time training (--mode ttt)");
   cmd->get_option("--lora-init")->type_name("FILE");

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/choose.h"
 #include "fairway/eval/evaluate.h"
 
 namespace fairway {
@@ -13,8 +13,7 @@ struct EvalJob {
   std::string model;              // .safetensors or .fairway
   std::vector<std::string> data;  // shards: files or globs, in this order
   std::string tokenizer;          // empty: no bits per byte
-  int threads = 0;
-  MatmulPrecision precision = MatmulPrecision::float32;
+  DeviceChoice device;
   EvalConfig eval;
   TttConfig ttt;
 };

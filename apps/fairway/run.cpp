@@ -127,8 +127,7 @@ void run(const Options& o, const Recipe& recipe) {
       job.model = file;
       job.data = recipe.data.val;
       job.tokenizer = recipe.data.tokenizer;
-      job.threads = recipe.train.threads;
-      job.precision = recipe.train.matmul_precision;
+      job.device = {recipe.train.device, recipe.train.threads, recipe.train.matmul_precision};
       job.eval = recipe.eval;
       job.ttt = recipe.ttt;
       parse_field("[run] modes", mode, job.eval.mode);

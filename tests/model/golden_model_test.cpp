@@ -1,6 +1,7 @@
 // The model against the published implementation's tensors, at the tolerances tests/golden states.
 #include <gtest/gtest.h>
 
+#include "fairway/model/device_weights.h"
 #include "fairway/model/model.h"
 #include "support/golden.h"
 #include "support/model_run.h"
@@ -12,73 +13,127 @@ using testing::Golden;
 using testing::ModelRun;
 using testing::relative_error;
 
-class GoldenModel : public ::testing::TestWithParam<bool> {
- protected:
-  GoldenModel()
-      : looped(GetParam()),
-        prefix(looped ? "loop." : "noloop."),
-        run(device, golden.config, looped, golden.ints("pack.ws1.rank0.batch0.inputs"),
-            golden.ints("pack.ws1.rank0.batch0.targets"),
-            golden.ints("pack.ws1.rank0.batch0.cu_seqlens")),
-        params(golden.parameters("param.")) {}
+// What a device computes on the golden batch, and how far it is from the published tensors.
+template <class Device, class T>
+class Model {
+ public:
+  Model(Device& device, bool looped)
+      : device_(device),
+        prefix_(looped ? "loop." : "noloop."),
+        run_(device, golden.config, looped, golden.ints("pack.ws1.rank0.batch0.inputs"),
+             golden.ints("pack.ws1.rank0.batch0.targets"),
+             golden.ints("pack.ws1.rank0.batch0.cu_seqlens")),
+        params_(golden.parameters("param.")),
+        weights_(device, golden.config, params_.data()) {}
 
-  Weights<const float> weights() const {
-    return weights_view(golden.config, static_cast<const float*>(params.data()));
+  void check_route() const {
+    const auto encoder = nlohmann::json::parse(golden.file().metadata().at("encoder_indices"));
+    const auto decoder = nlohmann::json::parse(golden.file().metadata().at("decoder_indices"));
+    std::vector<int> expected = encoder, layers;
+    expected.insert(expected.end(), decoder.begin(), decoder.end());
+    for (const Visit& v : run_.net.route) layers.push_back(v.layer);
+    EXPECT_EQ(layers, expected);
+    EXPECT_EQ(num_skip_weights(golden.config),
+              std::stoi(golden.file().metadata().at("num_skip_weights")));
   }
 
-  CpuDevice device{2};
+  void check_forward(double tolerance) {
+    run_.loss(weights_.view());
+    const auto nll = golden.floats("fwd." + prefix_ + "nll");
+    EXPECT_LT(relative_error(run_.nll, nll, nll.size()), tolerance);
+    // Each use of each layer, in order of use.
+    std::vector<int> uses(static_cast<size_t>(golden.config.num_layers), 0);
+    for (int s = 0; s < run_.net.slots(); ++s) {
+      const int layer = run_.net.route[static_cast<size_t>(s)].layer;
+      const std::string use =
+          std::to_string(layer) + ".use" + std::to_string(uses[static_cast<size_t>(layer)]++);
+      const auto& v = run_.acts.visits[static_cast<size_t>(s)];
+      const auto compare = [&](const char* what, Tensor<T> got) {
+        const auto want = golden.floats("fwd." + prefix_ + what + use);
+        EXPECT_LT(relative_error(floats(got), want, want.size()), tolerance)
+            << what << ", visit " << s;
+      };
+      compare("attn", v.a);
+      compare("mlp", v.m);
+    }
+  }
+
+  void check_gradients(double tolerance) {
+    const auto memory = device_.allocate(params_.size() * sizeof(float));
+    auto* gradients = reinterpret_cast<float*>(memory.data());
+    const Weights<float> dw = weights_view(golden.config, gradients);
+    run_.loss(weights_.view(), nullptr, &dw);
+    const auto expected = golden.parameters("grad." + prefix_);
+    for_each(dw, [&](const std::string& name, ParamGroup, Tensor<float> got) {
+      const float* want = expected.data() + (got.data - gradients);
+      EXPECT_LT(relative_error(floats(got), want, static_cast<size_t>(got.size())), tolerance)
+          << name;
+    });
+  }
+
+ private:
+  template <class U>
+  std::vector<float> floats(Tensor<U> t) {
+    const auto values = testing::host_values(device_, t);
+    std::vector<float> out;
+    for (const U& x : values) out.push_back(static_cast<float>(x));
+    return out;
+  }
+
+  Device& device_;
   Golden golden;
-  bool looped;
-  std::string prefix;
-  ModelRun<float> run;
-  std::vector<float> params;
+  std::string prefix_;
+  ModelRun<T, Device> run_;
+  std::vector<float> params_;
+  DeviceWeights<Device, T> weights_;
+};
+
+class GoldenModel : public ::testing::TestWithParam<bool> {
+ protected:
+  CpuDevice device{2};
+  Model<CpuDevice, float> model{device, GetParam()};
 };
 
 TEST_P(GoldenModel, RouteMatches) {
-  if (!looped) return;
-  const auto encoder = nlohmann::json::parse(golden.file().metadata().at("encoder_indices"));
-  const auto decoder = nlohmann::json::parse(golden.file().metadata().at("decoder_indices"));
-  std::vector<int> expected = encoder, layers;
-  expected.insert(expected.end(), decoder.begin(), decoder.end());
-  for (const Visit& v : run.net.route) layers.push_back(v.layer);
-  EXPECT_EQ(layers, expected);
-  EXPECT_EQ(num_skip_weights(golden.config),
-            std::stoi(golden.file().metadata().at("num_skip_weights")));
+  if (GetParam()) model.check_route();
 }
-
 TEST_P(GoldenModel, ForwardMatches) {
-  run.loss(weights());
-  const auto nll = golden.floats("fwd." + prefix + "nll");
-  EXPECT_LT(relative_error(run.nll, nll, nll.size()), 1e-5);
-  // Each use of each layer, in order of use.
-  std::vector<int> uses(static_cast<size_t>(golden.config.num_layers), 0);
-  for (int s = 0; s < run.net.slots(); ++s) {
-    const int layer = run.net.route[static_cast<size_t>(s)].layer;
-    const std::string use =
-        std::to_string(layer) + ".use" + std::to_string(uses[static_cast<size_t>(layer)]++);
-    const auto& v = run.acts.visits[static_cast<size_t>(s)];
-    const auto attn = golden.floats("fwd." + prefix + "attn" + use);
-    EXPECT_LT(relative_error(v.a, attn, attn.size()), 1e-5) << "attention, visit " << s;
-    const auto mlp = golden.floats("fwd." + prefix + "mlp" + use);
-    EXPECT_LT(relative_error(v.m, mlp, mlp.size()), 1e-5) << "MLP, visit " << s;
-  }
+  model.check_forward(1e-5);
+}
+TEST_P(GoldenModel, GradientsMatch) {
+  model.check_gradients(1e-4);
 }
 
-TEST_P(GoldenModel, GradientsMatch) {
-  std::vector<float> gradients(params.size(), 0.0f);
-  const Weights<float> dw = weights_view(golden.config, gradients.data());
-  run.loss(weights(), nullptr, &dw);
-  const auto expected = golden.parameters("grad." + prefix);
-  const Weights<const float> dw_expected =
-      weights_view(golden.config, static_cast<const float*>(expected.data()));
-  for_each(dw, [&](const std::string& name, ParamGroup, Tensor<float> got) {
-    for_each(dw_expected, [&](const std::string& other, ParamGroup, Tensor<const float> want) {
-      if (name == other) {
-        EXPECT_LT(relative_error(got, want, static_cast<size_t>(got.size())), 1e-4) << name;
-      }
-    });
-  });
+#if FAIRWAY_WITH_CUDA
+class GpuGoldenModel : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (!cuda_available()) GTEST_SKIP() << "no GPU here";
+  }
+};
+
+TEST_P(GpuGoldenModel, Float) {
+  CudaDevice device;
+  Model<CudaDevice, float> model(device, GetParam());
+  model.check_forward(1e-5);
+  model.check_gradients(1e-4);
 }
+
+// Each visit rounds the stream and what it adds to it about eight times to 2^-9; these errors are
+// independent, so after 17 visits the stream errs by √(8·17)·2^-9, and a gradient, which goes back
+// through as many, by √2 more.
+TEST_P(GpuGoldenModel, Bf16) {
+  CudaDevice device;
+  Model<CudaDevice, bf16> model(device, GetParam());
+  const double tolerance = std::sqrt(8.0 * 17) * 0x1p-9;
+  model.check_forward(tolerance);
+  model.check_gradients(2 * tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuGoldenModel, ::testing::Bool(), [](const auto& param_info) {
+  return param_info.param ? "looped" : "plain";
+});
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GoldenModel, ::testing::Bool(), [](const auto& param_info) {
   return param_info.param ? "looped" : "plain";

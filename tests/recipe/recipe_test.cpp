@@ -128,7 +128,7 @@ TEST(Recipe, RecordIsTheDefaults) {
   Recipe r = read_recipe(FAIRWAY_TEST_DATA "/../recipes/record.toml", {});
   EXPECT_FALSE(r.data.train.empty());
   r.data = DataConfig{};
-  r.train.matmul_precision = MatmulPrecision::float32;
+  r.train.matmul_precision = MatmulPrecision::automatic;
   EXPECT_EQ(first_difference(Recipe{}, r), std::nullopt);
 }
 

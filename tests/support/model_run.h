@@ -4,65 +4,83 @@
 #include <cstdint>
 #include <vector>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/run_types.h"
 #include "fairway/model/model.h"
 
 namespace fairway::testing {
 
-template <class T>
+// Host values of a device's tensor.
+template <class Device, class T>
+std::vector<T> host_values(Device& device, Tensor<T> t) {
+  std::vector<T> values(static_cast<size_t>(t.size()));
+  device.download(values.data(), t.data, values.size() * sizeof(T));
+  return values;
+}
+
+template <class T, class Device = CpuDevice>
 class ModelRun {
  public:
-  ModelRun(CpuDevice& device, const ModelConfig& config, bool looped, std::vector<int32_t> inputs,
-           std::vector<int32_t> targets, std::vector<int32_t> cu_seqlens,
-           std::vector<int32_t> rows = {})
-      : device_(device),
-        net(config, looped),
-        inputs_(std::move(inputs)),
-        targets_(std::move(targets)),
-        cu_seqlens_(std::move(cu_seqlens)),
-        rows_(std::move(rows)) {
-    const auto ints = [](const std::vector<int32_t>& v) {
-      return Tensor<const int32_t>(v.empty() ? nullptr : v.data(),
-                                   {static_cast<int64_t>(v.size())});
-    };
-    batch = {ints(inputs_), ints(cu_seqlens_), ints(rows_), ints(targets_)};
+  ModelRun(Device& device, const ModelConfig& config, bool looped,
+           const std::vector<int32_t>& inputs, const std::vector<int32_t>& targets,
+           const std::vector<int32_t>& cu_seqlens, const std::vector<int32_t>& rows = {})
+      : device_(device), net(config, looped) {
+    batch = {ints(inputs), ints(cu_seqlens), ints(rows), ints(targets)};
     Arena dry;
     take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry);
-    acts_memory_ = HostBuffer(dry.peak());
+    acts_memory_ = device.allocate(dry.peak());
     Arena arena(acts_memory_.data(), dry.peak());
     acts = take_acts<T>(config, net.route, batch.T(), batch.N(), true, arena);
-    scratch_memory_ = HostBuffer(scratch_bytes<T>(net, batch.T(), batch.N(), true));
-    nll.resize(targets_.size());
+    scratch_memory_ = device.allocate(scratch_bytes<T>(net, batch.T(), batch.N(), true));
+    nll.resize(targets.size());
+    const auto n = static_cast<double>(batch.N());
+    const std::vector<Accum<T>> weights(targets.size(), Accum<T>(1.0f) / Accum<T>(n));
+    d_nll_ = upload(weights);
+    nll_ = device.allocate(targets.size() * sizeof(Accum<T>));
   }
 
-  // Mean nll; with dweights or dlora also its gradients (accumulated).
-  T loss(const Weights<const T>& w, const Lora<const T>* lora = nullptr,
-         const Weights<T>* dweights = nullptr, const Lora<T>* dlora = nullptr) {
+  // Mean nll; with dweights or dlora also its gradients (accumulated). Every pointer is the
+  // device's.
+  Accum<T> loss(const Weights<const T>& w, const Lora<const Accum<T>>* lora = nullptr,
+                const Weights<Accum<T>>* dweights = nullptr,
+                const Lora<Accum<T>>* dlora = nullptr) {
     const Arena scratch(scratch_memory_.data(), scratch_memory_.bytes());
     const bool gradients = dweights || dlora;
-    const auto n = static_cast<double>(batch.N());
-    const std::vector<T> d_nll(targets_.size(), T(static_cast<float>(1)) / T(n));
+    const Tensor<Accum<T>> nll_view{reinterpret_cast<Accum<T>*>(nll_.data()), {batch.N()}};
+    const auto* d_nll = reinterpret_cast<const Accum<T>*>(d_nll_.data());
     forward(device_, net, w, lora, batch, acts, scratch);
-    head_loss(device_, net, w, lora, batch, acts, {nll.data(), {batch.N()}},
-              gradients ? d_nll.data() : nullptr, dweights, dlora, scratch);
+    head_loss(device_, net, w, lora, batch, acts, nll_view, gradients ? d_nll : nullptr, dweights,
+              dlora, scratch);
     if (gradients) backward(device_, net, w, lora, batch, acts, dweights, dlora, scratch);
-    T sum{};
-    for (const T& x : nll) sum += x;
-    return sum / T(n);
+    device_.download(nll.data(), nll_view.data, nll.size() * sizeof(Accum<T>));
+    Accum<T> sum{};
+    for (const auto& x : nll) sum += x;
+    return sum / Accum<T>(static_cast<double>(batch.N()));
   }
 
  private:
-  CpuDevice& device_;
+  template <class U>
+  typename Device::Buffer upload(const std::vector<U>& values) {
+    auto buffer = device_.allocate(values.size() * sizeof(U));
+    device_.upload(buffer.data(), values.data(), values.size() * sizeof(U));
+    return buffer;
+  }
+  Tensor<const int32_t> ints(const std::vector<int32_t>& values) {
+    if (values.empty()) return {nullptr, {0}};
+    int_memory_.push_back(upload(values));
+    return {reinterpret_cast<const int32_t*>(int_memory_.back().data()), {std::ssize(values)}};
+  }
+
+  Device& device_;
+  std::vector<typename Device::Buffer> int_memory_;
 
  public:
   const Network net;
   Batch batch;
   Acts<T> acts;
-  std::vector<T> nll;
+  std::vector<Accum<T>> nll;
 
  private:
-  std::vector<int32_t> inputs_, targets_, cu_seqlens_, rows_;
-  HostBuffer acts_memory_, scratch_memory_;
+  typename Device::Buffer acts_memory_, scratch_memory_, nll_, d_nll_;
 };
 
 }  // namespace fairway::testing

@@ -17,10 +17,11 @@
 
 namespace fairway {
 
-// The type that matrix products read their inputs in; accumulation is always float32.
-enum class MatmulPrecision { float32, bfloat16 };
-inline constexpr std::array<std::string_view, 2> names(MatmulPrecision) {
-  return {"float32", "bfloat16"};
+// The type that matrix products read their inputs in; accumulation is always float32. automatic:
+// bfloat16 on a GPU, float32 on a CPU.
+enum class MatmulPrecision { automatic, float32, bfloat16 };
+inline constexpr std::array<std::string_view, 3> names(MatmulPrecision) {
+  return {"auto", "float32", "bfloat16"};
 }
 
 // AVX512-BF16 or AMX: without them, bfloat16 products are slower than float32 ones.
@@ -34,7 +35,7 @@ class CpuDevice {
 
   // `threads` = 0: as many as the machine has cores for this process.
   // Throws Error if bfloat16 is asked for on a machine without AVX512-BF16 or AMX.
-  explicit CpuDevice(int threads = 0, MatmulPrecision precision = MatmulPrecision::float32);
+  explicit CpuDevice(int threads = 0, MatmulPrecision precision = MatmulPrecision::automatic);
   ~CpuDevice();
   CpuDevice(const CpuDevice&) = delete;
   CpuDevice& operator=(const CpuDevice&) = delete;

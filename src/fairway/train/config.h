@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/choose.h"
 
 namespace fairway {
 
@@ -33,8 +33,9 @@ struct TrainConfig {
   int keep_checkpoints = 2;
   int log_every = 10;
 
-  int threads = 0;  // 0: one per core
-  MatmulPrecision matmul_precision = MatmulPrecision::float32;
+  DeviceKind device = DeviceKind::automatic;
+  int threads = 0;  // of the CPU; 0: one per core
+  MatmulPrecision matmul_precision = MatmulPrecision::automatic;
 
   // Tokens of one micro-batch on one rank.
   int64_t micro_batch_tokens() const { return batch_tokens / micro_steps; }
@@ -62,9 +63,10 @@ struct TrainConfig {
     f("checkpoint_seconds", c.checkpoint_seconds, "seconds between checkpoints (0: not by time)");
     f("keep_checkpoints", c.keep_checkpoints, "newest checkpoints to keep");
     f("log_every", c.log_every, "steps between log lines");
+    f("device", c.device, "auto (a GPU where there is one), cpu or cuda");
     f("threads", c.threads, "CPU threads (0: one per core); does not change the result");
     f("matmul_precision", c.matmul_precision,
-      "inputs of matrix products: float32, or bfloat16 where the processor has it");
+      "inputs of matrix products: float32, bfloat16, or auto (bfloat16 on a GPU, float32 on a CPU)");
   }
 };
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <type_traits>
 
 #include "fairway/base/check.h"
 #include "fairway/base/fields.h"
@@ -31,9 +32,10 @@ double seconds_since(Clock::time_point start) {
 }
 
 // Settings that two sittings of one run may differ in.
-const std::set<std::string> kFreeKeys = {
-    "train.threads",          "train.warmup_steps",       "train.log_every",
-    "train.checkpoint_every", "train.checkpoint_seconds", "train.keep_checkpoints"};
+const std::set<std::string> kFreeKeys = {"train.device",           "train.threads",
+                                         "train.warmup_steps",     "train.log_every",
+                                         "train.checkpoint_every", "train.checkpoint_seconds",
+                                         "train.keep_checkpoints"};
 
 RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards) {
   RunIdentity identity;
@@ -61,27 +63,42 @@ RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards
   return identity;
 }
 
-// Host values of a tensor of the trainer's device.
-std::span<const float> host_values(CpuDevice&, Tensor<float> t) {
-  return {t.data, static_cast<size_t>(t.size())};
+// Host values of a tensor of the trainer's device; `copy` holds them where they are elsewhere.
+template <class Device>
+std::span<const float> host_values(Device& device, Tensor<float> t, std::vector<float>& copy) {
+  const auto n = static_cast<size_t>(t.size());
+  if constexpr (std::is_same_v<Device, CpuDevice>) return {t.data, n};
+  copy.resize(n);
+  device.download(copy.data(), t.data, n * sizeof(float));
+  return copy;
 }
 
+std::string description(const CpuDevice& device) {
+  return fmt::format("{} thread{}", device.threads(), device.threads() == 1 ? "" : "s");
+}
+#if FAIRWAY_WITH_CUDA
+const std::string& description(const CudaDevice& device) {
+  return device.name();
+}
+#endif
+
+template <class Device, class T>
 class Run {
  public:
-  explicit Run(const TrainRun& run)
+  Run(Device& device, const TrainRun& run)
       : run_(run),
         checkpoints_(run.out / "checkpoints"),
         shards_(find_shards(run.data.train)),
         identity_(identity_of(run, shards_)),
-        device_(run.train.threads, run.train.matmul_precision),
+        device_(device),
         progress_(run.log, run.train.log_every),
         trainer_(device_, run.model, run.optim, run.train),
         loader_(shards_, loader_options(run)) {
     prepare_directory();
-    progress_.line(fmt::format("model: {:.2f} M parameters; memory: {:.0f} MiB; {} thread{}",
+    progress_.line(fmt::format("model: {:.2f} M parameters; memory: {:.0f} MiB; {}",
                                static_cast<double>(num_params(run.model)) * 1e-6,
                                static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-                               device_.threads(), device_.threads() == 1 ? "" : "s"));
+                               description(device_)));
     if (run.memory_report) progress_.line(trainer_.memory_report());
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
@@ -94,7 +111,8 @@ class Run {
       progress_.line(fmt::format("already trained for {} steps: nothing to do", position_.step));
     } else {
       if (!finished()) loss = loop();
-      save_model(model, run_.model, host_values(device_, trainer_.optim_state().ema).data());
+      std::vector<float> copy;
+      save_model(model, run_.model, host_values(device_, trainer_.optim_state().ema, copy).data());
       progress_.line(fmt::format("{} steps in {:.1f} s: {}", position_.step, position_.elapsed,
                                  model.string()));
     }
@@ -139,6 +157,7 @@ class Run {
                         [&](const std::string& name, std::span<const float> values) {
                           device_.upload(tensors[name].data, values.data(), values.size_bytes());
                         });
+    trainer_.state_changed();
     loader_.seek(position_.data);
     progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
                                found.back().string(), position_.step, position_.elapsed));
@@ -147,8 +166,9 @@ class Run {
 
   void checkpoint() {
     std::vector<CheckpointTensor> tensors;
+    std::map<std::string, std::vector<float>> copies;
     trainer_.for_each_state([&](const char* name, Tensor<float> t) {
-      tensors.push_back({name, host_values(device_, t)});
+      tensors.push_back({name, host_values(device_, t, copies[name])});
     });
     save_checkpoint(checkpoint_path(checkpoints_, position_.step), position_, identity_, tensors);
     prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
@@ -226,9 +246,9 @@ class Run {
   fs::path checkpoints_;
   std::vector<fs::path> shards_;
   RunIdentity identity_;
-  CpuDevice device_;
+  Device& device_;
   ProgressLog progress_;
-  Trainer<CpuDevice> trainer_;
+  Trainer<Device, T> trainer_;
   TrainLoader loader_;
   RunPosition position_;
   double saved_at_ = 0;  // clock of the newest checkpoint
@@ -240,7 +260,10 @@ TrainSummary train(const TrainRun& run) {
   run.model.validate();
   run.optim.validate();
   run.train.validate();
-  return Run(run).train();
+  const DeviceChoice choice{run.train.device, run.train.threads, run.train.matmul_precision};
+  return with_device(choice, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+    return Run<Device, T>(device, run).train();
+  });
 }
 
 }  // namespace fairway

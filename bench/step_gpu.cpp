@@ -1,0 +1,64 @@
+#include "step_gpu.h"
+
+#include "documents.h"
+#include "fairway/ops/grad_norm.h"
+#include "fairway/ops/round_to.h"
+#include "fairway/train/trainer.h"
+#include "machine.h"
+#include "timer.h"
+
+namespace fairway::bench {
+
+namespace {
+
+// Forward and backward: three products for each of the forward pass.
+double product_flops(const ModelConfig& c, int visits, double tokens) {
+  const double D = c.model_dim, kv = c.kv_dim(), F = c.mlp_dim(), V = c.vocab_size;
+  return 3 * 2 * tokens * (visits * (2 * D * D + 2 * D * kv + 2 * D * F) + D * V);
+}
+
+}  // namespace
+
+GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
+  GpuStepFigures f;
+  const double begin = seconds_now();
+  CudaDevice device;
+  TrainConfig train;
+  train.batch_tokens = o.tokens;
+  train.micro_steps = 1;
+  const OptimConfig optim;
+  Trainer<CudaDevice, bf16> trainer(device, o.model, optim, train);
+  trainer.init();
+  const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len, 1);
+  std::vector<double> steps;
+  for (int i = 0; i < o.steps + 3; ++i) {
+    const double start = seconds_now();
+    const auto result = trainer.step({.step = i, .lr_factor = 1, .looped = o.looped},
+                                     [&] { return PackedBatch(batch); });
+    f.loss = result->loss;
+    if (i == 0) f.start_seconds = seconds_now() - begin;
+    if (i >= 3) steps.push_back(seconds_now() - start);
+  }
+  const CudaBuffer scratch(optim_scratch_bytes(o.model));
+  f.optimizer_seconds = device_seconds(device, [&] {
+    const auto g = trainer.gradients();
+    clip_grad(device, g.size(), g.data, grad_norm(device, g.size(), g.data), optim.clip_norm);
+    optimizer_step(device, o.model, optim, 100, 1, trainer.weights().data, g.data,
+                   trainer.optim_state(), Arena(scratch.data(), scratch.bytes()));
+    trainer.state_changed();
+  });
+  const Network net(o.model, o.looped);
+  f.device = device.name();
+  f.visits = net.slots();
+  f.step_seconds = median(steps);
+  f.tokens_per_second = static_cast<double>(o.tokens) / f.step_seconds;
+  f.product_flops = product_flops(o.model, f.visits, static_cast<double>(o.tokens));
+  f.attention_flops = f.visits * 7 * 2.0 * attention_pairs(batch) * o.model.model_dim;
+  f.memory = memory_in_use(device);
+  f.matmul_rate = matmul_rate(device);
+  f.bandwidth = copy_bandwidth(device);
+  f.memory_report = trainer.memory_report();
+  return f;
+}
+
+}  // namespace fairway::bench

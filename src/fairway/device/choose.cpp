@@ -1,0 +1,17 @@
+#include "fairway/device/choose.h"
+
+namespace fairway {
+
+DeviceKind resolve(DeviceKind kind) {
+  if (kind == DeviceKind::cpu) return kind;
+#if FAIRWAY_WITH_CUDA
+  std::string why;
+  if (cuda_available(&why)) return DeviceKind::cuda;
+#else
+  const std::string why = "this program was built without CUDA";
+#endif
+  require(kind != DeviceKind::cuda, "--device cuda: {}", why);
+  return DeviceKind::cpu;
+}
+
+}  // namespace fairway

@@ -1,0 +1,260 @@
+// Every op of the model once or more, as cases that run on any device and element type. Legend as
+// in the ops: T rows, D model width, F hidden width, H/K heads of width d, V vocabulary.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/embedding.h"
+#include "fairway/ops/linear.h"
+#include "fairway/ops/low_rank.h"
+#include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/residual.h"
+#include "fairway/ops/rms_norm.h"
+#include "fairway/ops/rope_gain.h"
+#include "fairway/ops/softcap_xent.h"
+#include "fairway/ops/xsa.h"
+
+namespace fairway::testing {
+
+inline constexpr double kEps = 0x1p-23;
+
+// visit(name, case) for each; case(harness) runs the op and registers its outputs.
+template <class Visitor>
+void for_each_op_case(Visitor&& visit) {
+  // Rows and widths: one row, widths that vectors do not divide, the record's width.
+  for (const auto& [T, D] : {std::pair<int64_t, int64_t>{1, 8}, {37, 50}, {300, 64}, {700, 512}}) {
+    const auto named = [&, T = T, D = D](const char* op) {
+      return std::string(op) + "_" + std::to_string(T) + "x" + std::to_string(D);
+    };
+    const Shape rows{T, D};
+    visit(named("rms_norm"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto x = h.in(rows);
+      const auto rstd = h.out_vec("rstd", {T}, 0, D);
+      rms_norm<U>(h.device, x, kEps, 0.5, rstd, h.out("n", rows));
+      rms_norm_apply<U>(h.device, x, rstd, 0.25, h.out("n again", rows));
+      rms_norm_backward<U>(h.device, h.in(rows), x, rstd, 0.5, h.inout("dx", rows, 1, D));
+    });
+    visit(named("head_rows"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      std::vector<int32_t> ids;
+      for (int64_t i = 0; i < T; i += 3) ids.push_back(static_cast<int32_t>(i));
+      const int64_t N = std::ssize(ids);
+      const auto list = h.ints(ids);
+      const auto x = h.in(rows);
+      gather_rows<U>(h.device, x, list, h.out("gathered", {N, D}));
+      gather_rows<U>(h.device, x, {}, h.out("all", rows));
+      const auto n = h.in({N, D}), dn = h.in({N, D});
+      const auto rstd = h.vec({N}, 0.1, 1);
+      rms_norm_backward_scatter<U>(h.device, dn, n, rstd, list, h.inout("scattered", rows, 1, D));
+      rms_norm_backward_scatter<U>(h.device, dn, n, rstd, {}, h.out("in place", {N, D}, 1, D));
+    });
+    visit(named("resid_mix"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto x = h.in(rows), x0 = h.in(rows), du = h.in(rows);
+      const auto mix = h.vec({2, D});
+      resid_mix<U>(h.device, x, x0, mix, h.out("u", rows));
+      const auto dx0 = h.inout("dx0", rows);
+      resid_mix_backward<U>(h.device, du, x, x0, mix, false, h.out("dx", rows), dx0,
+                            h.inout_vec("dmix", {2, D}, 0, T));
+      resid_mix_backward<U>(h.device, du, x, x0, mix, true, h.inout("dx +", rows), dx0,
+                            h.inout_vec("dmix +", {2, D}, 0, T));
+      const auto in_place = h.inout("in place", rows);
+      resid_mix_backward<U>(h.device, in_place, x, x0, mix, false, in_place, dx0, {});
+    });
+    visit(named("scaled_add"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto a = h.in(rows), dy = h.in(rows);
+      const auto scale = h.vec({D});
+      const auto x = h.inout("y", rows);
+      scaled_add<U>(h.device, x, scale, a, x);
+      scaled_add_backward<U>(h.device, dy, a, scale, h.out("da", rows),
+                             h.inout_vec("dscale", {D}, 0, T));
+      scaled_add_backward<U>(h.device, dy, a, scale, h.out("da alone", rows), {});
+    });
+    for (const bool gated : {true, false})
+      visit(named(gated ? "skip_mix_gated" : "skip_mix"), [=](auto& h) {
+        using U = typename std::remove_reference_t<decltype(h)>::T;
+        using A = Accum<U>;
+        const auto x = h.in(rows), k = h.in(rows);
+        const auto w = h.vec({D}), gate = gated ? h.vec({D}) : Tensor<const A>{};
+        skip_mix<U>(h.device, x, k, w, gate, h.out("y", rows));
+        skip_mix_backward<U>(h.device, x, k, w, gate, h.inout("dx", rows), h.out("dk", rows),
+                             h.inout_vec("dw", {D}, 0, T),
+                             gated ? h.inout_vec("dgate", {D}, 0, T) : Tensor<A>{});
+      });
+    visit(named("lane_join"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const LaneJoin<U> in{h.in(rows), h.in(rows), h.in(rows),    h.in(rows),
+                           h.vec({D}), h.vec({D}), h.vec({2, 2}), h.vec({2})};
+      lane_join<U>(h.device, in, h.out("out0", rows), h.out("out1", rows));
+      lane_join_backward<U>(
+          h.device, in, h.inout("d0", rows), h.inout("d1", rows), h.out("da", rows),
+          h.out("dm", rows), h.inout_vec("dattn_scale", {D}, 0, T),
+          h.inout_vec("dmlp_scale", {D}, 0, T), h.inout_vec("dpl", {2, 2}, 0, T * D),
+          h.inout_vec("drl", {2}, 0, T * D));
+      lane_join_backward<U>(h.device, in, h.inout("d0 alone", rows), h.inout("d1 alone", rows),
+                            h.out("da alone", rows), h.out("dm alone", rows), {}, {}, {}, {});
+    });
+    visit(named("elementwise"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto x = h.in(rows), y = h.in(rows);
+      add<U>(h.device, x, h.inout("sum", rows));
+      mean_of<U>(h.device, x, y, h.out("mean", rows));
+      scale_to<U>(h.device, x, 0.5, h.out("scaled", rows));
+      leaky_sq<U>(h.device, x, h.out("leaky_sq", rows));
+    });
+  }
+  visit("embedding", [](auto& h) {
+    using U = typename std::remove_reference_t<decltype(h)>::T;
+    constexpr int64_t kT = 3000, kV = 61, kD = 48;
+    std::vector<int32_t> tokens;  // token 7 makes up a third of them, token 60 never occurs
+    for (int64_t t = 0; t < kT; ++t)
+      tokens.push_back(t % 3 == 0 ? 7 : static_cast<int32_t>(t * 31 % 60));
+    const auto ids = h.ints(tokens);
+    const auto table = h.in({kV, kD});
+    const auto rstd = h.out_vec("rstd", {kT}, 0, kD);
+    embed<U>(h.device, ids, table, kEps, rstd, h.out("x0", {kT, kD}));
+    embed_backward<U>(h.device, ids, table, rstd, h.in({kT, kD}),
+                      h.inout_vec("dtable", {kV, kD}, 0, kT));
+  });
+
+  struct Product {
+    int64_t rows, in, out;
+  };
+  for (const Product p :
+       {Product{1, 8, 8}, {17, 24, 40}, {300, 64, 192}, {130, 512, 513}, {2100, 32, 48}})
+    visit(
+        "linear_" + std::to_string(p.rows) + "x" + std::to_string(p.in) + "x" +
+            std::to_string(p.out),
+        [=](auto& h) {
+          using U = typename std::remove_reference_t<decltype(h)>::T;
+          const auto x = h.in({p.rows, p.in}), w = h.in({p.out, p.in}), dy = h.in({p.rows, p.out});
+          linear<U>(h.device, x, w, h.out("y", {p.rows, p.out}, 1, p.in), false);
+          linear<U>(h.device, x, w, h.inout("y +", {p.rows, p.out}, 1, p.in), true);
+          linear_backward_input<U>(h.device, dy, w, h.out("dx", {p.rows, p.in}, 1, p.out), false);
+          linear_backward_input<U>(h.device, dy, w, h.inout("dx +", {p.rows, p.in}, 1, p.out),
+                                   true);
+          linear_backward_weight<U>(h.device, dy, x, h.inout_vec("dw", {p.out, p.in}, 0, p.rows));
+        });
+  for (const Product p : {Product{200, 32, 128}, {260, 512, 2048}})
+    visit("mlp_leaky_sq_" + std::to_string(p.rows), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const int64_t D = p.in, F = p.out;
+      const auto n = h.in({p.rows, D}), dm = h.in({p.rows, D});
+      const auto up = h.in({F, D}, 1 / std::sqrt(static_cast<double>(D))),
+                 down = h.in({D, F}, 1 / std::sqrt(static_cast<double>(F)));
+      // z, f(z) and m are rounded: f doubles z's error.
+      const auto z = h.template scratch<U>({p.rows, F});
+      mlp_leaky_sq<U>(h.device, n, up, down, z, h.out("m", {p.rows, D}, 4, F));
+      mlp_leaky_sq<U>(h.device, n, up, down, {}, h.out("m, z not kept", {p.rows, D}, 4, F));
+      mlp_leaky_sq_backward<U>(
+          h.device, dm, n, z, up, down, false, h.out("dn", {p.rows, D}, 4, F),
+          h.inout_vec("dwup", {F, D}, 4, p.rows), h.inout_vec("dwdown", {D, F}, 4, p.rows),
+          h.template scratch<U>({p.rows, F}), h.template scratch<U>({p.rows, F}));
+      mlp_leaky_sq_backward<U>(h.device, dm, n, z, up, down, true,
+                               h.inout("dn, frozen", {p.rows, D}, 4, F), {}, {}, {}, {});
+    });
+
+  struct Heads {
+    const char* name;
+    int64_t H, K, d;
+    int rope_dims;
+    std::vector<int32_t> cu_seqlens;
+  };
+  for (const Heads& c : {Heads{"one_token", 2, 1, 8, 8, {0, 1}},
+                         Heads{"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
+                         Heads{"around_a_tile", 2, 1, 16, 16, {0, 63, 127, 192, 257}},
+                         Heads{"grouped", 8, 2, 32, 16, {0, 33, 300}},
+                         Heads{"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}},
+                         Heads{"odd_width", 3, 1, 10, 4, {0, 90}}}) {
+    const int64_t T = c.cu_seqlens.back(), H = c.H, K = c.K, d = c.d;
+    const Shape q_shape{T, H, d}, kv_shape{T, K, d};
+    visit(std::string("rope_gain_") + c.name, [=, segments = c.cu_seqlens,
+                                               rope_dims = c.rope_dims](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const Shape table{T, rope_dims / 2};
+      // Angles up to 2048 radians: their float32 value errs by 2^-13.
+      const auto cosine = h.out_vec("cos", table, 0, 2048), sine = h.out_vec("sin", table, 0, 2048);
+      rope_table<U>(h.device, h.ints(segments), rope_dims, 1e4, cosine, sine);
+      const auto q = h.in(q_shape), dq = h.in(q_shape), k = h.in(kv_shape);
+      const auto gain = h.vec({H}, 1, 5);
+      rope_gain<U>(h.device, q, gain, cosine, sine, kEps, h.out("q_rot", q_shape, 1, 2048));
+      rope_gain<U>(h.device, k, {}, cosine, sine, kEps, h.out("k_rot", kv_shape, 1, 2048));
+      rope_gain_backward<U>(h.device, dq, q, gain, cosine, sine, kEps,
+                            h.out("dq", q_shape, 1, 2048), h.inout_vec("dgain", {H}, 0, T * d));
+      const auto in_place = h.inout("dk", kv_shape, 1, 2048);
+      rope_gain_backward<U>(h.device, in_place, k, {}, cosine, sine, kEps, in_place, {});
+    });
+    visit(std::string("attention_") + c.name, [=, segments = c.cu_seqlens](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto q = h.in(q_shape, 1.5), k = h.in(kv_shape, 1.5), v = h.in(kv_shape),
+                 dy = h.in(q_shape);
+      const auto cu_seqlens = h.ints(segments);
+      // Probabilities are rounded before they meet v, scores' gradients before they meet q and k.
+      const auto y = h.out("y", q_shape, 4, T);
+      const auto lse = h.out_vec("lse", {H, T}, 0, T);
+      attention_varlen<U>(h.device, q, k, v, cu_seqlens, y, lse);
+      const auto delta = h.out_vec("delta", {H, T}, 6, d);
+      attention_delta<U>(h.device, y, dy, delta);
+      attention_varlen_backward<U>(h.device, q, k, v, cu_seqlens, lse, dy, delta,
+                                   h.out("dq", q_shape, 8, T), h.out("dk", kv_shape, 8, T),
+                                   h.inout("dv", kv_shape, 8, T));
+    });
+    visit(std::string("xsa_") + c.name, [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto v = h.in(kv_shape);
+      const auto y = h.inout("y2", q_shape, 1, d);
+      const auto y_dot_v = h.out_vec("y·v", {T, H}, 0, d);
+      xsa<U>(h.device, y, v, y_dot_v);
+      // y2 is used as it was rounded.
+      xsa_backward<U>(h.device, y, v, y_dot_v, h.inout("dy", q_shape, 2, d),
+                      h.out("dv", kv_shape, 4, d), h.out_vec("delta", {H, T}, 4, d));
+    });
+  }
+
+  for (const auto& [N, V] : {std::pair<int64_t, int64_t>{1, 8}, {37, 301}, {70, 8192}})
+    visit("softcap_xent_" + std::to_string(V), [N = N, V = V](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      std::vector<int32_t> ids;
+      for (int64_t n = 0; n < N; ++n) ids.push_back(static_cast<int32_t>(n * 101 % V));
+      const auto targets = h.ints(ids);
+      const auto d_nll = h.vec({N});
+      softcap_xent<U>(h.device, h.inout("dz", {N, V}, 1, V), targets, 30.0, d_nll.data,
+                      h.out_vec("nll", {N}, 0, V));
+      softcap_xent<U>(h.device, h.inout("l", {N, V}, 1, 4), targets, 30.0, nullptr,
+                      h.out_vec("nll, evaluation", {N}, 0, V));
+    });
+
+  for (const auto& [in, out, R] :
+       {std::tuple<int64_t, int64_t, int64_t>{48, 40, 5}, {512, 256, 96}, {512, 1024, 96}})
+    visit("low_rank_" + std::to_string(in) + "x" + std::to_string(out) + "x" + std::to_string(R),
+          [in = in, out = out, R = R](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            using A = Accum<U>;
+            const std::vector<int32_t> starts{5, 42, 42, 305, 306};  // rows count from the first
+            const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
+            const int64_t stride = (R * (in + out) + 3) / 4 * 4;
+            const auto doc_rows = h.ints(starts);
+            const auto pairs = h.vec({docs, stride}, 1 / std::sqrt(static_cast<double>(in)));
+            const auto dpairs = h.inout_vec("dA, dB", {docs, stride}, 4, 300);
+            const auto view = [&]<class W>(Tensor<W> base) {
+              return LowRankPairs<W>{base.data, base.data + R * in, stride, docs, doc_rows, R, in,
+                                     out};
+            };
+            const auto x = h.in({rows, in}), dy = h.in({rows, out});
+            low_rank<U>(h.device, x, view(pairs), h.inout("y", {rows, out}, 4, in));
+            low_rank_backward<U>(h.device, dy, x, view(pairs), h.inout("dx", {rows, in}, 4, out),
+                                 view(dpairs));
+            low_rank_backward<U>(h.device, dy, x, view(pairs),
+                                 h.inout("dx, frozen", {rows, in}, 4, out), LowRankPairs<A>{});
+            low_rank_backward<U>(h.device, dy, x, view(pairs), {}, view(dpairs));
+          });
+}
+
+}  // namespace fairway::testing
