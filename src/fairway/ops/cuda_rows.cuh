@@ -219,7 +219,9 @@ __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows
                                                              int64_t rows_per_block,
                                                              float* sums_out, float* scalars_out) {
   constexpr int kIn = Op::kIn, kOut = Op::kOut, kSums = Op::kSums, kScalars = Op::kScalars;
-  constexpr int kUnroll = kIn >= 5 ? 1 : (kIn >= 3 ? 2 : 4);
+  // Rows in flight: as many as leave two blocks a multiprocessor their registers.
+  constexpr int kTensors = (kIn + kOut) * static_cast<int>(sizeof(T)) / 2;
+  constexpr int kUnroll = kTensors <= 3 ? 4 : (kTensors <= 6 ? 2 : 1);
   const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kColumnThreads + x) * kVec;
   const int64_t begin = blockIdx.x * rows_per_block;
