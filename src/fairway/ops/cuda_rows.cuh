@@ -208,7 +208,7 @@ void add_partials(CudaDevice& device, const float* partials, int64_t count, int6
 // registers. An Op has
 //   kIn, kOut, kSums, kScalars        tensors read and written; sums over rows kept
 //   in[kIn], out[kOut]                pointers; an output may be an input
-//   Columns<kVec>, columns<kVec>(j)   its vectors' values at columns j … j + kVec − 1
+//   columns<kVec>(j)                  its vectors' values at columns j … j + kVec − 1
 //   row(columns, in, out, sums, scalars)
 // Sums over rows of a column are in sums, those over rows and columns in scalars.
 

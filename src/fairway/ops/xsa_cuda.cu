@@ -203,6 +203,7 @@ __global__ __launch_bounds__(kRowThreads) void xsa_backward_any_kernel(const T* 
   const InverseNorm norm = inverse_norm(warp_dot(vt, vt, d, lane));
   const float inverse = norm.value;
   float my_along = 0, my_s = 0;
+#pragma unroll 1
   for (int h = 0; h < group; ++h) {
     const int64_t head = item * group + h;
     const float with_y = warp_dot(dy + head * d, y2 + head * d, d, lane);
@@ -217,6 +218,7 @@ __global__ __launch_bounds__(kRowThreads) void xsa_backward_any_kernel(const T* 
     const int64_t j = j0 + lane;
     const float vj = j < d ? load_one(vt + j) : 0.0f;
     float dvj = 0;
+#pragma unroll 1
     for (int h = 0; h < group; ++h) {
       const float along = __shfl_sync(kAllLanes, my_along, h);
       const float s = __shfl_sync(kAllLanes, my_s, h);
