@@ -1,0 +1,386 @@
+// What the row-wise CUDA kernels share: elements to and from registers, sums in a fixed order, and
+// kernels over columns. Internal to ops/*_cuda.cu.
+//
+// Elements lie in memory as T and are computed with as float. Where widths and addresses allow, a
+// thread moves kPack = 8 neighbouring elements in 16-byte accesses; otherwise one at a time
+// (kVec = 1). No pointer is __restrict__: many ops work in place, each thread reading an element
+// before it writes it.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "fairway/base/bf16.h"
+#include "fairway/device/cuda_check.h"
+#include "fairway/device/cuda_device.h"
+
+namespace fairway {
+
+inline constexpr int kRowSlot = 0;  // the workspace slot of row-wise ops
+inline constexpr int kPack = 8;
+inline constexpr int kWarp = 32;
+inline constexpr int kRowThreads = 256;
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+#define FAIRWAY_FOR_CUDA_TYPES(X) X(float) X(bf16)
+
+inline unsigned grid(int64_t blocks) {
+  return static_cast<unsigned>(blocks);
+}
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+template <class... P>
+bool aligned16(const P*... p) {
+  return (((reinterpret_cast<uintptr_t>(p) & 15u) == 0) && ...);
+}
+
+// kVec neighbouring elements as they lie in memory.
+template <class T, int kVec>
+struct Pack {
+  static_assert(kVec == kPack);
+  static constexpr int kQuads = static_cast<int>(sizeof(T)) * kVec / 16;
+  uint4 quad[kQuads];
+};
+template <class T>
+struct Pack<T, 1> {
+  static_assert(std::is_same_v<T, float>);
+  float one;
+};
+template <>
+struct Pack<bf16, 1> {
+  uint16_t one;
+};
+
+template <int kVec, class T>
+__device__ __forceinline__ void load(const T* p, Pack<T, kVec>& pack) {
+  if constexpr (kVec == 1) {
+    if constexpr (std::is_same_v<T, bf16>)
+      pack.one = p->bits;
+    else
+      pack.one = *p;
+  } else {
+    const uint4* from = reinterpret_cast<const uint4*>(p);
+#pragma unroll
+    for (int q = 0; q < Pack<T, kVec>::kQuads; ++q) pack.quad[q] = from[q];
+  }
+}
+
+template <class T, int kVec>
+__device__ __forceinline__ void unpack(const Pack<T, kVec>& pack, float (&v)[kVec]) {
+  if constexpr (kVec == 1) {
+    if constexpr (std::is_same_v<T, bf16>)
+      v[0] = __uint_as_float(static_cast<uint32_t>(pack.one) << 16);
+    else
+      v[0] = pack.one;
+  } else {
+#pragma unroll
+    for (int q = 0; q < Pack<T, kVec>::kQuads; ++q) {
+      const uint32_t words[4] = {pack.quad[q].x, pack.quad[q].y, pack.quad[q].z, pack.quad[q].w};
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        if constexpr (std::is_same_v<T, bf16>) {
+          v[2 * w] = __uint_as_float(words[w] << 16);
+          v[2 * w + 1] = __uint_as_float(words[w] & 0xFFFF0000u);
+        } else {
+          v[4 * q + w] = __uint_as_float(words[w]);
+        }
+      }
+    }
+  }
+}
+
+template <int kVec, class T>
+__device__ __forceinline__ void load(const T* p, float (&v)[kVec]) {
+  Pack<T, kVec> pack;
+  load<kVec>(p, pack);
+  unpack(pack, v);
+}
+
+// Rounds to nearest, ties to even.
+__device__ __forceinline__ uint16_t bf16_bits(float v) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(v));
+}
+__device__ __forceinline__ uint32_t bf16_pair_bits(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return static_cast<uint32_t>(__bfloat16_as_ushort(pair.x)) |
+         (static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16);
+}
+
+template <int kVec, class T>
+__device__ __forceinline__ void store(T* p, const float (&v)[kVec]) {
+  if constexpr (kVec == 1) {
+    if constexpr (std::is_same_v<T, bf16>)
+      p->bits = bf16_bits(v[0]);
+    else
+      *p = v[0];
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    *reinterpret_cast<uint4*>(p) =
+        make_uint4(bf16_pair_bits(v[0], v[1]), bf16_pair_bits(v[2], v[3]),
+                   bf16_pair_bits(v[4], v[5]), bf16_pair_bits(v[6], v[7]));
+  } else {
+    float4* to = reinterpret_cast<float4*>(p);
+    to[0] = make_float4(v[0], v[1], v[2], v[3]);
+    to[1] = make_float4(v[4], v[5], v[6], v[7]);
+  }
+}
+template <class T>
+__device__ __forceinline__ float load_one(const T* p) {
+  float v[1];
+  load<1>(p, v);
+  return v[0];
+}
+template <class T>
+__device__ __forceinline__ void store_one(T* p, float value) {
+  const float v[1] = {value};
+  store<1>(p, v);
+}
+
+// The sum over each group of kLanes neighbouring lanes, the same bits in all of them.
+template <int kLanes>
+__device__ __forceinline__ float group_sum(float v) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
+  return v;
+}
+__device__ __forceinline__ float warp_sum(float v) {
+  return group_sum<kWarp>(v);
+}
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, offset));
+  return v;
+}
+
+// f(c, j) for the columns j, j + 1, … j + kVec − 1 of each of a lane's packs of a row. kChunks > 0:
+// the row has at most kChunks·32·kVec columns, and c is the pack's number, a constant once
+// unrolled, so that arrays indexed with it stay in registers. kChunks = 0: rows of any width, c =
+// 0.
+template <int kVec, int kChunks, class F>
+__device__ __forceinline__ void for_packs(int64_t D, int lane, F&& f) {
+  if constexpr (kChunks > 0) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const int64_t j = static_cast<int64_t>(c * kWarp + lane) * kVec;
+      if (j < D) f(c, j);
+    }
+  } else {
+    for (int64_t j = lane * kVec; j < D; j += kWarp * kVec) f(0, j);
+  }
+}
+
+// Calls f(vec, chunks), integral constants, for a warp that keeps a row of width D in registers
+// where it fits.
+template <class F>
+void with_row_layout(bool packs, int64_t D, F&& f) {
+  using std::integral_constant;
+  if (!packs)
+    f(integral_constant<int, 1>{}, integral_constant<int, 0>{});
+  else if (D <= 2 * kWarp * kPack)
+    f(integral_constant<int, kPack>{}, integral_constant<int, 2>{});
+  else if (D <= 4 * kWarp * kPack)
+    f(integral_constant<int, kPack>{}, integral_constant<int, 4>{});
+  else
+    f(integral_constant<int, kPack>{}, integral_constant<int, 0>{});
+}
+
+// --- sums over rows ---------------------------------------------------------------------------
+
+// Rows of one block's partial sum: by the number of rows alone, so that the order of the sum is.
+inline int64_t rows_per_partial(int64_t rows) {
+  constexpr int64_t kPartials = 512, kSmallest = 32;
+  return std::max(kSmallest, ceil_div(ceil_div(rows, kPartials), 8) * 8);
+}
+
+// out0[j] += Σ_b partials[b, j] for j < n0, out1[j] += Σ_b partials[b, n0 + j] for j < n1, b <
+// count, in a fixed order. A null output is left out.
+void add_partials(CudaDevice& device, const float* partials, int64_t count, int64_t n0, float* out0,
+                  int64_t n1 = 0, float* out1 = nullptr);
+
+// --- kernels over columns ---------------------------------------------------------------------
+//
+// A thread owns kVec columns and walks down rows, with what it needs of the vectors over D in
+// registers. An Op has
+//   kIn, kOut, kSums, kScalars        tensors read and written; sums over rows kept
+//   in[kIn], out[kOut]                pointers; an output may be an input
+//   columns<kVec>(j)                  its vectors' values at columns j … j + kVec − 1
+//   row(columns, in, out, sums, scalars)
+// Sums over rows of a column are in sums, those over rows and columns in scalars.
+
+inline constexpr int kColumnThreads = 64, kColumnRows = kRowThreads / kColumnThreads;
+
+template <class T, int kVec, class Op>
+__global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows, int64_t D,
+                                                             int64_t rows_per_block,
+                                                             float* sums_out, float* scalars_out) {
+  constexpr int kIn = Op::kIn, kOut = Op::kOut, kSums = Op::kSums, kScalars = Op::kScalars;
+  // Rows in flight: as many as leave two blocks a multiprocessor their registers.
+  constexpr int kTensors = (kIn + kOut) * static_cast<int>(sizeof(T)) / 2;
+  constexpr int kUnroll = kTensors <= 3 ? 4 : (kTensors <= 6 ? 2 : 1);
+  const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
+  const int64_t column = (static_cast<int64_t>(blockIdx.y) * kColumnThreads + x) * kVec;
+  const int64_t begin = blockIdx.x * rows_per_block;
+  const int64_t end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+
+  float sums[kSums > 0 ? kSums : 1][kVec] = {};
+  float scalars[kScalars > 0 ? kScalars : 1] = {};
+  if (column < D) {
+    const auto columns = op.template columns<kVec>(column);
+    for (int64_t t0 = begin + y; t0 < end; t0 += kColumnRows * kUnroll) {
+      Pack<T, kVec> packs[kUnroll][kIn];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t t = t0 + u * kColumnRows;
+        if (t < end) {
+#pragma unroll
+          for (int i = 0; i < kIn; ++i) load<kVec>(op.in[i] + t * D + column, packs[u][i]);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t t = t0 + u * kColumnRows;
+        if (t < end) {
+          float in[kIn][kVec], out[kOut][kVec];
+#pragma unroll
+          for (int i = 0; i < kIn; ++i) unpack(packs[u][i], in[i]);
+          op.row(columns, in, out, sums, scalars);
+#pragma unroll
+          for (int o = 0; o < kOut; ++o) store<kVec>(op.out[o] + t * D + column, out[o]);
+        }
+      }
+    }
+  }
+
+  if constexpr (kSums > 0) {
+    __shared__ float shared[kVec][kColumnRows][kColumnThreads];
+#pragma unroll
+    for (int s = 0; s < kSums; ++s) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) shared[i][y][x] = sums[s][i];
+      __syncthreads();
+      if (y == 0 && column < D) {
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) {
+          float sum = 0;
+#pragma unroll
+          for (int r = 0; r < kColumnRows; ++r) sum += shared[i][r][x];
+          sums_out[(static_cast<int64_t>(blockIdx.x) * kSums + s) * D + column + i] = sum;
+        }
+      }
+      __syncthreads();
+    }
+  }
+  if constexpr (kScalars > 0) {
+    constexpr int kWarps = kRowThreads / kWarp;
+    __shared__ float of_warp[kScalars][kWarps];
+    const int thread = y * kColumnThreads + x;
+#pragma unroll
+    for (int s = 0; s < kScalars; ++s) {
+      const float sum = warp_sum(scalars[s]);
+      if (thread % kWarp == 0) of_warp[s][thread / kWarp] = sum;
+    }
+    __syncthreads();
+    if (thread < kScalars) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += of_warp[thread][w];
+      const int64_t block = static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
+      scalars_out[block * kScalars + thread] = sum;
+    }
+  }
+}
+
+// Where the partial sums of a column kernel are: sums [blocks, kSums, D], scalars [scalar_blocks,
+// kScalars].
+struct ColumnSums {
+  float* sums = nullptr;
+  float* scalars = nullptr;
+  int64_t blocks = 0, scalar_blocks = 0;
+};
+
+// Runs an op over [rows, D]; `packs`: D and every pointer, the vectors' too, allow 16-byte
+// accesses.
+template <class T, class Op>
+ColumnSums run_columns(CudaDevice& device, const Op& op, int64_t rows, int64_t D, bool packs,
+                       const char* name) {
+  ColumnSums result;
+  if (rows == 0 || D == 0) return result;
+  constexpr bool kReduces = Op::kSums + Op::kScalars > 0;
+  const int64_t rows_per_block = kReduces ? rows_per_partial(rows) : 32;
+  const int64_t tiles = ceil_div(D, kColumnThreads * (packs ? kPack : 1));
+  result.blocks = ceil_div(rows, rows_per_block);
+  result.scalar_blocks = result.blocks * tiles;
+  if constexpr (kReduces) {
+    const int64_t sums = result.blocks * Op::kSums * D;
+    const int64_t scalars = result.scalar_blocks * Op::kScalars;
+    result.sums = reinterpret_cast<float*>(
+        device.workspace(kRowSlot, static_cast<size_t>(sums + scalars) * sizeof(float)));
+    result.scalars = result.sums + sums;
+  }
+  const dim3 blocks(grid(result.blocks), grid(tiles)), threads(kColumnThreads, kColumnRows);
+  if (packs)
+    column_kernel<T, kPack><<<blocks, threads, 0, device.stream()>>>(op, rows, D, rows_per_block,
+                                                                     result.sums, result.scalars);
+  else
+    column_kernel<T, 1><<<blocks, threads, 0, device.stream()>>>(op, rows, D, rows_per_block,
+                                                                 result.sums, result.scalars);
+  cuda_check_launch(name);
+  return result;
+}
+
+// --- elementwise kernels ----------------------------------------------------------------------
+
+// y[i] = f(a[i], b[i]); y may be a or b.
+template <class T, int kVec, class F>
+__global__ __launch_bounds__(kRowThreads) void elementwise_kernel(const T* a, const T* b, T* y,
+                                                                  int64_t n, F f) {
+  constexpr int kUnroll = 2;
+  const int64_t first =
+      (static_cast<int64_t>(blockIdx.x) * kRowThreads * kUnroll + threadIdx.x) * kVec;
+  Pack<T, kVec> as[kUnroll], bs[kUnroll];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int64_t i = first + u * kRowThreads * kVec;
+    if (i < n) {
+      load<kVec>(a + i, as[u]);
+      if constexpr (F::kInputs == 2) load<kVec>(b + i, bs[u]);
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int64_t i = first + u * kRowThreads * kVec;
+    if (i < n) {
+      float av[kVec], bv[kVec];
+      unpack(as[u], av);
+      if constexpr (F::kInputs == 2) unpack(bs[u], bv);
+#pragma unroll
+      for (int e = 0; e < kVec; ++e) {
+        if constexpr (F::kInputs == 2)
+          av[e] = f(av[e], bv[e]);
+        else
+          av[e] = f(av[e]);
+      }
+      store<kVec>(y + i, av);
+    }
+  }
+}
+
+template <class T, class F>
+void run_elementwise(CudaDevice& device, const T* a, const T* b, T* y, int64_t n, F f,
+                     const char* name) {
+  if (n == 0) return;
+  const bool packs = n % kPack == 0 && aligned16(a, b, y);
+  const int64_t blocks = ceil_div(n, kRowThreads * 2 * (packs ? kPack : 1));
+  if (packs)
+    elementwise_kernel<T, kPack><<<grid(blocks), kRowThreads, 0, device.stream()>>>(a, b, y, n, f);
+  else
+    elementwise_kernel<T, 1><<<grid(blocks), kRowThreads, 0, device.stream()>>>(a, b, y, n, f);
+  cuda_check_launch(name);
+}
+
+}  // namespace fairway

@@ -1,0 +1,264 @@
+// A warp per row, the row in registers where it fits (with_row_layout).
+#include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/rms_norm.h"
+#include "fairway/ops/rms_norm_cuda.h"
+
+namespace fairway {
+
+namespace {
+
+constexpr int kWarps = kRowThreads / kWarp;  // rows of a block
+
+// The row of this warp, and its lane.
+struct WarpRow {
+  int64_t row;
+  int lane;
+};
+__device__ __forceinline__ WarpRow warp_row() {
+  const int thread = static_cast<int>(threadIdx.x);
+  return {static_cast<int64_t>(blockIdx.x) * kWarps + thread / kWarp, thread % kWarp};
+}
+
+template <int kVec>
+__device__ __forceinline__ void clear(float (&v)[kVec]) {
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) v[i] = 0.0f;
+}
+
+template <class T, int kVec, int kChunks>
+__global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int32_t* pick,
+                                                           int64_t rows, int64_t D, float eps,
+                                                           float scale, float* rstd_out, T* n) {
+  const auto [row, lane] = warp_row();
+  if (row >= rows) return;
+  const T* xr = x + (pick != nullptr ? static_cast<int64_t>(pick[row]) : row) * D;
+  T* nr = n + row * D;
+  float v[kChunks > 0 ? kChunks : 1][kVec];
+  float sum = 0;
+  if constexpr (kChunks > 0) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) clear(v[c]);
+    for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) { load<kVec>(xr + j, v[c]); });
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c)
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) sum += v[c][i] * v[c][i];
+  } else {
+    for_packs<kVec, kChunks>(D, lane, [&](int, int64_t j) {
+      load<kVec>(xr + j, v[0]);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) sum += v[0][i] * v[0][i];
+    });
+  }
+  const float rstd = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(D) + eps);
+  if (lane == 0) rstd_out[row] = rstd;
+  const float g = rstd * scale;
+  for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
+    if constexpr (kChunks == 0) load<kVec>(xr + j, v[c]);
+    float y[kVec];
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) y[i] = v[c][i] * g;
+    store<kVec>(nr + j, y);
+  });
+}
+
+template <class T, int kVec, int kChunks>
+__global__ __launch_bounds__(kRowThreads) void norm_apply_kernel(const T* x, const float* rstd,
+                                                                 int64_t rows, int64_t D,
+                                                                 float scale, T* n) {
+  const auto [row, lane] = warp_row();
+  if (row >= rows) return;
+  const float g = rstd[row] * scale;
+  const T* xr = x + row * D;
+  T* nr = n + row * D;
+  Pack<T, kVec> packs[kChunks > 0 ? kChunks : 1];
+  if constexpr (kChunks > 0)
+    for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) { load<kVec>(xr + j, packs[c]); });
+  for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
+    if constexpr (kChunks == 0) load<kVec>(xr + j, packs[c]);
+    float y[kVec];
+    unpack(packs[c], y);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) y[i] *= g;
+    store<kVec>(nr + j, y);
+  });
+}
+
+// kScatter: x is the norm's output, and the gradient is written to row rows_out[r] (null: r);
+// otherwise x is its input, and the gradient is added to row r.
+template <class T, int kVec, int kChunks, bool kScatter>
+__global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn, const T* x,
+                                                                    const float* rstd,
+                                                                    const int32_t* rows_out,
+                                                                    int64_t rows, int64_t D,
+                                                                    float scale, T* dx) {
+  constexpr int kHeld = kChunks > 0 ? kChunks : 1;
+  const auto [row, lane] = warp_row();
+  if (row >= rows) return;
+  const T *dnr = dn + row * D, *xr = x + row * D;
+  int64_t to = row;
+  if constexpr (kScatter)
+    if (rows_out != nullptr) to = rows_out[row];
+  T* dxr = dx + to * D;
+  const float r = rstd[row];
+
+  float g[kHeld][kVec], v[kHeld][kVec];
+  Pack<T, kVec> before[kHeld];
+  float sum = 0;
+  if constexpr (kChunks > 0) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      clear(g[c]);
+      clear(v[c]);
+    }
+    for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
+      load<kVec>(dnr + j, g[c]);
+      load<kVec>(xr + j, v[c]);
+      if constexpr (!kScatter) load<kVec>(dxr + j, before[c]);
+    });
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c)
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) sum += g[c][i] * v[c][i];
+  } else {
+    for_packs<kVec, kChunks>(D, lane, [&](int, int64_t j) {
+      load<kVec>(dnr + j, g[0]);
+      load<kVec>(xr + j, v[0]);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) sum += g[0][i] * v[0][i];
+    });
+  }
+  const float mean = warp_sum(sum) / static_cast<float>(D);
+  const float along = kScatter ? mean : r * r * mean, factor = kScatter ? r : scale * r;
+  for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
+    if constexpr (kChunks == 0) {
+      load<kVec>(dnr + j, g[c]);
+      load<kVec>(xr + j, v[c]);
+      if constexpr (!kScatter) load<kVec>(dxr + j, before[c]);
+    }
+    float d[kVec];
+    if constexpr (kScatter)
+      clear(d);
+    else
+      unpack(before[c], d);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) d[i] += factor * (g[c][i] - v[c][i] * along);
+    store<kVec>(dxr + j, d);
+  });
+}
+
+template <class T, int kVec, int kChunks>
+__global__ __launch_bounds__(kRowThreads) void gather_kernel(const T* x, const int32_t* pick,
+                                                             int64_t rows, int64_t D, T* y) {
+  const auto [row, lane] = warp_row();
+  if (row >= rows) return;
+  const T* xr = x + (pick != nullptr ? static_cast<int64_t>(pick[row]) : row) * D;
+  T* yr = y + row * D;
+  for_packs<kVec, kChunks>(D, lane, [&](int, int64_t j) {
+    if constexpr (kVec == 1) {
+      yr[j] = xr[j];
+    } else {
+      Pack<T, kVec> pack;
+      load<kVec>(xr + j, pack);
+      uint4* to = reinterpret_cast<uint4*>(yr + j);
+#pragma unroll
+      for (int q = 0; q < Pack<T, kVec>::kQuads; ++q) to[q] = pack.quad[q];
+    }
+  });
+}
+
+unsigned row_blocks(int64_t rows) {
+  return grid(ceil_div(rows, kWarps));
+}
+
+}  // namespace
+
+template <class T>
+void rms_norm_rows(CudaDevice& device, const T* x, const int32_t* pick, int64_t rows, int64_t D,
+                   double eps, double scale, Accum<T>* rstd, T* n, const char* name) {
+  if (rows == 0) return;
+  with_row_layout(D % kPack == 0 && aligned16(x, n), D, [&](auto vec, auto chunks) {
+    norm_kernel<T, decltype(vec)::value, decltype(chunks)::value>
+        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
+            x, pick, rows, D, static_cast<float>(eps), static_cast<float>(scale), rstd, n);
+  });
+  cuda_check_launch(name);
+}
+
+template <class T>
+void rms_norm(CudaDevice& device, Tensor<const T> x, double eps, double scale,
+              Tensor<Accum<T>> rstd, Tensor<T> n) {
+  rms_norm_rows<T>(device, x.data, nullptr, x.extent(0), x.extent(1), eps, scale, rstd.data, n.data,
+                   "rms_norm");
+}
+
+template <class T>
+void rms_norm_apply(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> rstd,
+                    double scale, Tensor<T> n) {
+  const int64_t rows = x.extent(0), D = x.extent(1);
+  if (rows == 0) return;
+  with_row_layout(D % kPack == 0 && aligned16(x.data, n.data), D, [&](auto vec, auto chunks) {
+    norm_apply_kernel<T, decltype(vec)::value, decltype(chunks)::value>
+        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(x.data, rstd.data, rows, D,
+                                                                static_cast<float>(scale), n.data);
+  });
+  cuda_check_launch("rms_norm_apply");
+}
+
+template <class T>
+void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> x,
+                       Tensor<const Accum<T>> rstd, double scale, Tensor<T> dx) {
+  const int64_t rows = x.extent(0), D = x.extent(1);
+  if (rows == 0) return;
+  const bool packs = D % kPack == 0 && aligned16(dn.data, x.data, dx.data);
+  with_row_layout(packs, D, [&](auto vec, auto chunks) {
+    norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, false>
+        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
+            dn.data, x.data, rstd.data, nullptr, rows, D, static_cast<float>(scale), dx.data);
+  });
+  cuda_check_launch("rms_norm_backward");
+}
+
+template <class T>
+void rms_norm_backward_scatter(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                               Tensor<const Accum<T>> rstd, Tensor<const int32_t> rows,
+                               Tensor<T> dx) {
+  const int64_t N = n.extent(0), D = n.extent(1);
+  if (N == 0) return;
+  const bool packs = D % kPack == 0 && aligned16(dn.data, n.data, dx.data);
+  with_row_layout(packs, D, [&](auto vec, auto chunks) {
+    norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, true>
+        <<<row_blocks(N), kRowThreads, 0, device.stream()>>>(dn.data, n.data, rstd.data, rows.data,
+                                                             N, D, 1.0f, dx.data);
+  });
+  cuda_check_launch("rms_norm_backward_scatter");
+}
+
+template <class T>
+void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y) {
+  const int64_t N = y.extent(0), D = y.extent(1);
+  if (N == 0) return;
+  with_row_layout(D % kPack == 0 && aligned16(x.data, y.data), D, [&](auto vec, auto chunks) {
+    gather_kernel<T, decltype(vec)::value, decltype(chunks)::value>
+        <<<row_blocks(N), kRowThreads, 0, device.stream()>>>(x.data, rows.data, N, D, y.data);
+  });
+  cuda_check_launch("gather_rows");
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                    \
+  template void rms_norm_rows<T>(CudaDevice&, const T*, const int32_t*, int64_t, int64_t, double, \
+                                 double, Accum<T>*, T*, const char*);                             \
+  template void rms_norm<T>(CudaDevice&, Tensor<const T>, double, double, Tensor<Accum<T>>,       \
+                            Tensor<T>);                                                           \
+  template void rms_norm_apply<T>(CudaDevice&, Tensor<const T>, Tensor<const Accum<T>>, double,   \
+                                  Tensor<T>);                                                     \
+  template void rms_norm_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,               \
+                                     Tensor<const Accum<T>>, double, Tensor<T>);                  \
+  template void rms_norm_backward_scatter<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,       \
+                                             Tensor<const Accum<T>>, Tensor<const int32_t>,       \
+                                             Tensor<T>);                                          \
+  template void gather_rows<T>(CudaDevice&, Tensor<const T>, Tensor<const int32_t>, Tensor<T>);
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway
