@@ -34,13 +34,14 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* bar, uint32_t b
                : "memory");
 }
 
-// Arrives at the barrier in the same place of the cluster's block `rank` (may be this block).
+// Arrives at the barrier in the same place of the cluster's block `rank` (may be this block). It
+// hands back memory that was only read, so it needs no release at cluster scope, which would wait
+// for all of the thread's earlier accesses.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t* bar, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(
-          shared_address(bar)),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(bar)),
       "r"(rank)
       : "memory");
 }
