@@ -256,6 +256,14 @@ __device__ __forceinline__ void gemm_ready_chunks(GemmShared<Config>& shared,
   }
 }
 
+// Whether this is the consumer's thread that issues copies. Reads the thread index anew each time:
+// registers are scarce where it is asked.
+__device__ __forceinline__ bool gemm_leader() {
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread % kWarpgroupThreads == 0;
+}
+
 // One of the two consumer warpgroups.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
@@ -266,7 +274,6 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
   constexpr bool kResident = Config::kResident;
   constexpr int kAcross = Config::kChunksAcross;
   static_assert(!Epilogue::kInput || !kResident || Config::kSegments == 1);
-  const bool leader = warp == 0 && lane == 0;
   // Resident: both consumers share the chunk buffers, in turn. Streamed: each has its own.
   const int first_buffer = kResident ? 0 : consumer * Config::kChunks;
   const int rows_above = kResident ? 0 : consumer * kBox;
@@ -279,7 +286,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
   const uint32_t lane_swizzle = static_cast<uint32_t>(lane) % 8;
 
   GemmWalk walk(schedule, rank);
-  if (Config::kStore && leader && (!kResident || consumer == 0))
+  if (Config::kStore && gemm_leader() && (!kResident || consumer == 0))
     gemm_ready_chunks<Config, Epilogue>(shared, maps, walk, consumer);
   __syncwarp();
 
@@ -338,7 +345,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
                           pack_bf16(v[8 * j + 6], v[8 * j + 7]));
         fence_async_shared();
         named_barrier_sync(kConsumerBarrier + consumer, kWarpgroupThreads);
-        if (leader) {
+        if (gemm_leader()) {
           tma_store_2d(&maps.c[kResident ? segment.index : 0], buffer,
                        at.column + c % kAcross * kBox, at.row + c / kAcross * kBox);
           tma_store_commit();
@@ -346,7 +353,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
         __syncwarp();
       }
       epilogue.finish();
-      if (leader) {
+      if (gemm_leader()) {
         GemmWalk following = walk;
         following.next();
         gemm_ready_chunks<Config, Epilogue>(shared, maps, following, consumer);
