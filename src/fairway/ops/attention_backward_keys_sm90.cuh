@@ -1,0 +1,222 @@
+// The gradients of keys and values on Hopper, d = 64. A block has kWarpgroups warpgroups with 64
+// keys each, and streams the queries and output gradients of every query head of the key/value head
+// past them in tiles of 64. Products have the keys as rows, so that Pᵀ and dSᵀ go from the
+// accumulators straight into the next product:
+//   Pᵀ = exp(scale KQᵀ − lse),   dSᵀ = Pᵀ ∘ (V dYᵀ − delta),   dV += Pᵀ dY,   dK = scale dSᵀ Q.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fairway/ops/attention_tiles.cuh"
+#include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/mbarrier.cuh"
+#include "fairway/sm90/tma.cuh"
+#include "fairway/sm90/warpgroup.cuh"
+
+namespace fairway::cuda::attention_sm90 {
+
+template <int kWarpgroups>
+struct BackwardKeysShared {
+  static constexpr int kStages = kWarpgroups == 1 ? 3 : 6;
+  char k[kWarpgroups][kTileBytes], v[kWarpgroups][kTileBytes];
+  struct {
+    char q[kTileBytes], dy[kTileBytes];
+  } stage[kStages];
+  // Of the queries of one tile, lse·log2(e) and delta; each warpgroup writes its own, in turns.
+  float row_terms[kWarpgroups][2][2][kTile];
+  uint64_t kv_full, full[kStages], empty[kStages];
+
+  static constexpr size_t kBytes() {  // with room for the alignment to 1,024 bytes
+    return sizeof(BackwardKeysShared) + 1024;
+  }
+};
+
+// q, dy: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64. Tiles of kWarpgroups·64.
+template <int kWarpgroups>
+__global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroups)
+    backward_keys_kernel(const __grid_constant__ CUtensorMap q_map,
+                         const __grid_constant__ CUtensorMap dy_map,
+                         const __grid_constant__ CUtensorMap k_map,
+                         const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
+                         int64_t T, int H, int K, float scale, const float* lse, const float* delta,
+                         __nv_bfloat16* dk, __nv_bfloat16* dv) {
+  using Shared = BackwardKeysShared<kWarpgroups>;
+  constexpr int kStages = Shared::kStages, kLag = kStages > 4 ? 2 : 1;
+  extern __shared__ char dynamic_shared[];
+  const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
+  Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared + ((1024 - misaligned) & 1023));
+
+  const int item = static_cast<int>(blockIdx.x) / K;
+  if (item >= *list.count) return;
+  const AttentionTile tile = list.tiles[item];
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
+  const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
+  const int warp = warp_uniform(thread / 32);
+  const int lane = thread % 32;
+  const int kv = static_cast<int>(blockIdx.x) % K, group = H / K;
+  const bool loader = threadIdx.x == 0;
+
+  // Query tiles [first_tile, end_tile) of each head; this warpgroup begins with its diagonal tile.
+  const int first_tile = tile.index * kWarpgroups, end_tile = (tile.length + kTile - 1) / kTile;
+  const int per_head = end_tile - first_tile, count = group * per_head;
+  const int own_tile = first_tile + warpgroup, row0 = own_tile * kTile;
+
+  const auto load = [&](int i) {
+    const int s = i % kStages, row = tile.begin + (first_tile + i % per_head) * kTile;
+    const int column = (kv * group + i / per_head) * kTile;
+    mbarrier_arrive_expect(&shared.full[s], 2 * kTileBytes);
+    tma_load_2d(shared.stage[s].q, &q_map, &shared.full[s], column, row);
+    tma_load_2d(shared.stage[s].dy, &dy_map, &shared.full[s], column, row);
+  };
+  if (loader) {
+    mbarrier_init(&shared.kv_full, 1);
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(&shared.full[s], 1);
+      mbarrier_init(&shared.empty[s], 4 * kWarpgroups);  // every warp
+    }
+    mbarrier_init_fence();
+    mbarrier_arrive_expect(&shared.kv_full, 2 * kWarpgroups * kTileBytes);
+    for (int w = 0; w < kWarpgroups; ++w) {
+      const int row = tile.begin + (first_tile + w) * kTile;
+      tma_load_2d(shared.k[w], &k_map, &shared.kv_full, kv * kTile, row);
+      tma_load_2d(shared.v[w], &v_map, &shared.kv_full, kv * kTile, row);
+    }
+    for (int i = 0; i < min(count, kStages); ++i) load(i);
+  }
+  __syncthreads();
+
+  const auto release = [&](int s) {
+    if (lane == 0) mbarrier_arrive(&shared.empty[s]);
+    __syncwarp();
+  };
+  // This thread's share of the row terms of a query tile. Rows past the end get probability zero.
+  const auto row_term = [&](int head, int query_tile) {
+    const int row = query_tile * kTile + thread % kTile;
+    const int64_t at = head * T + tile.begin + row;
+    if (thread < kTile) return row < tile.length ? lse[at] * kLog2e : INFINITY;
+    return row < tile.length ? delta[at] : 0.f;
+  };
+
+  float dkey[32], dvalue[32];
+#pragma unroll
+  for (int j = 0; j < 32; ++j) dkey[j] = dvalue[j] = 0;
+  const float to_log2 = scale * kLog2e;
+  int head = kv * group, query_tile = first_tile, turn = 0, used = -1;
+  float term = own_tile < end_tile ? row_term(head, own_tile) : 0;
+  mbarrier_wait(&shared.kv_full, 0);
+  int s = 0, parity = 0;
+  for (int i = 0; i < count; ++i) {
+    mbarrier_wait(&shared.full[s], parity);
+    if (query_tile < own_tile) {  // these queries see none of this warpgroup's keys
+      if (used >= 0) {
+        wgmma_wait<0>();
+        release(used);
+        used = -1;
+      }
+      release(s);
+    } else {
+      float(&row_terms)[2][kTile] = shared.row_terms[warpgroup][turn];
+      turn ^= 1;
+      row_terms[thread / kTile][thread % kTile] = term;
+      if (query_tile + 1 < end_tile)
+        term = row_term(head, query_tile + 1);
+      else if (head + 1 < (kv + 1) * group)
+        term = row_term(head + 1, own_tile);
+
+      float p[32], ds[32];
+      wgmma_fence();
+      multiply_rows(p, wgmma_descriptor_k(shared_address(shared.k[warpgroup])),
+                    wgmma_descriptor_k(shared_address(shared.stage[s].q)));
+      wgmma_commit();
+      named_barrier_sync(1 + warpgroup, kWarpgroupThreads);  // row_terms are there
+      wgmma_wait<1>();                                       // the previous iteration's dkey
+      wgmma_pin(dkey);
+      wgmma_pin(dvalue);
+      if (used >= 0) release(used);
+      wgmma_fence();
+      multiply_rows(ds, wgmma_descriptor_k(shared_address(shared.v[warpgroup])),
+                    wgmma_descriptor_k(shared_address(shared.stage[s].dy)));
+      wgmma_commit();
+      if (loader && i >= kLag && i - kLag + kStages < count) {
+        const int refill = i - kLag;
+        mbarrier_wait(&shared.empty[refill % kStages], refill / kStages & 1);
+        load(refill + kStages);
+      }
+      __syncwarp();
+
+      wgmma_wait<1>();
+      wgmma_pin(p);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float2 query_lse =
+            *reinterpret_cast<const float2*>(&row_terms[0][8 * j + 2 * (lane % 4)]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          p[4 * j + 2 * h] = exp2_approx(fmaf(p[4 * j + 2 * h], to_log2, -query_lse.x));
+          p[4 * j + 2 * h + 1] = exp2_approx(fmaf(p[4 * j + 2 * h + 1], to_log2, -query_lse.y));
+        }
+      }
+      if (query_tile == own_tile) {
+#pragma unroll
+        for (int j = 0; j < 32; ++j) {
+          const int row = 16 * warp + 8 * (j / 2 % 2) + lane / 4;
+          const int column = 8 * (j / 4) + 2 * (lane % 4) + j % 2;
+          if (column < row) p[j] = 0;
+        }
+      }
+      Fragment a;
+      to_fragment(p, a);
+      pin(a);
+      wgmma_fence();
+      add_product(dvalue, a, wgmma_descriptor_mn(shared_address(shared.stage[s].dy), kTileBytes));
+      wgmma_commit();
+      wgmma_wait<1>();
+      wgmma_pin(ds);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float2 query_delta =
+            *reinterpret_cast<const float2*>(&row_terms[1][8 * j + 2 * (lane % 4)]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          ds[4 * j + 2 * h] = p[4 * j + 2 * h] * (ds[4 * j + 2 * h] - query_delta.x);
+          ds[4 * j + 2 * h + 1] = p[4 * j + 2 * h + 1] * (ds[4 * j + 2 * h + 1] - query_delta.y);
+        }
+      }
+      Fragment b;
+      to_fragment(ds, b);
+      pin(b);
+      wgmma_fence();
+      add_product(dkey, b, wgmma_descriptor_mn(shared_address(shared.stage[s].q), kTileBytes));
+      wgmma_commit();
+      used = s;
+    }
+    if (++s == kStages) s = 0, parity ^= 1;
+    if (++query_tile == end_tile) query_tile = first_tile, ++head;
+  }
+  wgmma_wait<0>();
+  wgmma_pin(dkey);
+  wgmma_pin(dvalue);
+  const int rows = tile.length - row0;
+  if (rows <= 0) return;
+
+  // All four warps are done with this warpgroup's keys and values in shared memory.
+  named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
+  const int64_t stride = static_cast<int64_t>(K) * kTile;
+  const int64_t at = (tile.begin + row0) * stride + kv * kTile;
+  char* scratch = shared.v[warpgroup];
+  copy_rows_in(dv + at, stride, rows, scratch, warp, lane);
+  store_rows(dkey, scale, shared.k[warpgroup], warp, lane, dk + at, stride, rows);
+  Fragment before;
+  __syncwarp();
+  load_fragment(shared_address(scratch), warp, lane, before);
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    const float2 x = unpack_bf16(before[j / 4][j % 4]);
+    dvalue[2 * j] += x.x;
+    dvalue[2 * j + 1] += x.y;
+  }
+  __syncwarp();
+  store_rows(dvalue, 1.f, scratch, warp, lane, dv + at, stride, rows);
+}
+
+}  // namespace fairway::cuda::attention_sm90

@@ -1,0 +1,27 @@
+// Tensor maps: what the bulk tensor copy engine needs to know of a matrix in global memory.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "fairway/base/bf16.h"
+
+namespace fairway::sm90 {
+
+constexpr int kBox = 64;  // rows and columns of a box: 128 bytes wide
+constexpr int kBoxBytes = kBox * kBox * 2;
+
+// bf16 [rows, columns], rows `stride` elements apart, seen as boxes of 64 x 64 (box_rows x 64) in
+// shared memory with 128-byte swizzle. The matrix must start at a multiple of 16 bytes and stride
+// must be a multiple of 8. The map holds the address only: the matrix is not owned.
+CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
+                       int box_rows = kBox);
+
+// bf16 [planes, rows, columns] with strides in elements (multiples of 8), as boxes of
+// 1 x box_rows x box_columns; box_columns * 2 bytes is the swizzle width: 64, 32 or 16 columns.
+CUtensorMap tensor_map_3d(const bf16* matrix, int64_t planes, int64_t rows, int64_t columns,
+                          int64_t plane_stride, int64_t row_stride, int box_rows,
+                          int box_columns = kBox);
+
+}  // namespace fairway::sm90
