@@ -9,6 +9,7 @@
 
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/bulk_copy.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -22,8 +23,7 @@ struct BackwardKeysShared {
   struct {
     char q[kTileBytes], dy[kTileBytes];
   } stage[kStages];
-  // Of the queries of one tile, lse·log2(e) and delta; each warpgroup writes its own, in turns.
-  float row_terms[kWarpgroups][2][2][kTile];
+  RowTerms row_terms[kStages];
   uint64_t kv_full, full[kStages], empty[kStages];
 
   static constexpr size_t kBytes() {  // with room for the alignment to 1,024 bytes
@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
                          const __grid_constant__ CUtensorMap dy_map,
                          const __grid_constant__ CUtensorMap k_map,
                          const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
-                         int64_t T, int H, int K, float scale, const float* lse, const float* delta,
-                         __nv_bfloat16* dk, __nv_bfloat16* dv) {
+                         int H, int K, float scale, const RowTerms* row_terms, __nv_bfloat16* dk,
+                         __nv_bfloat16* dv) {
   using Shared = BackwardKeysShared<kWarpgroups>;
   constexpr int kStages = Shared::kStages, kLag = kStages > 4 ? 2 : 1;
   extern __shared__ char dynamic_shared[];
@@ -62,11 +62,13 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
   const int own_tile = first_tile + warpgroup, row0 = own_tile * kTile;
 
   const auto load = [&](int i) {
-    const int s = i % kStages, row = tile.begin + (first_tile + i % per_head) * kTile;
-    const int column = (kv * group + i / per_head) * kTile;
-    mbarrier_arrive_expect(&shared.full[s], 2 * kTileBytes);
-    tma_load_2d(shared.stage[s].q, &q_map, &shared.full[s], column, row);
-    tma_load_2d(shared.stage[s].dy, &dy_map, &shared.full[s], column, row);
+    const int s = i % kStages, query_tile = first_tile + i % per_head;
+    const int head = kv * group + i / per_head, row = tile.begin + query_tile * kTile;
+    mbarrier_arrive_expect(&shared.full[s], 2 * kTileBytes + sizeof(RowTerms));
+    tma_load_2d(shared.stage[s].q, &q_map, &shared.full[s], head * kTile, row);
+    tma_load_2d(shared.stage[s].dy, &dy_map, &shared.full[s], head * kTile, row);
+    const int64_t slot = tile.slot(kTile) + query_tile;
+    bulk_load(&shared.row_terms[s], row_terms + slot * H + head, sizeof(RowTerms), &shared.full[s]);
   };
   if (loader) {
     mbarrier_init(&shared.kv_full, 1);
@@ -89,47 +91,32 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
     if (lane == 0) mbarrier_arrive(&shared.empty[s]);
     __syncwarp();
   };
-  // This thread's share of the row terms of a query tile. Rows past the end get probability zero.
-  const auto row_term = [&](int head, int query_tile) {
-    const int row = query_tile * kTile + thread % kTile;
-    const int64_t at = head * T + tile.begin + row;
-    if (thread < kTile) return row < tile.length ? lse[at] * kLog2e : INFINITY;
-    return row < tile.length ? delta[at] : 0.f;
-  };
-
   float dkey[32], dvalue[32];
 #pragma unroll
   for (int j = 0; j < 32; ++j) dkey[j] = dvalue[j] = 0;
   const float to_log2 = scale * kLog2e;
-  int head = kv * group, query_tile = first_tile, turn = 0, used = -1;
-  float term = own_tile < end_tile ? row_term(head, own_tile) : 0;
+  int i = 0, s = 0, parity = 0;
+  const auto advance = [&] {
+    ++i;
+    if (++s == kStages) s = 0, parity ^= 1;
+  };
   mbarrier_wait(&shared.kv_full, 0);
-  int s = 0, parity = 0;
-  for (int i = 0; i < count; ++i) {
-    mbarrier_wait(&shared.full[s], parity);
-    if (query_tile < own_tile) {  // these queries see none of this warpgroup's keys
-      if (used >= 0) {
-        wgmma_wait<0>();
-        release(used);
-        used = -1;
-      }
+  for (int head = 0; head < group; ++head) {
+    // These queries see none of this warpgroup's keys.
+    for (int query_tile = first_tile; query_tile < min(own_tile, end_tile); ++query_tile) {
+      mbarrier_wait(&shared.full[s], parity);
       release(s);
-    } else {
-      float(&row_terms)[2][kTile] = shared.row_terms[warpgroup][turn];
-      turn ^= 1;
-      row_terms[thread / kTile][thread % kTile] = term;
-      if (query_tile + 1 < end_tile)
-        term = row_term(head, query_tile + 1);
-      else if (head + 1 < (kv + 1) * group)
-        term = row_term(head + 1, own_tile);
-
+      advance();
+    }
+    int used = -1;
+    for (int query_tile = own_tile; query_tile < end_tile; ++query_tile) {
+      mbarrier_wait(&shared.full[s], parity);
       float p[32], ds[32];
       wgmma_fence();
       multiply_rows(p, wgmma_descriptor_k(shared_address(shared.k[warpgroup])),
                     wgmma_descriptor_k(shared_address(shared.stage[s].q)));
       wgmma_commit();
-      named_barrier_sync(1 + warpgroup, kWarpgroupThreads);  // row_terms are there
-      wgmma_wait<1>();                                       // the previous iteration's dkey
+      wgmma_wait<1>();  // the previous iteration's dkey
       wgmma_pin(dkey);
       wgmma_pin(dvalue);
       if (used >= 0) release(used);
@@ -149,7 +136,7 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         const float2 query_lse =
-            *reinterpret_cast<const float2*>(&row_terms[0][8 * j + 2 * (lane % 4)]);
+            *reinterpret_cast<const float2*>(&shared.row_terms[s].lse_log2[8 * j + 2 * (lane % 4)]);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           p[4 * j + 2 * h] = exp2_approx(fmaf(p[4 * j + 2 * h], to_log2, -query_lse.x));
@@ -175,27 +162,30 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         const float2 query_delta =
-            *reinterpret_cast<const float2*>(&row_terms[1][8 * j + 2 * (lane % 4)]);
+            *reinterpret_cast<const float2*>(&shared.row_terms[s].delta[8 * j + 2 * (lane % 4)]);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          ds[4 * j + 2 * h] = p[4 * j + 2 * h] * (ds[4 * j + 2 * h] - query_delta.x);
-          ds[4 * j + 2 * h + 1] = p[4 * j + 2 * h + 1] * (ds[4 * j + 2 * h + 1] - query_delta.y);
+          const float2 x = unpack_bf16(a[j / 2][2 * (j % 2) + h]);
+          ds[4 * j + 2 * h] = x.x * (ds[4 * j + 2 * h] - query_delta.x);
+          ds[4 * j + 2 * h + 1] = x.y * (ds[4 * j + 2 * h + 1] - query_delta.y);
         }
       }
-      Fragment b;
-      to_fragment(ds, b);
-      pin(b);
+      // dvalue's product ran meanwhile; its operand's registers take the next one's.
+      wgmma_pin(ds);
+      wgmma_wait<0>();
+      to_fragment(ds, a);
+      pin(a);
       wgmma_fence();
-      add_product(dkey, b, wgmma_descriptor_mn(shared_address(shared.stage[s].q), kTileBytes));
+      add_product(dkey, a, wgmma_descriptor_mn(shared_address(shared.stage[s].q), kTileBytes));
       wgmma_commit();
       used = s;
+      advance();
     }
-    if (++s == kStages) s = 0, parity ^= 1;
-    if (++query_tile == end_tile) query_tile = first_tile, ++head;
+    wgmma_wait<0>();
+    wgmma_pin(dkey);
+    wgmma_pin(dvalue);
+    if (used >= 0) release(used);
   }
-  wgmma_wait<0>();
-  wgmma_pin(dkey);
-  wgmma_pin(dvalue);
   const int rows = tile.length - row0;
   if (rows <= 0) return;
 

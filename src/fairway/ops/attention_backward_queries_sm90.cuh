@@ -1,6 +1,7 @@
 // The gradient of the queries on Hopper, d = 64. Blocks as in the forward pass: two warpgroups of
 // 64 query rows, keys and values streaming past in tiles of 64, the diagonal tile first.
 //   P = exp(scale QKᵀ − lse),   dS = P ∘ (dY Vᵀ − delta),   dQ = scale dS K.
+// Also lays lse and delta out by tiles for the kernel of the keys' gradients.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
                             const __grid_constant__ CUtensorMap k_map,
                             const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
                             int64_t T, int H, int K, float scale, const float* lse,
-                            const float* delta, __nv_bfloat16* dq) {
+                            const float* delta, __nv_bfloat16* dq, RowTerms* row_terms) {
   constexpr int kStages = BackwardQueriesShared::kStages, kLag = 2;
   constexpr int kHeight = backward_queries_tile_height(kPairHeads);
   extern __shared__ char dynamic_shared[];
@@ -104,6 +105,15 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     const int64_t at = head * T + tile.begin + row;
     row_lse[h] = row < tile.length ? lse[at] * kLog2e : INFINITY;
     row_delta[h] = row < tile.length ? delta[at] : 0;
+  }
+  if (row0 < tile.length && lane % 4 == 0) {
+    const int64_t slot = tile.slot(kTile) + row0 / kTile;
+    RowTerms& terms = row_terms[slot * H + head];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      terms.lse_log2[16 * warp + 8 * h + lane / 4] = row_lse[h];
+      terms.delta[16 * warp + 8 * h + lane / 4] = row_delta[h];
+    }
   }
   float dx[32];
 #pragma unroll

@@ -15,7 +15,20 @@ namespace fairway::cuda {
 // One tile: rows [index * height, min(length, (index + 1) * height)) of the segment that occupies
 // the rows [begin, begin + length) of the buffer.
 struct alignas(16) AttentionTile {
-  int32_t begin, length, index, unused;
+  int32_t begin, length, index, segment;
+
+  // A numbering of all segments' tiles of `height` rows that needs no sum over segments: tile i of
+  // this segment has number slot(height) + i, below slots(T, segments, height); some stay unused.
+#ifdef __CUDACC__
+  __device__
+#endif
+      int32_t
+      slot(int32_t height) const {
+    return begin / height + segment;
+  }
+  static int64_t slots(int64_t T, int64_t segments, int64_t height) {
+    return T / height + segments;
+  }
 };
 
 // A list in device memory. `capacity` entries are allocated, *count of them are filled.
@@ -87,7 +100,8 @@ static __global__ void __launch_bounds__(kTileListThreads)
       const int32_t count = (rows + list.height - 1) / list.height;
       const int32_t begin = cu_seqlens[s0 + s];
       for (int32_t i = lane; i < count; i += 32)
-        list.tiles[first_of[r] + i] = {begin, rows, list.last_tile_first ? count - 1 - i : i, 0};
+        list.tiles[first_of[r] + i] = {begin, rows, list.last_tile_first ? count - 1 - i : i,
+                                       s0 + s};
     }
     __syncthreads();
   }

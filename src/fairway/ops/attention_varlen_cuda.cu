@@ -51,6 +51,10 @@ void check_shape(const AttentionShape& s, size_t workspace_bytes) {
 // The shortest tiles of any kernel, which make the longest list.
 constexpr int kShortestTile = simt::kTileRows;
 
+// The workspace: two tile lists, then what the chosen kernels want.
+size_t lists_bytes(const AttentionShape& s) {
+  return 2 * AttentionTiles::bytes(s.T, s.segments, kShortestTile);
+}
 AttentionTiles list_in(const AttentionShape& s, void* workspace, int which, int32_t height,
                        bool last_tile_first) {
   char* memory = static_cast<char*>(workspace) +
@@ -95,7 +99,7 @@ void with_width(int d, F&& f) {
 }  // namespace
 
 size_t attention_workspace_bytes(const AttentionShape& s) {
-  return 2 * AttentionTiles::bytes(s.T, s.segments, kShortestTile);
+  return lists_bytes(s) + (attention_sm90::supports(s) ? attention_sm90::row_terms_bytes(s) : 0);
 }
 
 template <class T>
@@ -169,8 +173,10 @@ void attention_backward(cudaStream_t stream, const AttentionShape& s, const T* q
       const AttentionTiles query_tiles = list_in(s, workspace, 0, query_rows, true);
       const AttentionTiles key_tiles = list_in(s, workspace, 1, key_rows, false);
       fill(stream, s, cu_seqlens, query_tiles, key_tiles);
-      attention_sm90::backward_keys(stream, s, key_tiles, q, k, v, lse, dy, delta, dk, dv);
-      attention_sm90::backward_queries(stream, s, query_tiles, q, k, v, lse, dy, delta, dq);
+      void* row_terms = static_cast<char*>(workspace) + lists_bytes(s);
+      attention_sm90::backward_queries(stream, s, query_tiles, q, k, v, lse, dy, delta, dq,
+                                       row_terms);
+      attention_sm90::backward_keys(stream, s, key_tiles, q, k, v, dy, row_terms, dk, dv);
       return;
     }
   }

@@ -20,7 +20,8 @@ struct AttentionShape {
   int segments;  // entries of cu_seqlens - 1; empty segments are allowed
 };
 
-// Scratch for one call of either direction. It may be shared by calls on one stream.
+// Scratch for one call of either direction, aligned to 16 bytes. It may be shared by calls on one
+// stream.
 size_t attention_workspace_bytes(const AttentionShape& shape);
 
 // q [T, H, d], k and v [T, K, d], cu_seqlens [segments + 1] → y [T, H, d], lse [H, T] (log Σ

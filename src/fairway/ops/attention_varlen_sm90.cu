@@ -43,14 +43,16 @@ void launch(cudaStream_t stream, Kernel* kernel, unsigned grid, int threads, siz
   require_success(cudaGetLastError(), "attention: launch");
 }
 
-const __nv_bfloat16* storage(const bf16* p) {
-  return reinterpret_cast<const __nv_bfloat16*>(p);
-}
 __nv_bfloat16* storage(bf16* p) {
   return reinterpret_cast<__nv_bfloat16*>(p);
 }
 
 }  // namespace
+
+size_t row_terms_bytes(const AttentionShape& s) {
+  return sizeof(RowTerms) * static_cast<size_t>(AttentionTile::slots(s.T, s.segments, kTile)) *
+         static_cast<size_t>(s.H);
+}
 
 int32_t forward_tile_rows(const AttentionShape& s) {
   return forward_tile_height(pairs_heads(s));
@@ -72,22 +74,23 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
 }
 
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
-                   const bf16* q, const bf16* k, const bf16* v, const float* lse, const bf16* dy,
-                   const float* delta, bf16* dk, bf16* dv) {
+                   const bf16* q, const bf16* k, const bf16* v, const bf16* dy,
+                   const void* row_terms, bf16* dk, bf16* dv) {
   launch(stream, backward_keys_kernel<kKeyWarpgroups>, blocks(s, tiles, s.K),
          kKeyWarpgroups * kWarpgroupThreads, BackwardKeysShared<kKeyWarpgroups>::kBytes(),
-         map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.T,
-         s.H, s.K, softmax_scale(s), lse, delta, storage(dk), storage(dv));
+         map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.H,
+         s.K, softmax_scale(s), static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv));
 }
 
 void backward_queries(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
                       const bf16* q, const bf16* k, const bf16* v, const float* lse, const bf16* dy,
-                      const float* delta, bf16* dq) {
+                      const float* delta, bf16* dq, void* row_terms) {
   const bool pair = pairs_heads(s);
   launch(stream, pair ? backward_queries_kernel<true> : backward_queries_kernel<false>,
          blocks(s, tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
          BackwardQueriesShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), tiles, s.T, s.H, s.K, softmax_scale(s), lse, delta, storage(dq));
+         map_of(v, s, s.K), tiles, s.T, s.H, s.K, softmax_scale(s), lse, delta, storage(dq),
+         static_cast<RowTerms*>(row_terms));
 }
 
 }  // namespace fairway::cuda::attention_sm90

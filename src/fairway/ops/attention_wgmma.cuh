@@ -21,6 +21,15 @@ constexpr int kTile = 64;
 constexpr int kTileBytes = kTile * kTile * 2;
 constexpr float kLog2e = 1.4426950408889634f;
 
+// What the gradients of keys need of the queries of one head in a tile, as one aligned piece, the
+// same for every tile: rows past the segment's end have lse = +∞, which makes their probabilities
+// zero. The kernel for the queries' gradient writes it; [AttentionTile::slots(T, segments, kTile)]
+// [H] of them.
+struct RowTerms {
+  float lse_log2[kTile];  // lse · log2(e)
+  float delta[kTile];
+};
+
 // A 64 x 64 bf16 operand in registers: [step of 16 columns][fragment register].
 using Fragment = uint32_t[4][4];
 
