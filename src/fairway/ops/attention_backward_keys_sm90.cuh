@@ -170,14 +170,13 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
           ds[4 * j + 2 * h + 1] = x.y * (ds[4 * j + 2 * h + 1] - query_delta.y);
         }
       }
-      // dvalue's product ran meanwhile; its operand's registers take the next one's.
-      wgmma_pin(ds);
-      wgmma_wait<0>();
-      to_fragment(ds, a);
-      pin(a);
+      Fragment b;
+      to_fragment(ds, b);
+      pin(b);
       wgmma_fence();
-      add_product(dkey, a, wgmma_descriptor_mn(shared_address(shared.stage[s].q), kTileBytes));
+      add_product(dkey, b, wgmma_descriptor_mn(shared_address(shared.stage[s].q), kTileBytes));
       wgmma_commit();
+      wgmma_wait<1>();  // dvalue's product: the next one overwrites its operand
       used = s;
       advance();
     }

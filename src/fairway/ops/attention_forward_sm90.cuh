@@ -100,9 +100,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     release(i % kStages);
   }
 
-  Fragment q;
   mbarrier_wait(&shared.q_full, 0);
-  load_fragment(shared_address(shared.q[warpgroup]), warp, lane, q);
   float out[32], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 #pragma unroll
   for (float& o : out) o = 0;
@@ -111,9 +109,9 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   for (int i = begin; i < count; ++i) {
     float score[32];
     mbarrier_wait(&shared.full[s], parity);
-    pin(q);
     wgmma_fence();
-    multiply_rows(score, q, wgmma_descriptor_k(shared_address(shared.stage[s].k)));
+    multiply_rows(score, wgmma_descriptor_k(shared_address(shared.q[warpgroup])),
+                  wgmma_descriptor_k(shared_address(shared.stage[s].k)));
     wgmma_commit();
     wgmma_wait<0>();  // also the previous iteration's product with the values
     wgmma_pin(score);
@@ -189,7 +187,8 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
       out[4 * j + 2 * h + 1] *= inverse;
     }
   }
-  // The queries are in registers: their place in shared memory is free, row by row of each warp.
+  // All four warps are done with the queries in shared memory.
+  named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
   const int64_t stride = static_cast<int64_t>(H) * kTile;
   store_rows(out, 1.f, shared.q[warpgroup], warp, lane,
              y + (tile.begin + row0) * stride + head * kTile, stride, tile.length - row0);

@@ -45,11 +45,6 @@ __device__ __forceinline__ void multiply_rows(float (&d)[32], uint64_t a, uint64
   for (int k = 0; k < 4; ++k)
     wgmma_m64n64k16<0, 0>(d, wgmma_advance(a, 32 * k), wgmma_advance(b, 32 * k), k > 0);
 }
-// The same with A in registers.
-__device__ __forceinline__ void multiply_rows(float (&d)[32], const Fragment& a, uint64_t b) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) wgmma_m64n64k16<0>(d, a[k], wgmma_advance(b, 32 * k), k > 0);
-}
 // d += A B, A in registers, the rows of B as the inner dimension.
 __device__ __forceinline__ void add_product(float (&d)[32], const Fragment& a, uint64_t b) {
 #pragma unroll
