@@ -7,10 +7,12 @@
 
 #include <cuda_bf16.h>
 
+#include "fairway/ops/attention_key_step.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
 #include "fairway/sm90/bulk_copy.cuh"
 #include "fairway/sm90/mbarrier.cuh"
+#include "fairway/sm90/prefetch.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
 
@@ -95,6 +97,10 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
 #pragma unroll
   for (int j = 0; j < 32; ++j) dkey[j] = dvalue[j] = 0;
   const float to_log2 = scale * kLog2e;
+  const int rows = tile.length - row0;
+  const int64_t stride = static_cast<int64_t>(K) * kTile;
+  const int64_t at = (tile.begin + row0) * stride + kv * kTile;
+  if (thread < min(rows, kTile)) prefetch_l2(dv + at + thread * stride);
   int i = 0, s = 0, parity = 0;
   const auto advance = [&] {
     ++i;
@@ -111,72 +117,19 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
     int used = -1;
     for (int query_tile = own_tile; query_tile < end_tile; ++query_tile) {
       mbarrier_wait(&shared.full[s], parity);
-      float p[32], ds[32];
-      wgmma_fence();
-      multiply_rows(p, wgmma_descriptor_k(shared_address(shared.k[warpgroup])),
-                    wgmma_descriptor_k(shared_address(shared.stage[s].q)));
-      wgmma_commit();
-      wgmma_wait<1>();  // the previous iteration's dkey
-      wgmma_pin(dkey);
-      wgmma_pin(dvalue);
-      if (used >= 0) release(used);
-      wgmma_fence();
-      multiply_rows(ds, wgmma_descriptor_k(shared_address(shared.v[warpgroup])),
-                    wgmma_descriptor_k(shared_address(shared.stage[s].dy)));
-      wgmma_commit();
-      if (loader && i >= kLag && i - kLag + kStages < count) {
-        const int refill = i - kLag;
-        mbarrier_wait(&shared.empty[refill % kStages], refill / kStages & 1);
-        load(refill + kStages);
-      }
-      __syncwarp();
-
-      wgmma_wait<1>();
-      wgmma_pin(p);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float2 query_lse =
-            *reinterpret_cast<const float2*>(&shared.row_terms[s].lse_log2[8 * j + 2 * (lane % 4)]);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          p[4 * j + 2 * h] = exp2_approx(fmaf(p[4 * j + 2 * h], to_log2, -query_lse.x));
-          p[4 * j + 2 * h + 1] = exp2_approx(fmaf(p[4 * j + 2 * h + 1], to_log2, -query_lse.y));
-        }
-      }
-      if (query_tile == own_tile) {
-#pragma unroll
-        for (int j = 0; j < 32; ++j) {
-          const int row = 16 * warp + 8 * (j / 2 % 2) + lane / 4;
-          const int column = 8 * (j / 4) + 2 * (lane % 4) + j % 2;
-          if (column < row) p[j] = 0;
-        }
-      }
-      Fragment a;
-      to_fragment(p, a);
-      pin(a);
-      wgmma_fence();
-      add_product(dvalue, a, wgmma_descriptor_mn(shared_address(shared.stage[s].dy), kTileBytes));
-      wgmma_commit();
-      wgmma_wait<1>();
-      wgmma_pin(ds);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float2 query_delta =
-            *reinterpret_cast<const float2*>(&shared.row_terms[s].delta[8 * j + 2 * (lane % 4)]);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float2 x = unpack_bf16(a[j / 2][2 * (j % 2) + h]);
-          ds[4 * j + 2 * h] = x.x * (ds[4 * j + 2 * h] - query_delta.x);
-          ds[4 * j + 2 * h + 1] = x.y * (ds[4 * j + 2 * h + 1] - query_delta.y);
-        }
-      }
-      Fragment b;
-      to_fragment(ds, b);
-      pin(b);
-      wgmma_fence();
-      add_product(dkey, b, wgmma_descriptor_mn(shared_address(shared.stage[s].q), kTileBytes));
-      wgmma_commit();
-      wgmma_wait<1>();  // dvalue's product: the next one overwrites its operand
+      key_step(
+          dkey, dvalue, shared.k[warpgroup], shared.v[warpgroup], shared.stage[s].q,
+          shared.stage[s].dy, shared.row_terms[s], query_tile == own_tile, to_log2, warp, lane,
+          [&] {
+            if (used >= 0) release(used);
+          },
+          [&] {
+            if (loader && i >= kLag && i - kLag + kStages < count) {
+              const int refill = i - kLag;
+              mbarrier_wait(&shared.empty[refill % kStages], refill / kStages & 1);
+              load(refill + kStages);
+            }
+          });
       used = s;
       advance();
     }
@@ -185,27 +138,9 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
     wgmma_pin(dvalue);
     if (used >= 0) release(used);
   }
-  const int rows = tile.length - row0;
   if (rows <= 0) return;
-
-  // All four warps are done with this warpgroup's keys and values in shared memory.
-  named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
-  const int64_t stride = static_cast<int64_t>(K) * kTile;
-  const int64_t at = (tile.begin + row0) * stride + kv * kTile;
-  char* scratch = shared.v[warpgroup];
-  copy_rows_in(dv + at, stride, rows, scratch, warp, lane);
-  store_rows(dkey, scale, shared.k[warpgroup], warp, lane, dk + at, stride, rows);
-  Fragment before;
-  __syncwarp();
-  load_fragment(shared_address(scratch), warp, lane, before);
-#pragma unroll
-  for (int j = 0; j < 16; ++j) {
-    const float2 x = unpack_bf16(before[j / 4][j % 4]);
-    dvalue[2 * j] += x.x;
-    dvalue[2 * j + 1] += x.y;
-  }
-  __syncwarp();
-  store_rows(dvalue, 1.f, scratch, warp, lane, dv + at, stride, rows);
+  store_key_gradients(dkey, dvalue, scale, shared.k[warpgroup], shared.v[warpgroup], warpgroup,
+                      warp, lane, dk + at, dv + at, stride, rows);
 }
 
 }  // namespace fairway::cuda::attention_sm90

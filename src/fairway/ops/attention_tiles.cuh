@@ -31,9 +31,10 @@ struct alignas(16) AttentionTile {
   }
 };
 
-// A list in device memory. `capacity` entries are allocated, *count of them are filled.
+// A list in device memory. `capacity` entries are allocated, *count of them are filled. *next is
+// zero after filling, for blocks that take tiles one after the other.
 struct AttentionTiles {
-  int32_t* count;
+  int32_t *count, *next;
   AttentionTile* tiles;
   int32_t height;
   // Causal work grows with the row for tiles of queries and shrinks for tiles of keys: the tile
@@ -49,8 +50,8 @@ struct AttentionTiles {
   }
   // A list in `memory`, which is 16-byte aligned and has `bytes` bytes.
   static AttentionTiles in(void* memory, int32_t height, bool last_tile_first) {
-    return {static_cast<int32_t*>(memory), static_cast<AttentionTile*>(memory) + 1, height,
-            last_tile_first};
+    int32_t* header = static_cast<int32_t*>(memory);
+    return {header, header + 1, static_cast<AttentionTile*>(memory) + 1, height, last_tile_first};
   }
 };
 
@@ -105,7 +106,10 @@ static __global__ void __launch_bounds__(kTileListThreads)
     }
     __syncthreads();
   }
-  if (t == 0) *list.count = base;
+  if (t == 0) {
+    *list.count = base;
+    *list.next = 0;
+  }
 }
 
 #endif

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "fairway/device/cuda_error.h"
+#include "fairway/ops/attention_backward_keys_persistent_sm90.cuh"
 #include "fairway/ops/attention_backward_keys_sm90.cuh"
 #include "fairway/ops/attention_backward_queries_sm90.cuh"
 #include "fairway/ops/attention_forward_sm90.cuh"
@@ -9,6 +10,8 @@
 #include "fairway/sm90/tensor_map.h"
 
 namespace fairway::cuda::attention_sm90 {
+
+bool kBackwardKeysPersistent = false;
 
 namespace {
 
@@ -19,6 +22,14 @@ bool pairs_heads(const AttentionShape& s) {
 
 // Three warpgroups of 168 registers fill a multiprocessor.
 constexpr int kKeyWarpgroups = 3;
+
+unsigned multiprocessors() {
+  int device = 0, count = 0;
+  require_success(cudaGetDevice(&device), "attention: current device");
+  require_success(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+                  "attention: multiprocessors");
+  return static_cast<unsigned>(count);
+}
 
 CUtensorMap map_of(const bf16* x, const AttentionShape& s, int heads) {
   const int64_t columns = static_cast<int64_t>(heads) * kTile;
@@ -76,10 +87,17 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
                    const bf16* q, const bf16* k, const bf16* v, const bf16* dy,
                    const void* row_terms, bf16* dk, bf16* dv) {
-  launch(stream, backward_keys_kernel<kKeyWarpgroups>, blocks(s, tiles, s.K),
-         kKeyWarpgroups * kWarpgroupThreads, BackwardKeysShared<kKeyWarpgroups>::kBytes(),
-         map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.H,
-         s.K, softmax_scale(s), static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv));
+  if (kBackwardKeysPersistent)
+    launch(stream, backward_keys_persistent_kernel, multiprocessors(), kPersistentKeysThreads,
+           PersistentKeysShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
+           map_of(v, s, s.K), tiles, s.H, s.K, softmax_scale(s),
+           static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv));
+  else
+    launch(stream, backward_keys_kernel<kKeyWarpgroups>, blocks(s, tiles, s.K),
+           kKeyWarpgroups * kWarpgroupThreads, BackwardKeysShared<kKeyWarpgroups>::kBytes(),
+           map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.H,
+           s.K, softmax_scale(s), static_cast<const RowTerms*>(row_terms), storage(dk),
+           storage(dv));
 }
 
 void backward_queries(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
