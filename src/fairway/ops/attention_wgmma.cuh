@@ -1,0 +1,131 @@
+// What the Hopper attention kernels share: products of 64 x 64 tiles, fragments, the causal mask of
+// a diagonal tile, and the way of a warp's 16 rows between registers and global memory.
+//
+// Every tile is 64 rows of d = 64 bf16 values, 128 bytes a row with 128-byte swizzle, as one TMA
+// box. Thread t of a warpgroup holds of a 64 x 64 product, in d[4j + 2h + e], row 16(t/32) + 8h +
+// (t%32)/4, column 8j + 2(t%4) + e.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "fairway/sm90/matrix_move.cuh"
+#include "fairway/sm90/wgmma.cuh"
+
+namespace fairway::cuda::attention_sm90 {
+
+using namespace fairway::sm90;
+
+constexpr int kTile = 64;
+constexpr int kTileBytes = kTile * kTile * 2;
+constexpr float kLog2e = 1.4426950408889634f;
+
+// What the gradients of keys need of the queries of one head in a tile, as one aligned piece, the
+// same for every tile: rows past the segment's end have lse = +∞, which makes their probabilities
+// zero. The kernel for the queries' gradient writes it; [AttentionTile::slots(T, segments, kTile)]
+// [H] of them.
+struct RowTerms {
+  float lse_log2[kTile];  // lse · log2(e)
+  float delta[kTile];
+};
+
+// A 64 x 64 bf16 operand in registers: [step of 16 columns][fragment register].
+using Fragment = uint32_t[4][4];
+
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// d = A Bᵀ, both tiles in shared memory with their rows' 64 columns as the inner dimension.
+__device__ __forceinline__ void multiply_rows(float (&d)[32], uint64_t a, uint64_t b) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+    wgmma_m64n64k16<0, 0>(d, wgmma_advance(a, 32 * k), wgmma_advance(b, 32 * k), k > 0);
+}
+// d += A B, A in registers, the rows of B as the inner dimension.
+__device__ __forceinline__ void add_product(float (&d)[32], const Fragment& a, uint64_t b) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) wgmma_m64n64k16<1>(d, a[k], wgmma_advance(b, 2048 * k), true);
+}
+
+// Keeps the compiler from moving the making of a fragment past a fence.
+__device__ __forceinline__ void pin(Fragment& a) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[k][i])::"memory");
+}
+
+// A product's result, rounded, as the left operand of the next.
+__device__ __forceinline__ void to_fragment(const float (&d)[32], Fragment& a) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[k][i] = pack_bf16(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
+}
+
+// Offset of 16-byte piece `piece` of row `row` of a swizzled tile.
+__device__ __forceinline__ uint32_t swizzled(int row, int piece) {
+  return static_cast<uint32_t>(row * 128 + ((piece ^ (row & 7)) << 4));
+}
+
+// The offset that this lane passes to ldmatrix/stmatrix for step 0 of its warp's rows; step k is at
+// this offset with bits 5-6 exclusive-ored by k.
+__device__ __forceinline__ uint32_t matrix_row_offset(int warp, int lane) {
+  return swizzled(16 * warp + (lane & 15), lane >> 4);
+}
+
+// This warp's 16 rows of a tile in shared memory.
+__device__ __forceinline__ void load_fragment(uint32_t tile, int warp, int lane, Fragment& a) {
+  const uint32_t at = tile + matrix_row_offset(warp, lane);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) load_matrix_x4(at ^ (k << 5), a[k][0], a[k][1], a[k][2], a[k][3]);
+}
+__device__ __forceinline__ void store_fragment(uint32_t tile, int warp, int lane,
+                                               const Fragment& a) {
+  const uint32_t at = tile + matrix_row_offset(warp, lane);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) store_matrix_x4(at ^ (k << 5), a[k][0], a[k][1], a[k][2], a[k][3]);
+}
+
+// Copies this warp's 16 rows between a tile in shared memory and global rows `stride` elements
+// apart, 16 bytes a lane; `rows` rows of the whole tile exist.
+__device__ __forceinline__ void copy_rows_out(const char* tile, int warp, int lane,
+                                              __nv_bfloat16* to, int64_t stride, int rows) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = 16 * warp + 4 * i + lane / 8, piece = lane % 8;
+    if (row < rows)
+      *reinterpret_cast<uint4*>(to + row * stride + 8 * piece) =
+          *reinterpret_cast<const uint4*>(tile + swizzled(row, piece));
+  }
+}
+__device__ __forceinline__ void copy_rows_in(const __nv_bfloat16* from, int64_t stride, int rows,
+                                             char* tile, int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = 16 * warp + 4 * i + lane / 8, piece = lane % 8;
+    uint4 x = {0, 0, 0, 0};
+    if (row < rows) x = *reinterpret_cast<const uint4*>(from + row * stride + 8 * piece);
+    *reinterpret_cast<uint4*>(tile + swizzled(row, piece)) = x;
+  }
+}
+
+// Rounds factor · d and writes it; `tile` is scratch of which the warp uses its own 16 rows.
+__device__ __forceinline__ void store_rows(const float (&d)[32], float factor, char* tile, int warp,
+                                           int lane, __nv_bfloat16* to, int64_t stride, int rows) {
+  Fragment a;
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      a[k][i] = pack_bf16(factor * d[8 * k + 2 * i], factor * d[8 * k + 2 * i + 1]);
+  store_fragment(shared_address(tile), warp, lane, a);
+  __syncwarp();
+  copy_rows_out(tile, warp, lane, to, stride, rows);
+}
+
+}  // namespace fairway::cuda::attention_sm90
