@@ -2,6 +2,10 @@
 // into one line on stderr and an exit status. Programming errors are asserted with `check`.
 #pragma once
 
+// fmt 9 takes nvcc for a compiler without constexpr, and then contradicts itself in C++20.
+#if defined(__NVCC__) && !defined(FMT_USE_CONSTEXPR)
+#define FMT_USE_CONSTEXPR 1
+#endif
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

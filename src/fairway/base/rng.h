@@ -9,15 +9,17 @@
 #include <numbers>
 #include <utility>
 
+#include "fairway/base/host_device.h"
+
 namespace fairway {
 
 class Philox {
  public:
   // `stream` separates independent uses of one seed (one per tensor, one per document, …).
-  Philox(uint64_t seed, uint64_t stream) : key_(seed), stream_(stream) {}
+  FAIRWAY_HOST_DEVICE Philox(uint64_t seed, uint64_t stream) : key_(seed), stream_(stream) {}
 
   // Four 32-bit words for counter `i`.
-  std::array<uint32_t, 4> block(uint64_t i) const {
+  FAIRWAY_HOST_DEVICE std::array<uint32_t, 4> block(uint64_t i) const {
     std::array<uint32_t, 4> c{static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32),
                               static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)};
     uint32_t k0 = static_cast<uint32_t>(key_), k1 = static_cast<uint32_t>(key_ >> 32);
@@ -31,14 +33,16 @@ class Philox {
     return c;
   }
 
-  uint64_t bits(uint64_t i) const {
+  FAIRWAY_HOST_DEVICE uint64_t bits(uint64_t i) const {
     const auto b = block(i / 2);
     const size_t j = (i % 2) * 2;
     return (uint64_t{b[j + 1]} << 32) | b[j];
   }
 
   // In [0, 1), 53 bits.
-  double uniform(uint64_t i) const { return static_cast<double>(bits(i) >> 11) * 0x1.0p-53; }
+  FAIRWAY_HOST_DEVICE double uniform(uint64_t i) const {
+    return static_cast<double>(bits(i) >> 11) * 0x1.0p-53;
+  }
 
   // Standard normal (Box–Muller; numbers 2j and 2j+1 share one pair of uniforms).
   double normal(uint64_t i) const {

@@ -15,6 +15,8 @@ namespace fairway {
 // Writes all layout.size() elements of `doc`.
 void init_lora(CpuDevice& device, const LoraLayout& layout, uint64_t seed, uint64_t document,
                float* doc);
+void init_lora(CudaDevice& device, const LoraLayout& layout, uint64_t seed, uint64_t document,
+               float* doc);
 
 // One document's buffer with A from the tensors "ttt.init.{adapter}.A" of a safetensors file.
 // Throws Error if one is missing or misshapen.
