@@ -65,7 +65,7 @@ function(fairway_cuda_sources target)
     endif()
     if(source MATCHES "\\.cu$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-        "${architectures};--expt-relaxed-constexpr;-diag-suppress=20012")
+        "${architectures};--expt-relaxed-constexpr;-diag-suppress=20012,20208")
     endif()
   endforeach()
   target_link_libraries(${target} PRIVATE CUDA::cudart_static)
