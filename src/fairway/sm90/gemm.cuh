@@ -61,7 +61,7 @@ __device__ __forceinline__ void gemm_init_barriers(GemmShared<Config>& shared) {
   }
   for (int i = 0; i < Config::kBlocksA; ++i) {
     mbarrier_init(&shared.a_full[i], 1);
-    mbarrier_init(&shared.a_empty[i], kConsumerWarps);
+    mbarrier_init(&shared.a_empty[i], 2 * kConsumerWarps);  // see gemm_arrivals_a
   }
   for (uint64_t& bar : shared.chunk_ready) mbarrier_init(&bar, 1);
   mbarrier_init_fence();
@@ -189,6 +189,14 @@ __device__ __forceinline__ void gemm_release(GemmShared<Config>& shared, int sta
   if (lane < 2) mbarrier_arrive_cluster(&shared.empty[stage], static_cast<uint32_t>(lane));
 }
 
+// Resident: how often each warp hands a block of A back during this tile. Both of a unit's last two
+// tiles do, one per consumer: the later one's products may finish before the earlier one's. The
+// only tile of a unit stands in for both.
+__device__ __forceinline__ uint32_t gemm_arrivals_a(const GemmWalk& walk) {
+  if (walk.last_of_unit()) return walk.first_of_unit() ? 2 : 1;
+  return walk.second_to_last_of_unit() ? 1 : 0;
+}
+
 // The products of one tile. Resident: waits for the consumer's turn and passes it on as soon as the
 // last block is issued, so that the tensor cores always have work queued.
 template <class Config>
@@ -199,7 +207,7 @@ __device__ __forceinline__ void gemm_tile_products(GemmShared<Config>& shared,
                                                    int lane) {
   constexpr bool kResident = Config::kResident;
   const uint32_t a_parity = walk.unit_index() & 1;
-  const bool last_of_unit = walk.last_of_unit();
+  const uint32_t arrivals_a = kResident && lane == 0 ? gemm_arrivals_a(walk) : 0;
   if constexpr (kResident) named_barrier_sync(kTurnBarrier + consumer, 2 * kWarpgroupThreads);
   int previous = 0;
   for (int k = 0; k < blocks; ++k) {
@@ -214,7 +222,7 @@ __device__ __forceinline__ void gemm_tile_products(GemmShared<Config>& shared,
     if (k > 0) {
       wgmma_wait<1>();
       gemm_release(shared, previous, lane);
-      if (kResident && last_of_unit && lane == 0) mbarrier_arrive(&shared.a_empty[k - 1]);
+      if (arrivals_a > 0) mbarrier_arrive_count(&shared.a_empty[k - 1], arrivals_a);
     }
     previous = ring.stage;
     ring.next();
@@ -223,7 +231,7 @@ __device__ __forceinline__ void gemm_tile_products(GemmShared<Config>& shared,
 #pragma unroll
   for (int f = 0; f < Config::kFragments; ++f) wgmma_pin(acc[f]);
   gemm_release(shared, previous, lane);
-  if (kResident && last_of_unit && lane == 0) mbarrier_arrive(&shared.a_empty[blocks - 1]);
+  if (arrivals_a > 0) mbarrier_arrive_count(&shared.a_empty[blocks - 1], arrivals_a);
 }
 
 // Makes the chunk buffers ready for a tile, each once the stores issued by this thread no longer
@@ -324,6 +332,9 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
       for (int c = 0; c < Config::kChunks; ++c) {
         uint8_t* buffer = shared.chunk[first_buffer + c];
         const uint32_t rows = shared_address(buffer) + lane_offset;
+        // Resident: the previous tile was the other consumer's, and its wait may not be over yet; a
+        // barrier must not be two phases behind a waiter.
+        if (kResident) mbarrier_wait(&shared.chunk_ready[first_buffer + c], ~tile & 1);
         mbarrier_wait(&shared.chunk_ready[first_buffer + c], tile & 1);
         uint32_t in[16];
         if constexpr (Epilogue::kInput) {

@@ -64,6 +64,9 @@ class GemmWalk {
   __device__ __forceinline__ int column_tile() const { return column_tile_; }
   __device__ __forceinline__ bool first_of_unit() const { return column_tile_ == column_begin_; }
   __device__ __forceinline__ bool last_of_unit() const { return column_tile_ + 1 == column_end_; }
+  __device__ __forceinline__ bool second_to_last_of_unit() const {
+    return column_tile_ + 2 == column_end_;
+  }
   // Of this block's units, the place of the current one.
   __device__ __forceinline__ int unit_index() const { return units_begun_; }
   // The place of the unit among all.
