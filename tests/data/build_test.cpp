@@ -123,6 +123,9 @@ TEST(Build, AFailureLeavesNothing) {
   EXPECT_TRUE(std::filesystem::is_empty(o.out));
   o.out = corpus.dir.write("file", "") / "below";
   EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("cannot make"));
+  o.out = corpus.dir / "made" / std::string(300, 'x');  // too long a name
+  EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("cannot make"));
+  EXPECT_FALSE(std::filesystem::exists(corpus.dir / "made"));
   o = corpus.options();
   o.inputs = {corpus.dir.write("empty.jsonl", "{\"text\": \"\"}\n").string()};
   EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("no documents"));
