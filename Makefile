@@ -2,6 +2,7 @@
 # make demo       text in, a scored artifact out, in a few minutes on two cores
 # make test       the whole test suite
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
+# make tsan       what uses std::thread (training batches, shard building) under ThreadSanitizer
 # make tidy       clang-tidy on the program itself;  make format rewrites, make format-check only looks
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -13,7 +14,7 @@ endif
 
 sources = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: all deps check-deps build-all demo test sanitize tidy format format-check clean
+.PHONY: all deps check-deps build-all demo test sanitize tsan tidy format format-check clean
 .DEFAULT_GOAL := all
 
 deps:
@@ -43,6 +44,14 @@ sanitize: deps
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize --output-on-failure -j $(JOBS) -LE slow
 
+# Only what starts std::threads: GCC's OpenMP run-time library makes ThreadSanitizer report races that
+# are none.
+tsan: deps
+	cmake -B $(BUILD)-tsan -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=thread
+	cmake --build $(BUILD)-tsan -j $(JOBS) --target data_threads_test
+	$(BUILD)-tsan/tests/data/data_threads_test
+
 tidy: check-deps $(BUILD)/build.ninja
 	run-clang-tidy -quiet -j $(JOBS) -p $(BUILD) -extra-arg=-Wno-unknown-warning-option \
 	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|bench)/'
@@ -54,4 +63,4 @@ format-check: check-deps
 	clang-format --dry-run -Werror $(sources)
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-tsan

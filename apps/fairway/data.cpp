@@ -1,15 +1,12 @@
 // fairway data build
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <csignal>
-#include <cstdio>
 #include <memory>
 
 #include "commands.h"
 #include "fairway/base/fields.h"
 #include "fairway/data/build.h"
+#include "fairway/train/interrupt.h"
 #include "status_line.h"
 
 namespace fairway {
@@ -20,9 +17,6 @@ struct Options {
   BuildOptions build;
   std::string tokenizer, out, invalid_utf8 = "error";
 };
-
-std::atomic<bool> interrupted = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "set from a signal handler");
 
 void show(StatusLine& line, const BuildProgress& p) {
   if (!line.due()) return;
@@ -48,23 +42,19 @@ void print_split(const char* name, const ShardManifest::Split& split) {
 void build(Options& o) {
   parse_field("--invalid-utf8", o.invalid_utf8, o.build.text.invalid_utf8);
   o.build.out = o.out;
-  o.build.stop = &interrupted;
   const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
-  const auto previous = std::signal(SIGINT, [](int) { interrupted = true; });
-  const auto start = std::chrono::steady_clock::now();
-  ShardManifest m;
-  {
-    StatusLine line;
-    m = build_shards(o.build, tokenizer, [&](const BuildProgress& p) { show(line, p); });
-  }
-  std::signal(SIGINT, previous);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const InterruptGuard interrupt;
+  o.build.stop = [&] { return interrupt.requested(); };
+  StatusLine line;
+  const ShardManifest m =
+      build_shards(o.build, tokenizer, [&](const BuildProgress& p) { show(line, p); });
+  line.clear();
+  const double seconds = line.seconds();
   print_split("train", m.train);
   print_split("val", m.val);
   if (m.empty_documents > 0) fmt::print("       {} empty documents skipped\n", m.empty_documents);
-  fmt::print("{}/{}.json written, {:.1f} s, {:.1f} MB of text a second\n", o.out, m.set,
-             seconds.count(),
-             static_cast<double>(m.train.bytes + m.val.bytes) / 1e6 / seconds.count());
+  fmt::print("{}/{}.json written, {:.1f} s, {:.1f} MB of text a second\n", o.out, m.set, seconds,
+             static_cast<double>(m.train.bytes + m.val.bytes) / 1e6 / seconds);
 }
 
 }  // namespace

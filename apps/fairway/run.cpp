@@ -16,7 +16,6 @@
 #include "commands.h"
 #include "eval_stage.h"
 #include "fairway/base/fields.h"
-#include "fairway/data/manifest.h"
 #include "fairway/data/shard.h"
 #include "fairway/io/atomic_file.h"
 #include "fairway/report/report.h"
@@ -73,13 +72,8 @@ void check_inputs(const Recipe& recipe) {
       require(!fs::equivalent(shard, other),
               "{}: is training and validation text at once; the score would mean nothing",
               shard.string());
-  if (recipe.data.tokenizer.empty()) return;
-  const Tokenizer tokenizer = Tokenizer::load(recipe.data.tokenizer);
-  require(tokenizer.vocab_size() == recipe.model.vocab_size,
-          "{}: has {} pieces; set [model] vocab_size (now {}) to that", recipe.data.tokenizer,
-          tokenizer.vocab_size(), recipe.model.vocab_size);
-  check_tokenizer_matches(shards, tokenizer);
-  check_tokenizer_matches(val, tokenizer);
+  check_tokenizer(recipe, shards);
+  check_tokenizer(recipe, val);
 }
 
 // The directory belongs to one recipe. With `restart` what an earlier run left is deleted first.

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "commands.h"
+#include "fairway/data/shard.h"
 #include "fairway/train/run.h"
 #include "recipe_options.h"
 
@@ -32,6 +33,7 @@ void add_train(CLI::App& app) {
   command->add_flag("--memory", options->memory, "print the memory taken, by name");
   command->callback([options, command] {
     const Recipe recipe = chosen_recipe(*command, options->recipe);
+    check_tokenizer(recipe, find_shards(recipe.data.train));
     TrainRun run;
     run.model = recipe.model;
     run.data = recipe.data;

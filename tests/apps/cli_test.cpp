@@ -205,6 +205,7 @@ TEST_F(Cli, WorkThatCannotBeDoneExitsWith1) {
   expect_failed(fairway({"eval", at("junk"), "--data", none}), 1, at("junk"));
   expect_failed(fairway({"inspect", at("junk")}), 1, at("junk"));
   expect_failed(fairway({"inspect", none}), 1, none);
+  expect_failed(fairway({"inspect", at("line\nbreak\x1b[2J")}), 1, at("line break [2J"));
   EXPECT_FALSE(fs::exists(at("m.fairway")));
 }
 
@@ -218,7 +219,40 @@ TEST_F(Cli, OutputThatCannotBeWrittenIsAFailure) {
   expect_failed(shell("ulimit -f 1; \"$0\" data build --input " + at("docs.jsonl") +
                       " --tokenizer bytes --out " + at("full")),
                 1, at("full"));
-  EXPECT_TRUE(!fs::exists(at("full")) || fs::is_empty(at("full")));
+  EXPECT_FALSE(fs::exists(at("full")));
+}
+
+TEST_F(Cli, AnInterruptedBuildLeavesNothing) {
+  write_text();
+  // The same text so often that it takes seconds.
+  std::string text;
+  while (text.size() < 4'000'000) text += read_file(at("docs.jsonl"));
+  write_file(at("docs.jsonl"), text);
+  Words build{FAIRWAY_BINARY, "data", "build", "--tokenizer", "bytes", "--val-docs", "10"};
+  for (int i = 0; i < 500; ++i) build.insert(build.end(), {"--input", at("docs.jsonl")});
+  for (const int signal : {SIGINT, SIGTERM})
+    for (const bool was_there : {false, true}) {
+      const std::string out = was_there ? "there" : "new";
+      Words words = build;
+      words.insert(words.end(), {"--out", at(out)});
+      if (was_there) fs::create_directories(at(out));
+      const pid_t pid = start(words);
+      // Its unfinished shards lie in directories of their own.
+      const auto begun = [&] {
+        if (!fs::exists(at(out))) return false;
+        for (const auto& e : fs::recursive_directory_iterator(at(out)))
+          if (e.is_regular_file()) return true;
+        return false;
+      };
+      for (int i = 0; i < 20000 && !begun(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      ASSERT_EQ(::kill(pid, signal), 0);
+      expect_failed(finish(pid), 1, at(out) + ": interrupted; nothing was written");
+      EXPECT_EQ(fs::exists(at(out)), was_there);
+      if (was_there) {
+        EXPECT_TRUE(fs::is_empty(at(out)));
+      }
+    }
 }
 
 TEST_F(Cli, RunDoesEverythingAndTheArtifactAloneGivesItsScore) {
@@ -293,6 +327,63 @@ TEST_F(Cli, StagesOfARunAreCommandsOfTheirOwn) {
                        "--keep-float-elements", "256", "--threads", "1"}));
   EXPECT_EQ(read_file(at("alone/model.fairway")), read_file(at("run/model.fairway")));
   EXPECT_NE(fairway({"inspect", at("toy.model")}).out.find("300"), std::string::npos);
+}
+
+TEST_F(Cli, InputsThatDoNotFitTogetherAreRefused) {
+  write_text();
+  const auto tokenizer = [&](const std::string& name, const std::string& bytes) {
+    expect_done(fairway({"tokenizer", "train", "--input", at("docs.jsonl"), "--vocab-size", "300",
+                         "--max-bytes", bytes, "--out", at(name)}));
+  };
+  tokenizer("a.model", "100000");
+  tokenizer("b.model", "2000");
+  for (const std::string name : {"a", "b"})
+    expect_done(fairway({"data", "build", "--input", at("docs.jsonl"), "--tokenizer",
+                         at(name + ".model"), "--out", at("shards"), "--name",
+                         name == "a" ? "toy" : "other", "--val-docs", "10"}));
+  write_recipe(1);
+  const auto refused = [&](const std::string& command, Words more, const std::string& what) {
+    more.insert(more.begin(), {command, "--recipe", at("toy.toml"), "--out", at("run")});
+    expect_failed(fairway(more), 1, what);
+    EXPECT_FALSE(fs::exists(at("run")));
+  };
+  const std::string vocab = "--model.vocab_size=300";
+  for (const std::string command : {"run", "train"}) {
+    refused(command, {vocab}, "bytes: has 260 pieces; set [model] vocab_size (now 300)");
+    refused(command, {vocab, "--data.tokenizer", at("b.model")},
+            at("shards/toy_train_000000.bin") + ": built with another tokenizer");
+  }
+  refused(
+      "run",
+      {vocab, "--data.tokenizer", at("a.model"), "--data.val", at("shards/other_val_000000.bin")},
+      at("shards/other_val_000000.bin") + ": built with another tokenizer");
+  refused("run",
+          {vocab, "--data.tokenizer", at("a.model"), "--data.val",
+           at("shards/toy_val_000000.bin") + "," + at("shards/toy_train_000000.bin")},
+          "training and validation text at once");
+
+  expect_done(
+      run_recipe("done", {vocab, "--data.tokenizer", at("a.model"), "--run.modes", "chunked"}));
+  const auto eval = [&](const std::string& model, const std::string& shards, Words more) {
+    more.insert(more.begin(), {"eval", at(model), "--data", at(shards), "--mode", "chunked"});
+    return fairway(more);
+  };
+  expect_done(eval("done/model.fairway", "shards/toy_val_000000.bin", {}));
+  expect_failed(eval("done/model.fairway", "shards/other_val_000000.bin", {}), 1,
+                "made with another tokenizer than the one " + at("done/model.fairway"));
+  expect_failed(
+      eval("done/model.fairway", "shards/toy_val_000000.bin", {"--tokenizer", at("b.model")}), 1,
+      "built with another tokenizer");
+  expect_failed(
+      eval("done/model.fairway", "shards/other_val_000000.bin", {"--tokenizer", at("b.model")}), 1,
+      "not the tokenizer that");
+  expect_failed(
+      eval("done/model.safetensors", "shards/toy_val_000000.bin", {"--tokenizer", "bytes"}), 1,
+      "built with another tokenizer");
+  fs::remove(at("shards/toy.json"));
+  expect_failed(
+      eval("done/model.safetensors", "shards/toy_val_000000.bin", {"--tokenizer", "bytes"}), 1,
+      "bytes: has 260 pieces");
 }
 
 TEST_F(Cli, RunContinuesAtTheStageWhereItStopped) {

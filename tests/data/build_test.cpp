@@ -92,6 +92,11 @@ TEST(Build, DoesNotDependOnThreadsOrShardSize) {
   o.threads = 1;
   build_shards(o, corpus.tokenizer);
   const auto train = corpus.stream("s_train_*.bin"), val = corpus.stream("s_val_*.bin");
+  EXPECT_TRUE(val == corpus.expected(0, 10));
+  std::vector<int32_t> all;
+  for (int i = 0; i < 30; ++i)
+    for (const int32_t token : corpus.expected(i == 0 ? 10 : 0, 1000)) all.push_back(token);
+  EXPECT_TRUE(train == all) << "in order";
   o.set = "t";
   o.threads = 7;
   o.shard_tokens = 100'001;
@@ -107,12 +112,20 @@ TEST(Build, AFailureLeavesNothing) {
   o.shard_tokens = 10'000;
   o.inputs.push_back(corpus.dir.write("bad.jsonl", "{\"text\": \"a\"}\n{\"text\"}\n").string());
   EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("bad.jsonl:2:"));
-  EXPECT_TRUE(std::filesystem::is_empty(o.out));
-  const std::atomic<bool> stop = true;
+  EXPECT_FALSE(std::filesystem::exists(o.out));
   o = corpus.options();
-  o.stop = &stop;
+  o.out = corpus.dir / "new" / "and" / "deep";
+  o.stop = [] { return true; };
+  EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("interrupted"));
+  EXPECT_FALSE(std::filesystem::exists(corpus.dir / "new"));
+  std::filesystem::create_directories(o.out);  // one that was there before stays
   EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("interrupted"));
   EXPECT_TRUE(std::filesystem::is_empty(o.out));
+  o.out = corpus.dir.write("file", "") / "below";
+  EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("cannot make"));
+  o.out = corpus.dir / "made" / std::string(300, 'x');  // too long a name
+  EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("cannot make"));
+  EXPECT_FALSE(std::filesystem::exists(corpus.dir / "made"));
   o = corpus.options();
   o.inputs = {corpus.dir.write("empty.jsonl", "{\"text\": \"\"}\n").string()};
   EXPECT_THAT(error_of([&] { build_shards(o, corpus.tokenizer); }), HasSubstr("no documents"));
@@ -165,6 +178,9 @@ TEST(Manifest, FindsAnotherTokenizer) {
   write_manifest(o.out / "s.json", m);
   EXPECT_THAT(error_of([&] { check_tokenizer_matches(shards, corpus.tokenizer); }),
               HasSubstr("another tokenizer"));
+  m.train.shards = m.val.shards = {"s_train_000009.bin"};
+  write_manifest(o.out / "s.json", m);
+  EXPECT_NO_THROW(check_tokenizer_matches(shards, corpus.tokenizer)) << "it lists other shards";
   std::filesystem::remove(o.out / "s.json");
   EXPECT_NO_THROW(check_tokenizer_matches(shards, corpus.tokenizer)) << "nothing to compare with";
 }
@@ -188,6 +204,12 @@ TEST(Manifest, DamagedFilesAreNamed) {
     json.erase(key);
     corpus.dir.write("out/s.json", json.dump());
     EXPECT_THAT(error_of([&] { read_manifest(path); }), HasSubstr("s.json")) << key;
+  }
+  for (const char* hash : {"", "xyz", "12g", "11112222333344445"}) {
+    auto json = nlohmann::json::parse(good);
+    json["tokenizer_hash"] = hash;
+    corpus.dir.write("out/s.json", json.dump());
+    EXPECT_THAT(error_of([&] { read_manifest(path); }), HasSubstr("not hexadecimal")) << hash;
   }
 }
 

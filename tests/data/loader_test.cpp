@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <chrono>
 #include <fstream>
+#include <thread>
 
 #include "fairway/data/packing.h"
 #include "fairway/data/shard.h"
@@ -192,6 +194,7 @@ TEST(Loader, ABadShardLaterInTheSetIsReportedAfterTheGoodBatches) {
   LoaderOptions o = options(1);
   o.vocab_size = 50;
   TrainLoader loader(paths, o);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // reading ahead meets the shard
   EXPECT_THAT(loader.next().inputs, ElementsAre(1));
   EXPECT_THAT(loader.next().inputs, ElementsAre(3));
   for (int i = 0; i < 2; ++i)
@@ -202,13 +205,14 @@ TEST(Loader, ABadShardLaterInTheSetIsReportedAfterTheGoodBatches) {
       << "headers are checked at once";
 }
 
-// Lines of /proc/self/maps that map a shard.
-size_t mapped_shards(const TempDir& dir) {
+// The shards that /proc/self/maps lists.
+std::vector<std::string> mapped_shards(const TempDir& dir) {
   std::ifstream maps("/proc/self/maps");
-  size_t n = 0;
+  std::vector<std::string> names;
   for (std::string line; std::getline(maps, line);)
-    n += line.find(dir.path().string()) != line.npos;
-  return n;
+    if (const size_t at = line.find(dir.path().string()); at != line.npos)
+      names.push_back(fs::path(line.substr(at)).filename());
+  return names;
 }
 
 TEST(Loader, MapsTwoShardsHoweverManyThereAre) {
@@ -218,8 +222,18 @@ TEST(Loader, MapsTwoShardsHoweverManyThereAre) {
   for (int i = 0; i < 200; ++i) {
     loader.next();
     // Two, and for a moment the one that is being replaced.
-    EXPECT_LE(mapped_shards(dir), 3u);
+    EXPECT_LE(mapped_shards(dir).size(), 3u);
   }
+}
+
+TEST(Loader, ReadsAheadTwoBatchesAndNoMore) {
+  const TempDir dir;
+  const auto paths = write_shards(dir, std::vector<Tokens>(50, {1, 2, 3, 4}));
+  TrainLoader loader(paths, options(3));
+  loader.next();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  // Batch 0 is taken, 1 and 2 wait, 3 is cut, and the shard after it is open.
+  for (const std::string& name : mapped_shards(dir)) EXPECT_LE(name, paths[4].filename().string());
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 #include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -240,6 +241,16 @@ TEST_F(Trained, MaxBytesBoundsTheText) {
   first.inputs = {dir_->write("first.txt", sample_document(0)).string()};
   train_tokenizer(first, *dir_ / "first_only.model");
   EXPECT_EQ(read_file(*dir_ / "first.model"), read_file(*dir_ / "first_only.model"));
+}
+
+TEST_F(Trained, AModelWithoutBosIsRefused) {
+  dir_->write("some.txt", "the way of small models\nthe fair way\n");
+  const std::string arguments = fmt::format(
+      "--input={} --model_prefix={} --model_type=bpe --vocab_size=20 --bos_id=-1 --minloglevel=2",
+      (*dir_ / "some.txt").string(), (*dir_ / "no_bos").string());
+  ASSERT_TRUE(sentencepiece::SentencePieceTrainer::Train(arguments.c_str()).ok());
+  EXPECT_THAT(error_of([&] { Tokenizer::load(*dir_ / "no_bos.model"); }),
+              HasSubstr("no_bos.model: the model has no bos"));
 }
 
 TEST_F(Trained, HostileModelFilesAreErrors) {

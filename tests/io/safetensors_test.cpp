@@ -58,6 +58,8 @@ TEST(Safetensors, RoundTrip) {
   EXPECT_EQ(file.read<float>("z"), a);
   EXPECT_EQ(file.read<int8_t>("b"), b);
   EXPECT_TRUE(file.read<float>("empty").empty());
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(file.entry("b").bytes.data()) % 8, 0u)
+      << "the data begins aligned";
   std::vector<float> widened(2);
   file.read_into("half", {widened.data(), {2}});
   EXPECT_EQ(widened, (std::vector<float>{0.5f, -3.0f}));
@@ -124,6 +126,8 @@ TEST(Safetensors, RefusesImpossibleShapes) {
         // 2^32 · 2^32 · 4 bytes wraps to 0
         "[4294967296,4294967296]", "[2305843009213693953,8]"})
     EXPECT_NE(open_error("{" + entry("a", shape, "[0,16]") + "}"), "") << shape;
+  EXPECT_EQ(open_error("{" + entry("a", "[4294967296,4294967296]", "[0,0]") + "}", 0),
+            "tensor 'a': impossible shape");
 }
 
 TEST(Safetensors, RefusesMalformedEntries) {

@@ -9,65 +9,12 @@
 #include "fairway/base/check.h"
 #include "fairway/io/atomic_file.h"
 #include "fairway/io/safetensors.h"
+#include "fairway/quant/half_coder.h"
 #include "fairway/quant/model_file.h"
 #include "quant/synthetic.h"
 
 namespace fairway {
 namespace {
-
-TEST(Artifact, RoundTrip) {
-  ModelConfig untied = small_config();
-  untied.tie_embeddings = false, untied.skip_gates = false;
-  for (const ModelConfig& config : {small_config(), untied})
-    for (int64_t keep : {int64_t{0}, int64_t{300}, int64_t{1} << 30}) {
-      QuantizedModel model = synthetic_model(config, keep, 1);
-      EXPECT_EQ(unpack_artifact(pack_artifact(model), "x"), model);
-      model.tokenizer_hash.reset();
-      EXPECT_EQ(unpack_artifact(pack_artifact(model), "x"), model);
-    }
-}
-
-TEST(Artifact, BytesAddUp) {
-  ArtifactBytes bytes;
-  const QuantizedModel model = synthetic_model(small_config(), 300, 2);
-  const auto file = pack_artifact(model, &bytes);
-  uint64_t sum = bytes.container;
-  for (const TensorBytes& t : bytes.tensors) {
-    sum += t.codes + t.scales + t.half;
-    EXPECT_EQ(t.codes > 0, t.bits > 0);
-    EXPECT_EQ(t.half > 0, t.bits == 0) << t.name;
-  }
-  EXPECT_EQ(sum, file.size());
-  EXPECT_EQ(bytes.total, file.size());
-  EXPECT_EQ(bytes.tensors.size(), model.tensors.size());
-  EXPECT_LT(bytes.container, 1500u);
-}
-
-TEST(Artifact, EveryFlippedByteIsAnError) {
-  ModelConfig config = small_config();
-  config.num_layers = 1, config.num_loops = 0, config.parallel_start_layer = 0,
-  config.xsa_last_n = 1;
-  auto file = pack_artifact(synthetic_model(config, 300, 3));
-  unpack_artifact(file, "x");
-  for (size_t i = 0; i < file.size(); ++i)
-    for (int flip : {0x01, 0x80, 0xFF}) {
-      file[i] ^= static_cast<std::byte>(flip);
-      EXPECT_THROW(unpack_artifact(file, "x"), Error) << "byte " << i;
-      file[i] ^= static_cast<std::byte>(flip);
-    }
-}
-
-TEST(Artifact, EveryTruncationIsAnError) {
-  ModelConfig config = small_config();
-  config.num_layers = 1, config.num_loops = 0, config.parallel_start_layer = 0,
-  config.xsa_last_n = 1;
-  const auto file = pack_artifact(synthetic_model(config, 300, 4));
-  for (size_t n = 0; n < file.size(); ++n)
-    EXPECT_THROW(unpack_artifact(std::span(file).first(n), "x"), Error) << n;
-  auto longer = file;
-  longer.push_back(std::byte{0});
-  EXPECT_THROW(unpack_artifact(longer, "x"), Error);
-}
 
 // Writes section sizes and all checksums anew, so that only the checks behind them can object.
 std::vector<std::byte> forge(std::span<const std::string> sections) {
@@ -100,6 +47,74 @@ std::vector<std::string> sections_of(std::span<const std::byte> file) {
     at += size;
   }
   return sections;
+}
+
+std::string error_of(const std::vector<std::byte>& file) {
+  try {
+    unpack_artifact(file, "x");
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Artifact, RoundTrip) {
+  ModelConfig untied = small_config();
+  untied.tie_embeddings = false, untied.skip_gates = false;
+  for (const ModelConfig& config : {small_config(), untied})
+    for (int64_t keep : {int64_t{0}, int64_t{300}, int64_t{1} << 30}) {
+      QuantizedModel model = synthetic_model(config, keep, 1);
+      EXPECT_EQ(unpack_artifact(pack_artifact(model), "x"), model);
+      model.tokenizer_hash.reset();
+      EXPECT_EQ(unpack_artifact(pack_artifact(model), "x"), model);
+    }
+}
+
+TEST(Artifact, BytesAddUp) {
+  ArtifactBytes bytes;
+  const QuantizedModel model = synthetic_model(small_config(), 300, 2);
+  const auto file = pack_artifact(model, &bytes);
+  uint64_t sum = bytes.container, scales = 0, halves = 0, codes = 0;
+  for (const TensorBytes& t : bytes.tensors) {
+    sum += t.codes + t.scales + t.half;
+    EXPECT_EQ(t.codes > 0, t.bits > 0);
+    EXPECT_EQ(t.half > 0, t.bits == 0) << t.name;
+    scales += t.scales, halves += t.half, codes += t.codes;
+  }
+  const std::vector<std::string> sections = sections_of(file);
+  EXPECT_EQ(scales, sections[2].size());
+  EXPECT_EQ(halves, sections[3].size());
+  EXPECT_EQ(codes, sections[4].size());
+  EXPECT_EQ(sum, file.size());
+  EXPECT_EQ(bytes.total, file.size());
+  EXPECT_EQ(bytes.tensors.size(), model.tensors.size());
+  EXPECT_LT(bytes.container, 1500u);
+}
+
+TEST(Artifact, EveryFlippedByteIsAnError) {
+  ModelConfig config = small_config();
+  config.num_layers = 1, config.num_loops = 0, config.parallel_start_layer = 0,
+  config.xsa_last_n = 1;
+  auto file = pack_artifact(synthetic_model(config, 300, 3));
+  unpack_artifact(file, "x");
+  for (size_t i = 0; i < file.size(); ++i)
+    for (int flip : {0x01, 0x80, 0xFF}) {
+      file[i] ^= static_cast<std::byte>(flip);
+      EXPECT_THROW(unpack_artifact(file, "x"), Error) << "byte " << i;
+      file[i] ^= static_cast<std::byte>(flip);
+    }
+}
+
+TEST(Artifact, EveryTruncationIsAnError) {
+  ModelConfig config = small_config();
+  config.num_layers = 1, config.num_loops = 0, config.parallel_start_layer = 0,
+  config.xsa_last_n = 1;
+  const auto file = pack_artifact(synthetic_model(config, 300, 4));
+  for (size_t n = 0; n < file.size(); ++n)
+    EXPECT_THROW(unpack_artifact(std::span(file).first(n), "x"), Error) << n;
+  auto longer = file;
+  longer.push_back(std::byte{0});
+  EXPECT_THROW(unpack_artifact(longer, "x"), Error);
 }
 
 // Files with right checksums and wrong content: errors, no crash, no memory beyond the file's
@@ -145,8 +160,11 @@ TEST(Artifact, ForgedFilesAreErrors) {
       }
     }
   }
-  refused(2, "");
-  refused(3, "");
+  for (const size_t section : {2, 3}) {  // 64 numbers a byte at most
+    std::vector<std::string> bad = good;
+    bad[section] = "";
+    EXPECT_NE(error_of(forge(bad)).find(" scales and "), std::string::npos) << error_of(forge(bad));
+  }
   refused(4, "");
   refused(4, good[4] + "x");
   // 48 · 16 codes need at least 12 bytes; here the embedding's stream has 11.
@@ -159,8 +177,7 @@ TEST(Artifact, ForgedFilesAreErrors) {
     std::memcpy(bad[1].data() + 9, &size, 8);
     EXPECT_THROW(unpack_artifact(forge(bad), "x"), Error);
   }
-  // All scales NaN or infinite at least once, whatever the bytes decode to.
-  for (char c : {'\x00', '\xFF', '\x55'}) {
+  for (char c : {'\x00', '\xFF', '\x55'}) {  // whatever the bytes decode to
     std::vector<std::string> bad = good;
     bad[2].assign(good[2].size(), c);
     bad[3].assign(good[3].size(), c);
@@ -168,6 +185,29 @@ TEST(Artifact, ForgedFilesAreErrors) {
       unpack_artifact(forge(bad), "x");
     } catch (const Error&) {
     }
+  }
+}
+
+TEST(Artifact, NonFiniteNumbersAreNotRead) {
+  QuantizedModel model = synthetic_model(small_config(), 300, 9);
+  const std::vector<std::string> good = sections_of(pack_artifact(model));
+  // The scales once more, as the format says: a series a matrix, named by its kind.
+  for (const uint16_t bad_number : {0x3C00, 0x7C00, 0xFE00}) {  // 1, infinity, NaN
+    std::vector<HalfSeries> scales;
+    for (StoredTensor& t : model.tensors)
+      if (t.quantized()) {
+        const bool block = t.name.starts_with("blocks.");
+        scales.push_back(
+            {block ? t.name.substr(t.name.find('.', 7) + 1) : t.name, t.matrix.scales});
+      }
+    scales.back().values.back() = bad_number;
+    std::vector<std::string> forged = good;
+    const std::vector<std::byte> stream = encode_halves(scales);
+    forged[2].assign(reinterpret_cast<const char*>(stream.data()), stream.size());
+    if (bad_number == 0x3C00)
+      EXPECT_EQ(unpack_artifact(forge(forged), "x"), model);
+    else
+      EXPECT_NE(error_of(forge(forged)).find("not finite"), std::string::npos);
   }
 }
 
@@ -210,12 +250,39 @@ TEST_F(ModelFileTest, OpensBothKinds) {
 
 TEST_F(ModelFileTest, ErrorsNameTheFile) {
   write_file(directory / "c.fairway", "not a model");
-  for (const char* name : {"c.fairway", "absent.fairway"}) {
+  write_artifact(directory / "d.fairway", synthetic_model(small_config(), 300, 7));
+  const std::string artifact = read_file(directory / "d.fairway");
+  write_file(directory / "d.fairway", artifact.substr(0, artifact.size() - 1));
+  for (const char* name : {"c.fairway", "absent.fairway", "d.fairway"}) {
     try {
       load_any_model(directory / name);
-      ADD_FAILURE();
+      ADD_FAILURE() << name;
     } catch (const Error& e) {
-      EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find(directory / name), std::string::npos) << e.what();
+    }
+  }
+}
+
+TEST_F(ModelFileTest, AFloatModelMayNameItsTokenizer) {
+  const QuantizedModel quantized = synthetic_model(small_config(), 300, 7);
+  save_model(directory / "a.safetensors", quantized.config, dequantize(quantized).data());
+  const SafetensorsFile file(directory / "a.safetensors");
+  std::vector<SafetensorsTensor> tensors;
+  for (const auto& [name, entry] : file.entries())
+    tensors.push_back({name, entry.dtype, entry.shape, entry.bytes});
+  const auto with_hash = [&](const std::string& hash) {
+    auto metadata = file.metadata();
+    metadata["tokenizer_hash"] = hash;
+    write_safetensors(directory / "b.safetensors", tensors, metadata);
+    return load_any_model(directory / "b.safetensors");
+  };
+  EXPECT_EQ(with_hash("0123456789abcdef").tokenizer_hash, 0x0123456789abcdefu);
+  for (const char* nonsense : {"", "12", "0123456789ABCDEF", "0123456789abcdefg"}) {
+    try {
+      with_hash(nonsense);
+      ADD_FAILURE() << nonsense;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("b.safetensors"), std::string::npos) << e.what();
     }
   }
 }

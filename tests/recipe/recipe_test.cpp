@@ -52,6 +52,7 @@ TEST(Recipe, PrintedRecipeReadsBackTheSame) {
   r.model.norm_eps = 0x1.23456789abcdep-30;
   r.model.parallel_final_lane = FinalLane::mlp;
   r.model.num_heads = 16;
+  r.data.train = {"a \"quoted\" name", "back\\slash", "line\nbreak \x7F\t", "日本", ""};
   EXPECT_EQ(parse_recipe(to_toml(r), "printed"), r);
 }
 
@@ -60,6 +61,11 @@ TEST(Recipe, UnknownKeyNamesLineAndNeighbour) {
             "r.toml:3: no key 'num_layer' in [model]; did you mean 'num_layers'?");
   EXPECT_EQ(parse_error("[modle]\nnum_layers = 3\n"),
             "r.toml:1: no section [modle]; did you mean 'model'?");
+  EXPECT_EQ(parse_error("[train]\nnum_layers = 3\n"),
+            "r.toml:2: no key 'num_layers' in [train]; it belongs to [model]");
+  // The modes of a run are a key of [run].
+  EXPECT_EQ(parse_error("[eval]\nmode = \"ttt\"\n").rfind("r.toml:2: no key 'mode' in [eval]", 0),
+            0u);
   EXPECT_NE(parse_error("num_layers = 3\n").find("r.toml:1: 'num_layers' stands outside a section"),
             std::string::npos);
 }
@@ -114,6 +120,12 @@ TEST(Recipe, ImpossibleValuesNameTheFile) {
   std::ofstream(path) << "[model]\nnum_heads = 7\n";
   EXPECT_EQ(usage_error([&] { read_recipe(path, {}); }),
             path + ": [model] num_heads = 7: must divide model_dim = 512");
+  std::ofstream(path) << "[run]\nmodes = []\n";
+  EXPECT_EQ(usage_error([&] { read_recipe(path, {}); }),
+            path + ": [run] modes: must name at least one of chunked, sliding, ttt");
+  std::ofstream(path) << "[run]\nmodes = [\"ttt\", \"best\"]\n";
+  EXPECT_EQ(usage_error([&] { read_recipe(path, {}); }),
+            path + ": [run] modes: 'best' is not one of chunked, sliding, ttt");
 }
 
 TEST(Recipe, FirstDifferenceNamesTheKey) {
@@ -132,13 +144,21 @@ TEST(Recipe, RecordIsTheDefaults) {
   EXPECT_EQ(first_difference(Recipe{}, r), std::nullopt);
 }
 
+// One rank takes all eight micro-steps itself; nothing else differs.
+TEST(Recipe, OneH100TrainsTheRecord) {
+  const Recipe record = read_recipe(FAIRWAY_TEST_DATA "/../recipes/record.toml", {});
+  const Recipe single = read_recipe(FAIRWAY_TEST_DATA "/../recipes/h100_single.toml", {});
+  EXPECT_EQ(first_difference(record, single), std::nullopt);
+  EXPECT_EQ(single.train.micro_batch_tokens(), 98304);
+}
+
 TEST(Recipe, EveryRecipeIsValid) {
   int count = 0;
   for (const auto& file : std::filesystem::directory_iterator(FAIRWAY_TEST_DATA "/../recipes")) {
     EXPECT_NO_THROW(read_recipe(file.path(), {})) << file.path();
     ++count;
   }
-  EXPECT_GE(count, 2);
+  EXPECT_GE(count, 4);
 }
 
 }  // namespace

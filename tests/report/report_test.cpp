@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "fairway/base/check.h"
+#include "fairway/report/budget.h"
 
 namespace fairway {
 namespace {
@@ -62,6 +65,70 @@ TEST(Report, ScoresSurviveJson) {
 TEST(Report, DamagedScoresAreErrors) {
   for (const char* text : {"", "[]", "{}", "{\"nats_per_token\": \"3\"}", "{\"nats_per_token\": 3"})
     EXPECT_THROW(score_from_json(text, "x"), Error) << text;
+  const auto good = nlohmann::json::parse(to_json(example(3)));
+  for (const char* key : {"nats_per_token", "bpb", "tokens", "bytes", "seconds"}) {
+    auto bad = good;
+    bad[key] = "3";
+    EXPECT_THROW(score_from_json(bad.dump(), "x"), Error) << bad;
+    bad.erase(key);
+    EXPECT_THROW(score_from_json(bad.dump(), "x"), Error) << bad;
+  }
+}
+
+// Two layers' matrices of one kind, one more matrix, and a vector.
+Budget example_budget() {
+  Budget budget;
+  budget.artifact.tensors = {{"blocks.0.mlp.fc.weight", 6, 2000, 800, 20, 0, 6000},
+                             {"blocks.1.mlp.fc.weight", 6, 2000, 900, 30, 0, 7000},
+                             {"tok_emb.weight", 8, 1000, 500, 10, 0, 3900},
+                             {"skip_weights", 0, 10, 0, 0, 15, 0}};
+  budget.artifact.container = 300;
+  budget.artifact.total = 800 + 20 + 900 + 30 + 500 + 10 + 15 + 300;
+  budget.code_entropy_bits = 18000;
+  return budget;
+}
+
+TEST(Budget, TableGroupsTheLayers) {
+  const std::string table = to_markdown(example_budget());
+  for (const char* row :
+       {"|                             | numbers | codes | scales | float16 |      bytes |\n"
+        "|:----------------------------|--------:|------:|-------:|--------:|-----------:|\n"
+        "| blocks.*.mlp.fc.weight      |   4,000 | 1,700 |     50 |       - |      1,750 |\n"
+        "| tok_emb.weight              |   1,000 |   500 |     10 |       - |        510 |\n"
+        "| float16 tensors             |      10 |     - |      - |      15 |         15 |\n"
+        "| container                   |         |       |        |         |        300 |\n"
+        "| artifact                    |         |       |        |         |      2,575 |\n"
+        "| evaluator's sources, xz -9e |         |       |        |         |",
+        "| budget                      |         |       |        |         | 16,000,000 |\n",
+        "\n5,000 codes:\n"
+        "  as stored                                 2,200 bytes, 3.5200 bits a code\n"
+        "  entropy under the coder's model           2,113 bytes, 3.3800 bits a code\n"
+        "  entropy of each matrix's histogram        2,250 bytes, 3.6000 bits a code\n"})
+    EXPECT_NE(table.find(row), std::string::npos) << row << table;
+  EXPECT_EQ(table.find("Brotli"), std::string::npos);
+}
+
+TEST(Budget, SourcesCountAndTheLimitHolds) {
+  Budget budget = example_budget();
+  EXPECT_GT(evaluator_source_bytes(), 10'000u);
+  EXPECT_EQ(budget.total(), 2575 + evaluator_source_bytes());
+  budget.artifact.total = kArtifactBudget - evaluator_source_bytes();
+  EXPECT_TRUE(budget.fits());
+  ++budget.artifact.total;
+  EXPECT_FALSE(budget.fits());
+  const auto json = nlohmann::json::parse(to_json(budget));
+  EXPECT_EQ(json["total_bytes"], kArtifactBudget + 1);
+  EXPECT_EQ(json["fits"], false);
+  EXPECT_EQ(json["tensors"].size(), 4u);
+}
+
+TEST(Budget, HistogramEntropyIsThatOfEachMatrix) {
+  QuantizedModel model;
+  model.tensors.resize(3);
+  model.tensors[0].matrix.codes = {-1, 1, -1, 1};                  // one bit each
+  model.tensors[1].matrix.codes = {5, 5, 5, 5, 5};                 // none
+  model.tensors[2].matrix.codes = {-127, 0, 1, 127, 2, 3, 4, -4};  // three
+  EXPECT_DOUBLE_EQ(histogram_entropy_bits(model), 4 + 0 + 24);
 }
 
 }  // namespace

@@ -253,9 +253,39 @@ TEST_F(Training, TheClockStopsIt) {
 }
 
 TEST_F(Training, ImpossibleSettingsAreUsageErrors) {
-  run.train.micro_steps = 3;
-  EXPECT_THROW(train(run), UsageError);
-  EXPECT_FALSE(fs::exists(run.out));
+  const std::pair<const char*, void (*)(TrainRun&)> cases[] = {
+      {"batch_tokens", [](TrainRun& r) { r.train.micro_steps = 3; }},
+      {"micro_steps", [](TrainRun& r) { r.train.micro_steps = 0; }},
+      {"batch_tokens", [](TrainRun& r) { r.train.batch_tokens = 0; }},
+      {"batch_tokens", [](TrainRun& r) { r.train.batch_tokens = int64_t{1} << 40; }},
+      {"max_seconds", [](TrainRun& r) { r.train.max_seconds = -1; }},
+      {"reserve_seconds", [](TrainRun& r) { r.train.max_seconds = r.train.reserve_seconds = 5; }},
+      {"steps", [](TrainRun& r) { r.train.steps = 0; }},
+      {"warmdown", [](TrainRun& r) { r.train.warmdown = 1.5; }},
+      {"min_lr", [](TrainRun& r) { r.train.min_lr = std::nan(""); }},
+      {"loop_at", [](TrainRun& r) { r.train.loop_at = -0.1; }},
+      {"warmup_steps", [](TrainRun& r) { r.train.warmup_steps = -1; }},
+      {"checkpoint_every", [](TrainRun& r) { r.train.checkpoint_every = -1; }},
+      {"checkpoint_seconds", [](TrainRun& r) { r.train.checkpoint_seconds = -1; }},
+      {"keep_checkpoints", [](TrainRun& r) { r.train.keep_checkpoints = 0; }},
+      {"log_every", [](TrainRun& r) { r.train.log_every = 0; }},
+      {"threads", [](TrainRun& r) { r.train.threads = -1; }},
+      {"ema_decay", [](TrainRun& r) { r.optim.ema_decay = 1; }},
+      {"adam_eps", [](TrainRun& r) { r.optim.adam_eps = 0; }},
+      {"matrix_lr", [](TrainRun& r) { r.optim.matrix_lr = -1; }},
+      {"num_heads", [](TrainRun& r) { r.model.num_heads = 3; }},
+  };
+  for (const auto& [key, change] : cases) {
+    TrainRun bad = run;
+    change(bad);
+    try {
+      train(bad);
+      ADD_FAILURE() << key;
+    } catch (const UsageError& e) {
+      EXPECT_THAT(e.what(), HasSubstr(fmt::format("] {} = ", key)));
+    }
+    EXPECT_FALSE(fs::exists(run.out)) << key;
+  }
 }
 
 }  // namespace

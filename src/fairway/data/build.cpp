@@ -55,6 +55,30 @@ std::vector<TextBlock> next_blocks(TextReader& reader) {
   return blocks;
 }
 
+// The directory for the shards. What had to be made for it goes again unless keep() was called.
+class OutputDirectory {
+ public:
+  explicit OutputDirectory(const fs::path& path) {
+    std::error_code error;
+    for (fs::path p = path; !p.empty() && !fs::exists(p, error); p = p.parent_path())
+      made_.push_back(p);
+    fs::create_directories(path, error);
+    if (error) remove();
+    require(!error, "{}: cannot make the directory: {}", path.string(), error.message());
+  }
+  OutputDirectory(const OutputDirectory&) = delete;
+  OutputDirectory& operator=(const OutputDirectory&) = delete;
+  ~OutputDirectory() { remove(); }
+  void keep() { made_.clear(); }
+
+ private:
+  void remove() {
+    std::error_code ignored;
+    for (const fs::path& p : made_) fs::remove(p, ignored);  // the innermost first; only empty ones
+  }
+  std::vector<fs::path> made_;
+};
+
 // Files of an earlier build of the set.
 std::vector<fs::path> files_of_set(const fs::path& directory, const std::string& set) {
   std::vector<fs::path> files;
@@ -80,9 +104,7 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
                            const std::function<void(const BuildProgress&)>& progress) {
   check_options(options);
   TextReader reader(find_text_files(options.inputs));
-  std::error_code error;
-  fs::create_directories(options.out, error);
-  require(!error, "{}: cannot make the directory: {}", options.out.string(), error.message());
+  OutputDirectory out(options.out);
   const auto earlier = files_of_set(options.out, options.set);
   require(earlier.empty() || options.overwrite,
           "{}: the set '{}' exists already; choose another --name or --out, or give --overwrite",
@@ -123,13 +145,13 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
   const size_t threads = options.threads > 0 ? static_cast<size_t>(options.threads) : cores;
   std::deque<std::future<Tokenized>> tasks;
   const auto take_back = [&] {
+    require(!options.stop || !options.stop(), "{}: interrupted; nothing was written",
+            options.out.string());
     const Tokenized part = tasks.front().get();
     tasks.pop_front();
     write(part);
   };
   for (bool more = true; more;) {
-    require(!options.stop || !*options.stop, "{}: interrupted; nothing was written",
-            options.out.string());
     std::vector<TextBlock> blocks = next_blocks(reader);
     more = !blocks.empty();
     if (more)
@@ -144,13 +166,15 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
 
   // The manifest goes first and comes last: a set that has one is complete.
   const auto manifest_path = options.out / (options.set + ".json");
-  fs::remove(manifest_path, error);
-  for (const auto& file : earlier) fs::remove(file, error);
+  std::error_code ignored;
+  fs::remove(manifest_path, ignored);
+  for (const auto& file : earlier) fs::remove(file, ignored);
   manifest.train.tokens = train.tokens();
   manifest.val.tokens = val.tokens();
   manifest.train.shards = train.commit();
   manifest.val.shards = val.commit();
   write_manifest(manifest_path, manifest);
+  out.keep();
   return manifest;
 }
 

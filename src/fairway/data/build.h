@@ -1,7 +1,6 @@
 // Text files → shards and their manifest: `fairway data build`.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -24,8 +23,7 @@ struct BuildOptions {
   bool overwrite = false;  // replace a set of that name
   int threads = 0;         // 0: all cores
   int64_t shard_tokens = kMaxShardTokens;
-  const std::atomic<bool>* stop =
-      nullptr;  // set by a signal handler: give up, leave nothing behind
+  std::function<bool()> stop;  // asked now and then: true gives up and leaves nothing behind
 };
 
 struct BuildProgress {
@@ -35,7 +33,8 @@ struct BuildProgress {
 };
 
 // Documents keep the order of the inputs; the result does not depend on the number of threads.
-// Memory is bounded by threads × block, not by the input. Writes nothing if anything fails.
+// Memory is bounded by threads × block, not by the input. If anything
+// fails, nothing is left behind, not even a directory that was made.
 ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokenizer,
                            const std::function<void(const BuildProgress&)>& progress = {});
 

@@ -10,16 +10,11 @@
 #include "evaluator_sources.h"
 #include "fairway/base/check.h"
 #include "fairway/report/report.h"
+#include "fairway/report/table.h"
 
 namespace fairway {
 
 namespace {
-
-std::string grouped(uint64_t n) {
-  std::string digits = fmt::format("{}", n);
-  for (size_t i = digits.size(); i > 3;) digits.insert(i -= 3, ",");
-  return digits;
-}
 
 // "blocks.3.attn.c_q.weight" → "blocks.*.attn.c_q.weight"
 std::string group_of(const TensorBytes& t) {
@@ -84,8 +79,8 @@ double histogram_entropy_bits(const QuantizedModel& model) {
 }
 
 std::string to_markdown(const Budget& budget) {
-  using Row = std::array<std::string, 6>;
-  std::vector<Row> rows{{"", "numbers", "codes", "scales", "float16", "bytes"}};
+  std::vector<std::vector<std::string>> rows{
+      {"", "numbers", "codes", "scales", "float16", "bytes"}};
   const auto cell = [](uint64_t n) { return n ? grouped(n) : std::string("-"); };
   for (const Group& g : groups(budget.artifact))
     rows.push_back({g.name, grouped(g.elements), cell(g.codes), cell(g.scales), cell(g.half),
@@ -97,21 +92,7 @@ std::string to_markdown(const Budget& budget) {
   rows.push_back({"total", "", "", "", "", grouped(budget.total())});
   rows.push_back({"budget", "", "", "", "", grouped(kArtifactBudget)});
 
-  std::array<size_t, 6> width{};
-  for (const Row& row : rows)
-    for (size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
-  std::string out;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    for (size_t c = 0; c < width.size(); ++c)
-      out += c == 0 ? fmt::format("| {:<{}} |", rows[r][c], width[c])
-                    : fmt::format(" {:>{}} |", rows[r][c], width[c]);
-    out += '\n';
-    if (r != 0) continue;
-    for (size_t c = 0; c < width.size(); ++c)
-      out += c == 0 ? fmt::format("|{:-<{}}|", ":", width[c] + 2)
-                    : fmt::format("{:->{}}|", ":", width[c] + 2);
-    out += '\n';
-  }
+  std::string out = markdown_table(rows);
 
   const Sums s = sums(budget.artifact);
   if (s.coded_numbers) {

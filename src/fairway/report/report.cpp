@@ -1,23 +1,15 @@
 #include "fairway/report/report.h"
 
-#include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "fairway/base/check.h"
+#include "fairway/report/table.h"
 
 namespace fairway {
 
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// 16000000 → "16,000,000"
-std::string grouped(uint64_t n) {
-  std::string digits = fmt::format("{}", n);
-  for (size_t i = digits.size(); i > 3;) digits.insert(i -= 3, ",");
-  return digits;
-}
 
 std::string row_name(const Report::Line& line) {
   const std::string model = line.model == "float" ? "float model" : "artifact";
@@ -39,8 +31,8 @@ Json score_object(const Score& s) {
 }  // namespace
 
 std::string to_markdown(const Report& report) {
-  using Row = std::array<std::string, 6>;
-  std::vector<Row> rows{{"", "nats/token", "bits/byte", "tokens", "bytes of text", "seconds"}};
+  std::vector<std::vector<std::string>> rows{
+      {"", "nats/token", "bits/byte", "tokens", "bytes of text", "seconds"}};
   for (const auto& line : report.lines) {
     const Score& s = line.score;
     rows.push_back({row_name(line), fmt::format("{:.4f}", s.nats_per_token),
@@ -49,22 +41,7 @@ std::string to_markdown(const Report& report) {
                     s.bytes ? grouped(static_cast<uint64_t>(*s.bytes)) : "-",
                     fmt::format("{:.1f}", s.seconds)});
   }
-  std::array<size_t, 6> width{};
-  for (const auto& row : rows)
-    for (size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
-
-  std::string out;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    for (size_t c = 0; c < width.size(); ++c)
-      out += c == 0 ? fmt::format("| {:<{}} |", rows[r][c], width[c])
-                    : fmt::format(" {:>{}} |", rows[r][c], width[c]);
-    out += '\n';
-    if (r != 0) continue;
-    for (size_t c = 0; c < width.size(); ++c)
-      out += c == 0 ? fmt::format("|{:-<{}}|", ":", width[c] + 2)
-                    : fmt::format("{:->{}}|", ":", width[c] + 2);
-    out += '\n';
-  }
+  std::string out = markdown_table(rows);
   const uint64_t total = report.artifact_bytes + report.source_bytes;
   out += fmt::format("\nArtifact: {} bytes", grouped(report.artifact_bytes));
   if (report.source_bytes)
