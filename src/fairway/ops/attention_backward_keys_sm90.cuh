@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
   Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared + ((1024 - misaligned) & 1023));
 
   const int item = static_cast<int>(blockIdx.x) / K;
-  if (item >= *list.count) return;
   const AttentionTile tile = list.tiles[item];
+  if (tile.length == 0) return;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
   const int warp = warp_uniform(thread / 32);

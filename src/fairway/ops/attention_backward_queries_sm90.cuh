@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
 
   const int blocks_per_tile = kPairHeads ? H / 2 : H;
   const int item = static_cast<int>(blockIdx.x) / blocks_per_tile;
-  if (item >= *list.count) return;
   const AttentionTile tile = list.tiles[item];
+  if (tile.length == 0) return;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
   const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32 % 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;
