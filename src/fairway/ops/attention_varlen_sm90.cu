@@ -5,13 +5,14 @@
 #include "fairway/ops/attention_backward_keys_persistent_sm90.cuh"
 #include "fairway/ops/attention_backward_keys_sm90.cuh"
 #include "fairway/ops/attention_backward_queries_sm90.cuh"
+#include "fairway/ops/attention_forward_persistent_sm90.cuh"
 #include "fairway/ops/attention_forward_sm90.cuh"
 #include "fairway/ops/attention_varlen_sm90.cuh"
 #include "fairway/sm90/tensor_map.h"
 
 namespace fairway::cuda::attention_sm90 {
 
-bool kBackwardKeysPersistent = false;
+bool kForwardPersistent = false, kBackwardKeysPersistent = false;
 
 namespace {
 
@@ -78,10 +79,15 @@ int32_t backward_key_tile_rows(const AttentionShape&) {
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
              const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse) {
   const bool pair = pairs_heads(s);
-  launch(stream, pair ? forward_kernel<true> : forward_kernel<false>,
-         blocks(tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads, ForwardShared::kBytes(),
-         map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.T, s.H, s.K,
-         softmax_scale(s), storage(y), lse);
+  if (kForwardPersistent && pair)
+    launch(stream, forward_persistent_kernel, multiprocessors(), kPersistentForwardThreads,
+           PersistentForwardShared::kBytes(), map_of(q, s, s.H), map_of(k, s, s.K),
+           map_of(v, s, s.K), tiles, s.T, s.H, s.K, softmax_scale(s), storage(y), lse);
+  else
+    launch(stream, pair ? forward_kernel<true> : forward_kernel<false>,
+           blocks(tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads, ForwardShared::kBytes(),
+           map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.T, s.H, s.K,
+           softmax_scale(s), storage(y), lse);
 }
 
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
