@@ -65,6 +65,7 @@ static __global__ void __launch_bounds__(kPersistentKeysThreads, 1) backward_key
       mbarrier_init(&shared.empty[s], 4 * kWarpgroups);
     }
     mbarrier_init_fence();
+    fence_async_shared();
   }
   __syncthreads();
 

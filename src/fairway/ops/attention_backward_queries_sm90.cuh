@@ -8,6 +8,7 @@
 
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -77,6 +78,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
       mbarrier_init(&shared.empty[s], 8);  // every warp
     }
     mbarrier_init_fence();
+    fence_async_shared();
     mbarrier_arrive_expect(&shared.q_full, 4 * kTileBytes);
     for (int w = 0; w < 2; ++w) {
       const int column = (head0 + (kPairHeads ? w : 0)) * kTile;

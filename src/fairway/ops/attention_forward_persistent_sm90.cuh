@@ -69,6 +69,7 @@ static __global__ void __launch_bounds__(kPersistentForwardThreads, 1)
       }
     }
     mbarrier_init_fence();
+    fence_async_shared();
   }
   __syncthreads();
 

@@ -13,6 +13,7 @@
 #include "fairway/ops/attention_query_step.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -83,6 +84,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
       mbarrier_init(&shared.empty[s], 8);  // every warp
     }
     mbarrier_init_fence();
+    fence_async_shared();
     mbarrier_arrive_expect(&shared.q_full, 2 * kTileBytes);
     for (int w = 0; w < 2; ++w)
       tma_load_2d(

@@ -1,7 +1,7 @@
 // wgmma: D[64, N] (+)= A[64, 16] B[16, N] in bf16 with float accumulators, issued by the four warps
-// of a warpgroup. Accumulator d[4j + 2h + e] of thread t is row 16(t/32) + 8h + (t%32)/4, column 8j
-// + 2(t%4) + e. An A fragment from registers has the same layout: a[2j + h] packs the columns 8j +
-// 2(t%4), +1 of row half h.
+// of a warpgroup. Thread t's accumulator d[4 j + 2 h + e] is
+//   row 16 (t / 32) + 8 h + t % 32 / 4, column 8 j + 2 (t % 4) + e.
+// A fragment of A in registers is laid out alike: a[2 j + h] packs e = 0 (low) and 1 of row half h.
 //
 // Use: wgmma_fence(), any number of wgmma calls, wgmma_commit(); the accumulators may be read after
 // wgmma_wait<0>(). `accumulate` false overwrites D. kTransA/kTransB: 0 for an operand that is
