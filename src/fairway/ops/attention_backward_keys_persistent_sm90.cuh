@@ -41,7 +41,7 @@ constexpr size_t PersistentKeysShared::kBytes() {
 constexpr int kPersistentKeysThreads = (PersistentKeysShared::kWarpgroups + 1) * kWarpgroupThreads;
 
 // q, dy: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64. Tiles of 192 keys.
-__global__ void __launch_bounds__(kPersistentKeysThreads, 1) backward_keys_persistent_kernel(
+static __global__ void __launch_bounds__(kPersistentKeysThreads, 1) backward_keys_persistent_kernel(
     const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dy_map,
     const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map,
     const AttentionTiles list, int H, int K, float scale, const RowTerms* row_terms,
@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kPersistentKeysThreads, 1) backward_keys_persi
       mbarrier_init(&shared.empty[s], 4 * kWarpgroups);
     }
     mbarrier_init_fence();
+    fence_async_shared();
   }
   __syncthreads();
 

@@ -11,6 +11,7 @@
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
 #include "fairway/sm90/bulk_copy.cuh"
+#include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/prefetch.cuh"
 #include "fairway/sm90/tma.cuh"
@@ -49,8 +50,8 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
   Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared + ((1024 - misaligned) & 1023));
 
   const int item = static_cast<int>(blockIdx.x) / K;
-  if (item >= *list.count) return;
   const AttentionTile tile = list.tiles[item];
+  if (tile.length == 0) return;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
   const int warp = warp_uniform(thread / 32);
@@ -79,6 +80,7 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroupThreads, 3 / kWarpgroup
       mbarrier_init(&shared.empty[s], 4 * kWarpgroups);  // every warp
     }
     mbarrier_init_fence();
+    fence_async_shared();
     mbarrier_arrive_expect(&shared.kv_full, 2 * kWarpgroups * kTileBytes);
     for (int w = 0; w < kWarpgroups; ++w) {
       const int row = tile.begin + (first_tile + w) * kTile;

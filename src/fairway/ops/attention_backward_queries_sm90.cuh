@@ -8,6 +8,7 @@
 
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -50,8 +51,8 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
 
   const int blocks_per_tile = kPairHeads ? H / 2 : H;
   const int item = static_cast<int>(blockIdx.x) / blocks_per_tile;
-  if (item >= *list.count) return;
   const AttentionTile tile = list.tiles[item];
+  if (tile.length == 0) return;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
   const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32 % 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -77,6 +78,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
       mbarrier_init(&shared.empty[s], 8);  // every warp
     }
     mbarrier_init_fence();
+    fence_async_shared();
     mbarrier_arrive_expect(&shared.q_full, 4 * kTileBytes);
     for (int w = 0; w < 2; ++w) {
       const int column = (head0 + (kPairHeads ? w : 0)) * kTile;

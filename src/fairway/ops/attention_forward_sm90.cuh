@@ -10,8 +10,10 @@
 
 #include <cuda_bf16.h>
 
+#include "fairway/ops/attention_query_step.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -53,8 +55,8 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
 
   const int blocks_per_tile = kPairHeads ? H / 2 : H;
   const int item = static_cast<int>(blockIdx.x) / blocks_per_tile;
-  if (item >= *list.count) return;
   const AttentionTile tile = list.tiles[item];
+  if (tile.length == 0) return;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
   const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32 % 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -82,6 +84,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
       mbarrier_init(&shared.empty[s], 8);  // every warp
     }
     mbarrier_init_fence();
+    fence_async_shared();
     mbarrier_arrive_expect(&shared.q_full, 2 * kTileBytes);
     for (int w = 0; w < 2; ++w)
       tma_load_2d(
@@ -101,97 +104,31 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   }
 
   mbarrier_wait(&shared.q_full, 0);
-  float out[32], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-#pragma unroll
-  for (float& o : out) o = 0;
+  RunningSoftmax softmax;
+  clear(softmax);
   const float to_log2 = scale * kLog2e;
   int s = begin % kStages, parity = begin / kStages & 1, used = -1;
   for (int i = begin; i < count; ++i) {
-    float score[32];
     mbarrier_wait(&shared.full[s], parity);
-    wgmma_fence();
-    multiply_rows(score, wgmma_descriptor_k(shared_address(shared.q[warpgroup])),
-                  wgmma_descriptor_k(shared_address(shared.stage[s].k)));
-    wgmma_commit();
-    wgmma_wait<0>();  // also the previous iteration's product with the values
-    wgmma_pin(score);
-    wgmma_pin(out);
-    if (used >= 0) release(used);
-    if (loader && i >= kLag && i - kLag + kStages < count) {
-      const int refill = i - kLag;
-      mbarrier_wait(&shared.empty[refill % kStages], refill / kStages & 1);
-      load(refill + kStages);
-    }
-    __syncwarp();
-
-    if (i == begin) {
-#pragma unroll
-      for (int j = 0; j < 32; ++j) {
-        const int row = 16 * warp + 8 * (j / 2 % 2) + lane / 4;
-        const int column = 8 * (j / 4) + 2 * (lane % 4) + j % 2;
-        if (column > row) score[j] = -INFINITY;
-      }
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float new_max = max[h];
-#pragma unroll
-      for (int j = 0; j < 8; ++j)
-        new_max = fmaxf(new_max, fmaxf(score[4 * j + 2 * h], score[4 * j + 2 * h + 1]));
-      new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 1));
-      new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 2));
-      // Finite: every row sees its own key in the first tile.
-      const float shrink = exp2_approx((max[h] - new_max) * to_log2), shift = new_max * to_log2;
-      max[h] = new_max;
-      float part = 0;
-#pragma unroll
-      for (int j = 0; j < 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& x = score[4 * j + 2 * h + e];
-          x = exp2_approx(fmaf(x, to_log2, -shift));
-          part += x;
-        }
-      sum[h] = sum[h] * shrink + part;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        out[4 * j + 2 * h] *= shrink;
-        out[4 * j + 2 * h + 1] *= shrink;
-      }
-    }
-    Fragment p;
-    to_fragment(score, p);
-    pin(p);
-    wgmma_pin(out);
-    wgmma_fence();
-    add_product(out, p, wgmma_descriptor_mn(shared_address(shared.stage[s].v), kTileBytes));
-    wgmma_commit();
+    query_step(softmax, shared.q[warpgroup], shared.stage[s].k, shared.stage[s].v, i == begin,
+               to_log2, warp, lane, [&] {
+                 if (used >= 0) release(used);
+                 if (loader && i >= kLag && i - kLag + kStages < count) {
+                   const int refill = i - kLag;
+                   mbarrier_wait(&shared.empty[refill % kStages], refill / kStages & 1);
+                   load(refill + kStages);
+                 }
+               });
     used = s;
     if (++s == kStages) s = 0, parity ^= 1;
   }
   wgmma_wait<0>();
-  wgmma_pin(out);
+  wgmma_pin(softmax.out);
   if (row0 >= tile.length) return;
-
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 1);
-    sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 2);
-    const int row = row0 + 16 * warp + 8 * h + lane / 4;
-    if (lane % 4 == 0 && row < tile.length)
-      lse[head * T + tile.begin + row] = fmaf(max[h], scale, logf(sum[h]));
-    const float inverse = 1 / sum[h];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      out[4 * j + 2 * h] *= inverse;
-      out[4 * j + 2 * h + 1] *= inverse;
-    }
-  }
-  // All four warps are done with the queries in shared memory.
-  named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
-  const int64_t stride = static_cast<int64_t>(H) * kTile;
-  store_rows(out, 1.f, shared.q[warpgroup], warp, lane,
-             y + (tile.begin + row0) * stride + head * kTile, stride, tile.length - row0);
+  const int64_t stride = static_cast<int64_t>(H) * kTile, first = tile.begin + row0;
+  store_output(softmax, scale, shared.q[warpgroup], 1 + warpgroup, warp, lane,
+               y + first * stride + head * kTile, stride, lse + head * T + first,
+               tile.length - row0);
 }
 
 }  // namespace fairway::cuda::attention_sm90

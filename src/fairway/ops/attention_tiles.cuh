@@ -31,12 +31,12 @@ struct alignas(16) AttentionTile {
   }
 };
 
-// A list in device memory. `capacity` entries are allocated, *count of them are filled. *next is
-// zero after filling, for blocks that take tiles one after the other.
+// A list in device memory: *count tiles, then tiles of length 0 up to `entries`. *next is zero
+// after filling, for blocks that take tiles one after the other.
 struct AttentionTiles {
   int32_t *count, *next;
   AttentionTile* tiles;
-  int32_t height;
+  int32_t entries, height;
   // Causal work grows with the row for tiles of queries and shrinks for tiles of keys: the tile
   // with most work comes first.
   bool last_tile_first;
@@ -49,9 +49,15 @@ struct AttentionTiles {
     return sizeof(AttentionTile) * static_cast<size_t>(capacity(T, segments, height) + 1);
   }
   // A list in `memory`, which is 16-byte aligned and has `bytes` bytes.
-  static AttentionTiles in(void* memory, int32_t height, bool last_tile_first) {
+  static AttentionTiles in(void* memory, int64_t T, int64_t segments, int32_t height,
+                           bool last_tile_first) {
     int32_t* header = static_cast<int32_t*>(memory);
-    return {header, header + 1, static_cast<AttentionTile*>(memory) + 1, height, last_tile_first};
+    return {header,
+            header + 1,
+            static_cast<AttentionTile*>(memory) + 1,
+            static_cast<int32_t>(capacity(T, segments, height)),
+            height,
+            last_tile_first};
   }
 };
 
@@ -106,6 +112,7 @@ static __global__ void __launch_bounds__(kTileListThreads)
     }
     __syncthreads();
   }
+  for (int32_t i = base + t; i < list.entries; i += kTileListThreads) list.tiles[i] = {0, 0, 0, 0};
   if (t == 0) {
     *list.count = base;
     *list.next = 0;

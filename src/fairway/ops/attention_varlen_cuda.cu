@@ -59,7 +59,7 @@ AttentionTiles list_in(const AttentionShape& s, void* workspace, int which, int3
                        bool last_tile_first) {
   char* memory = static_cast<char*>(workspace) +
                  static_cast<size_t>(which) * AttentionTiles::bytes(s.T, s.segments, kShortestTile);
-  return AttentionTiles::in(memory, height, last_tile_first);
+  return AttentionTiles::in(memory, s.T, s.segments, height, last_tile_first);
 }
 
 void fill(cudaStream_t stream, const AttentionShape& s, const int32_t* cu_seqlens,
@@ -73,8 +73,8 @@ void fill(cudaStream_t stream, const AttentionShape& s, const int32_t* cu_seqlen
   require_success(cudaGetLastError(), "attention tile list");
 }
 
-unsigned blocks(const AttentionShape& s, int32_t height, int per_tile) {
-  const int64_t n = AttentionTiles::capacity(s.T, s.segments, height) * per_tile;
+unsigned blocks(const AttentionTiles& tiles, int per_tile) {
+  const int64_t n = static_cast<int64_t>(tiles.entries) * per_tile;
   check(n < (int64_t{1} << 31), "attention: too many tiles");
   return static_cast<unsigned>(n);
 }
@@ -112,9 +112,9 @@ void attention_forward_simt(cudaStream_t stream, const AttentionShape& s, const 
   fill(stream, s, cu_seqlens, list);
   with_width(s.d, [&](auto width) {
     simt::forward<Storage<T>, decltype(width)::value>
-        <<<blocks(s, simt::kTileRows, s.H), simt::kThreads, 0, stream>>>(
-            list, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
-            storage(y), lse);
+        <<<blocks(list, s.H), simt::kThreads, 0, stream>>>(list, s.T, s.H, s.K, s.d,
+                                                           softmax_scale(s.d), storage(q),
+                                                           storage(k), storage(v), storage(y), lse);
   });
   require_success(cudaGetLastError(), "attention forward");
 }
@@ -131,14 +131,12 @@ void attention_backward_simt(cudaStream_t stream, const AttentionShape& s, const
   fill(stream, s, cu_seqlens, query_tiles, key_tiles);
   with_width(s.d, [&](auto width) {
     constexpr int kD = decltype(width)::value;
-    simt::backward_keys<Storage<T>, kD>
-        <<<blocks(s, simt::kTileRows, s.K), simt::kThreads, 0, stream>>>(
-            key_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
-            lse, storage(dy), delta, storage(dk), storage(dv));
-    simt::backward_queries<Storage<T>, kD>
-        <<<blocks(s, simt::kTileRows, s.H), simt::kThreads, 0, stream>>>(
-            query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
-            lse, storage(dy), delta, storage(dq));
+    simt::backward_keys<Storage<T>, kD><<<blocks(key_tiles, s.K), simt::kThreads, 0, stream>>>(
+        key_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v), lse,
+        storage(dy), delta, storage(dk), storage(dv));
+    simt::backward_queries<Storage<T>, kD><<<blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
+        query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
+        lse, storage(dy), delta, storage(dq));
   });
   require_success(cudaGetLastError(), "attention backward");
 }

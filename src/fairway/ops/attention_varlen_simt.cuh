@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kThreads)
             const T* q, const T* k, const T* v, T* y, float* lse) {
   constexpr int kKeys = staged_rows(kD);
   __shared__ __align__(16) float keys[kKeys * kD], values[kKeys * kD];
-  if (static_cast<int>(blockIdx.x) / H >= *list.count) return;
-  const AttentionTile tile = list.tiles[blockIdx.x / H];
+  const AttentionTile tile = list.tiles[static_cast<int>(blockIdx.x) / H];
+  if (tile.length == 0) return;
   const int h = static_cast<int>(blockIdx.x) % H, kv = h / (H / K);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int row = tile.index * kTileRows + static_cast<int>(threadIdx.x) / kLanes;
@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(kThreads)
                      const float* delta, T* dq) {
   constexpr int kKeys = staged_rows(kD);
   __shared__ __align__(16) float keys[kKeys * kD], values[kKeys * kD];
-  if (static_cast<int>(blockIdx.x) / H >= *list.count) return;
-  const AttentionTile tile = list.tiles[blockIdx.x / H];
+  const AttentionTile tile = list.tiles[static_cast<int>(blockIdx.x) / H];
+  if (tile.length == 0) return;
   const int h = static_cast<int>(blockIdx.x) % H, kv = h / (H / K);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int row = tile.index * kTileRows + static_cast<int>(threadIdx.x) / kLanes;
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kQueries = staged_rows(kD);
   __shared__ __align__(16) float queries[kQueries * kD], dys[kQueries * kD];
   __shared__ float lses[kQueries], deltas[kQueries];
-  if (static_cast<int>(blockIdx.x) / K >= *list.count) return;
-  const AttentionTile tile = list.tiles[blockIdx.x / K];
+  const AttentionTile tile = list.tiles[static_cast<int>(blockIdx.x) / K];
+  if (tile.length == 0) return;
   const int kv = static_cast<int>(blockIdx.x) % K, group = H / K;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int row = tile.index * kTileRows + static_cast<int>(threadIdx.x) / kLanes;

@@ -5,13 +5,14 @@
 #include "fairway/ops/attention_backward_keys_persistent_sm90.cuh"
 #include "fairway/ops/attention_backward_keys_sm90.cuh"
 #include "fairway/ops/attention_backward_queries_sm90.cuh"
+#include "fairway/ops/attention_forward_persistent_sm90.cuh"
 #include "fairway/ops/attention_forward_sm90.cuh"
 #include "fairway/ops/attention_varlen_sm90.cuh"
 #include "fairway/sm90/tensor_map.h"
 
 namespace fairway::cuda::attention_sm90 {
 
-bool kBackwardKeysPersistent = false;
+bool kForwardPersistent = false, kBackwardKeysPersistent = false;
 
 namespace {
 
@@ -36,8 +37,8 @@ CUtensorMap map_of(const bf16* x, const AttentionShape& s, int heads) {
   return tensor_map(x, s.T, columns, columns);
 }
 
-unsigned blocks(const AttentionShape& s, const AttentionTiles& tiles, int per_tile) {
-  return static_cast<unsigned>(AttentionTiles::capacity(s.T, s.segments, tiles.height) * per_tile);
+unsigned blocks(const AttentionTiles& tiles, int per_tile) {
+  return static_cast<unsigned>(tiles.entries) * static_cast<unsigned>(per_tile);
 }
 
 float softmax_scale(const AttentionShape& s) {
@@ -78,10 +79,15 @@ int32_t backward_key_tile_rows(const AttentionShape&) {
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
              const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse) {
   const bool pair = pairs_heads(s);
-  launch(stream, pair ? forward_kernel<true> : forward_kernel<false>,
-         blocks(s, tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads, ForwardShared::kBytes(),
-         map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.T, s.H, s.K,
-         softmax_scale(s), storage(y), lse);
+  if (kForwardPersistent && pair)
+    launch(stream, forward_persistent_kernel, multiprocessors(), kPersistentForwardThreads,
+           PersistentForwardShared::kBytes(), map_of(q, s, s.H), map_of(k, s, s.K),
+           map_of(v, s, s.K), tiles, s.T, s.H, s.K, softmax_scale(s), storage(y), lse);
+  else
+    launch(stream, pair ? forward_kernel<true> : forward_kernel<false>,
+           blocks(tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads, ForwardShared::kBytes(),
+           map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.T, s.H, s.K,
+           softmax_scale(s), storage(y), lse);
 }
 
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
@@ -93,7 +99,7 @@ void backward_keys(cudaStream_t stream, const AttentionShape& s, const Attention
            map_of(v, s, s.K), tiles, s.H, s.K, softmax_scale(s),
            static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv));
   else
-    launch(stream, backward_keys_kernel<kKeyWarpgroups>, blocks(s, tiles, s.K),
+    launch(stream, backward_keys_kernel<kKeyWarpgroups>, blocks(tiles, s.K),
            kKeyWarpgroups * kWarpgroupThreads, BackwardKeysShared<kKeyWarpgroups>::kBytes(),
            map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), tiles, s.H,
            s.K, softmax_scale(s), static_cast<const RowTerms*>(row_terms), storage(dk),
@@ -105,7 +111,7 @@ void backward_queries(cudaStream_t stream, const AttentionShape& s, const Attent
                       const float* delta, bf16* dq, void* row_terms) {
   const bool pair = pairs_heads(s);
   launch(stream, pair ? backward_queries_kernel<true> : backward_queries_kernel<false>,
-         blocks(s, tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
+         blocks(tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
          BackwardQueriesShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
          map_of(v, s, s.K), tiles, s.T, s.H, s.K, softmax_scale(s), lse, delta, storage(dq),
          static_cast<RowTerms*>(row_terms));

@@ -1,0 +1,157 @@
+// The forward pass as in attention_forward_sm90.cuh for pairs of query heads, by blocks that stay:
+// one per multiprocessor, each with two teams of two warpgroups that take the next tile from a
+// common counter. A warp per team loads, so that the next tile's queries and first keys arrive
+// while the last products of the previous one run.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fairway/ops/attention_query_step.cuh"
+#include "fairway/ops/attention_tiles.cuh"
+#include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/fence.cuh"
+#include "fairway/sm90/mbarrier.cuh"
+#include "fairway/sm90/tma.cuh"
+#include "fairway/sm90/warpgroup.cuh"
+
+namespace fairway::cuda::attention_sm90 {
+
+struct ForwardTeam {
+  static constexpr int kStages = 4;
+  char q[2][2][kTileBytes];  // [turn % 2][head of the pair]
+  struct {
+    char k[kTileBytes], v[kTileBytes];
+  } stage[kStages];
+};
+struct PersistentForwardShared {
+  static constexpr int kTeams = 2;
+  ForwardTeam team[kTeams];
+  struct {
+    // The tile whose queries are in q[b] and the pair's number; length 0 = no more work.
+    AttentionTile tile[2];
+    int pair[2];
+    uint64_t q_full[2], q_empty[2], full[ForwardTeam::kStages], empty[ForwardTeam::kStages];
+  } state[kTeams];
+
+  static constexpr size_t kBytes();
+};
+constexpr size_t PersistentForwardShared::kBytes() {
+  return sizeof(PersistentForwardShared) + 1024;
+}
+
+constexpr int kPersistentForwardThreads = 5 * kWarpgroupThreads;
+
+// q, k, v: maps of [T, H·64], [T, K·64] in boxes of 64 x 64; H / K is even. Tiles of 64 queries.
+static __global__ void __launch_bounds__(kPersistentForwardThreads, 1)
+    forward_persistent_kernel(const __grid_constant__ CUtensorMap q_map,
+                              const __grid_constant__ CUtensorMap k_map,
+                              const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
+                              int64_t T, int H, int K, float scale, __nv_bfloat16* y, float* lse) {
+  constexpr int kStages = ForwardTeam::kStages, kTeams = PersistentForwardShared::kTeams;
+  extern __shared__ char dynamic_shared[];
+  const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
+  PersistentForwardShared& shared =
+      *reinterpret_cast<PersistentForwardShared*>(dynamic_shared + ((1024 - misaligned) & 1023));
+
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
+  const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
+  const int warp = warp_uniform(thread / 32), lane = thread % 32;
+  const int pairs = H / 2, pairs_per_kv = H / K / 2;
+  if (threadIdx.x == 0) {
+    for (auto& state : shared.state) {
+      for (int b = 0; b < 2; ++b) {
+        mbarrier_init(&state.q_full[b], 1);
+        mbarrier_init(&state.q_empty[b], 8);  // every warp of the team
+      }
+      for (int s = 0; s < kStages; ++s) {
+        mbarrier_init(&state.full[s], 1);
+        mbarrier_init(&state.empty[s], 8);
+      }
+    }
+    mbarrier_init_fence();
+    fence_async_shared();
+  }
+  __syncthreads();
+
+  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 24 <= 61,440.
+  if (warpgroup == 2 * kTeams) {
+    registers_decrease<24>();
+    if (warp >= kTeams || lane != 0) return;
+    ForwardTeam& team = shared.team[warp];
+    auto& state = shared.state[warp];
+    const int items = *list.count * pairs;
+    int item = atomicAdd(list.next, 1), s = 0, parity = 1;
+    for (int turn = 0;; ++turn) {
+      const int b = turn & 1;
+      const bool more = item < items;
+      AttentionTile tile = {0, 0, 0, 0};
+      if (more) tile = list.tiles[item / pairs];
+      const int pair = item % pairs, kv = pair / pairs_per_kv;
+      if (more) item = atomicAdd(list.next, 1);
+      mbarrier_wait(&state.q_empty[b], (turn >> 1 & 1) ^ 1);
+      state.tile[b] = tile;
+      state.pair[b] = pair;
+      if (!more) {
+        mbarrier_arrive(&state.q_full[b]);
+        return;
+      }
+      mbarrier_arrive_expect(&state.q_full[b], 2 * kTileBytes);
+      for (int w = 0; w < 2; ++w)
+        tma_load_2d(team.q[b][w], &q_map, &state.q_full[b], (2 * pair + w) * kTile,
+                    tile.begin + tile.index * kTile);
+      for (int key_tile = tile.index; key_tile >= 0; --key_tile) {
+        mbarrier_wait(&state.empty[s], parity);
+        const int row = tile.begin + key_tile * kTile;
+        mbarrier_arrive_expect(&state.full[s], 2 * kTileBytes);
+        tma_load_2d(team.stage[s].k, &k_map, &state.full[s], kv * kTile, row);
+        tma_load_2d(team.stage[s].v, &v_map, &state.full[s], kv * kTile, row);
+        if (++s == kStages) s = 0, parity ^= 1;
+      }
+    }
+  } else {
+    registers_increase<112>();
+    ForwardTeam& team = shared.team[warpgroup / 2];
+    auto& state = shared.state[warpgroup / 2];
+    const int member = warpgroup % 2;
+    const float to_log2 = scale * kLog2e;
+    const int64_t stride = static_cast<int64_t>(H) * kTile;
+    const auto release = [&](uint64_t* bar) {
+      if (lane == 0) mbarrier_arrive(bar);
+      __syncwarp();
+    };
+    int s = 0, parity = 0;
+    for (int turn = 0;; ++turn) {
+      const int b = turn & 1;
+      mbarrier_wait(&state.q_full[b], turn >> 1 & 1);
+      const int length = warp_uniform(state.tile[b].length);
+      if (length == 0) break;
+      const int index = warp_uniform(state.tile[b].index);
+      RunningSoftmax softmax;
+      clear(softmax);
+      int used = -1;
+      for (int key_tile = index; key_tile >= 0; --key_tile) {
+        mbarrier_wait(&state.full[s], parity);
+        query_step(softmax, team.q[b][member], team.stage[s].k, team.stage[s].v, key_tile == index,
+                   to_log2, warp, lane, [&] {
+                     if (used >= 0) release(&state.empty[used]);
+                   });
+        used = s;
+        if (++s == kStages) s = 0, parity ^= 1;
+      }
+      wgmma_wait<0>();
+      wgmma_pin(softmax.out);
+      release(&state.empty[used]);
+      const int64_t first = state.tile[b].begin + index * kTile;
+      const int head = 2 * state.pair[b] + member;
+      store_output(softmax, scale, team.q[b][member], 1 + warpgroup, warp, lane,
+                   y + first * stride + head * kTile, stride, lse + head * T + first,
+                   length - index * kTile);
+      // The copy engine writes next where this thread wrote and read.
+      fence_async_shared();
+      __syncwarp();
+      release(&state.q_empty[b]);
+    }
+  }
+}
+
+}  // namespace fairway::cuda::attention_sm90

@@ -1,0 +1,112 @@
+// One warpgroup's 64 queries and one tile of 64 keys in the forward pass, and what it does at the
+// end.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/sm90/warpgroup.cuh"
+
+namespace fairway::cuda::attention_sm90 {
+
+// The running softmax of a warpgroup's rows: output, maximum score (without scale) and the sum of
+// exponentials, the latter of this thread's columns only. The diagonal tile comes first.
+struct RunningSoftmax {
+  float out[32], max[2], sum[2];
+};
+
+__device__ __forceinline__ void clear(RunningSoftmax& r) {
+#pragma unroll
+  for (float& o : r.out) o = 0;
+  r.max[0] = r.max[1] = -INFINITY;
+  r.sum[0] = r.sum[1] = 0;
+}
+
+// The product with the values is still running at the return: the next step or wgmma_wait<0>() ends
+// it. previous_done() is called where that of the previous step has ended and its tile of keys and
+// values may be released. The diagonal tile is masked causally.
+template <class PreviousDone>
+__device__ __forceinline__ void query_step(RunningSoftmax& r, const char* queries, const char* keys,
+                                           const char* values, bool diagonal, float to_log2,
+                                           int warp, int lane, PreviousDone&& previous_done) {
+  float(&out)[32] = r.out, (&max)[2] = r.max, (&sum)[2] = r.sum;
+  float score[32];
+  wgmma_fence();
+  multiply_rows(score, wgmma_descriptor_k(shared_address(queries)),
+                wgmma_descriptor_k(shared_address(keys)));
+  wgmma_commit();
+  wgmma_wait<0>();  // also the previous iteration's product with the values
+  wgmma_pin(score);
+  wgmma_pin(out);
+  previous_done();
+  __syncwarp();
+
+  if (diagonal) {
+#pragma unroll
+    for (int j = 0; j < 32; ++j) {
+      const int row = 16 * warp + 8 * (j / 2 % 2) + lane / 4;
+      const int column = 8 * (j / 4) + 2 * (lane % 4) + j % 2;
+      if (column > row) score[j] = -INFINITY;
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float new_max = max[h];
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      new_max = fmaxf(new_max, fmaxf(score[4 * j + 2 * h], score[4 * j + 2 * h + 1]));
+    new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 1));
+    new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 2));
+    // Finite: every row sees its own key in the first tile.
+    const float shrink = exp2_approx((max[h] - new_max) * to_log2), shift = new_max * to_log2;
+    max[h] = new_max;
+    float part = 0;
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& x = score[4 * j + 2 * h + e];
+        x = exp2_approx(fmaf(x, to_log2, -shift));
+        part += x;
+      }
+    sum[h] = sum[h] * shrink + part;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      out[4 * j + 2 * h] *= shrink;
+      out[4 * j + 2 * h + 1] *= shrink;
+    }
+  }
+  Fragment p;
+  to_fragment(score, p);
+  pin(p);
+  wgmma_pin(out);
+  wgmma_fence();
+  add_product(out, p, wgmma_descriptor_mn(shared_address(values), kTileBytes));
+  wgmma_commit();
+}
+
+// Writes y, rows `stride` apart, and lse, of which `rows` exist. Overwrites the warpgroup's queries
+// in shared memory.
+__device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, char* queries,
+                                             int barrier, int warp, int lane, __nv_bfloat16* y,
+                                             int64_t stride, float* lse, int rows) {
+  float(&out)[32] = r.out, (&max)[2] = r.max, (&sum)[2] = r.sum;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 1);
+    sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 2);
+    const int row = 16 * warp + 8 * h + lane / 4;
+    if (lane % 4 == 0 && row < rows) lse[row] = fmaf(max[h], scale, logf(sum[h]));
+    const float inverse = 1 / sum[h];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      out[4 * j + 2 * h] *= inverse;
+      out[4 * j + 2 * h + 1] *= inverse;
+    }
+  }
+  // All four warps are done with the queries in shared memory.
+  named_barrier_sync(barrier, kWarpgroupThreads);
+  store_rows(out, 1.f, queries, warp, lane, y, stride, rows);
+}
+
+}  // namespace fairway::cuda::attention_sm90
