@@ -12,6 +12,7 @@
 #include "fairway/ops/grad_norm.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/low_rank.h"
+#include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/muon.h"
 #include "fairway/ops/newton_schulz.h"
@@ -80,7 +81,7 @@ OpsFigures run(Device& device, const OpsOptions& o) {
     for (size_t i = 0; i < values.size(); i += 4) {
       const auto words = rng.block(i);
       for (size_t j = 0; j < std::min<size_t>(4, values.size() - i); ++j)
-        values[i + j] = U(static_cast<float>(words[j] >> 8) * 0x1p-24f - 0.5f);
+        values[i + j] = static_cast<U>(static_cast<float>(words[j] >> 8) * 0x1p-24f - 0.5f);
     }
     memory.push_back(device.allocate(values.size() * sizeof(U)));
     device.upload(memory.back().data(), values.data(), values.size() * sizeof(U));
@@ -108,36 +109,39 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   const V mix = vec({2, D}), dmix = vec({2, D}), vector = vec({D}), dvector = vec({D}),
           gate = vec({D});
   const V pl = vec({2, 2}), rl = vec({2}), dpl = vec({2, 2}), drl = vec({2});
-  const F table = take({vocab, D}), wq = take({D, D}), wup = take({hidden, D}),
-          wdown = take({D, hidden});
+  const F table = take({vocab, D}), wq = take({D, D}), wk = take({kv, D}), wv = take({kv, D}),
+          wup = take({hidden, D}), wdown = take({D, hidden});
   const V dtable = vec({vocab, D}), dwq = vec({D, D}), dwup = vec({hidden, D}),
           dwdown = vec({D, hidden});
-  const F zf = take({T, hidden}), hf = take({T, hidden}), dzf = take({T, hidden});
+  const F zf = take({T, hidden});
   const F logits = take({head_rows, vocab});
   const V nll = vec({head_rows}), weight = vec({head_rows});
 
   const double TD = n(T, D), TK = n(T, kv), TF = n(T, hidden), DF = n(D, hidden);
+  const F yh_rows{yh.data, {T, D}}, dyh_rows{dyh.data, {T, D}}, dq_rows{dq.data, {T, D}},
+      head_rows_scratch{q.data, {T, D}};
   measure("embed", 2 * TD, 0, [&] { embed<E>(device, tokens, table, c.norm_eps, rstd, x); });
   measure("embed backward", 3 * TD, 0,
           [&] { embed_backward<E>(device, tokens, table, rstd, y, dtable); });
   measure("rms_norm", 2 * TD, 0, [&] { rms_norm<E>(device, x, c.norm_eps, 1, rstd, y); });
   measure("rms_norm backward", 4 * TD, 0, [&] { rms_norm_backward<E>(device, y, x, rstd, 1, z); });
-  measure("resid_mix", 3 * TD, 0, [&] { resid_mix<E>(device, x, y, mix, z); });
-  measure("resid_mix backward", 6 * TD, 0,
-          [&] { resid_mix_backward<E>(device, x, y, z, mix, false, yh, dyh, dmix); });
-  measure("scaled_add", 3 * TD, 0, [&] { scaled_add<E>(device, x, vector, y, z); });
-  measure("scaled_add backward", 3 * TD, 0,
-          [&] { scaled_add_backward<E>(device, x, y, vector, z, dvector); });
+  measure("mix_norm", 4 * TD, 0,
+          [&] { mix_norm<E>(device, x, lane, mix, c.norm_eps, 1, z, rstd, y); });
+  const MixNormGradient<E> into{x, y, z, rstd, 1, lane, yh_rows, mix};
+  measure("mix_norm backward", 8 * TD, 0,
+          [&] { mix_norm_backward<E>(device, into, false, y, dq_rows, dmix); });
   measure("skip_mix", 3 * TD, 0, [&] { skip_mix<E>(device, x, y, vector, gate, z); });
   measure("skip_mix backward", 5 * TD, 0,
           [&] { skip_mix_backward<E>(device, x, y, vector, gate, z, lane, dvector, dvector); });
-  const LaneJoin<E> join{x, y, z, lane, vector, gate, pl, rl};
-  measure("lane_join", 6 * TD, 0, [&] { lane_join<E>(device, join, yh, dyh); });
+  const LaneJoin<E> join{x, y, z, lane, pl, rl};
+  measure("lane_join", 6 * TD, 0, [&] { lane_join<E>(device, join, yh_rows, dq_rows); });
   measure("lane_join backward", 10 * TD, 0, [&] {
-    lane_join_backward<E>(device, join, yh, dyh, dq, lane, dvector, dvector, dpl, drl);
+    lane_join_backward<E>(device, join, yh_rows, dq_rows, dyh_rows, head_rows_scratch, dpl, drl);
   });
   measure("linear D×D", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
           [&] { linear<E>(device, x, wq, y, false); });
+  measure("linear_add D×D", 3 * TD + n(D, D), 2 * TD * static_cast<double>(D),
+          [&] { linear_add<E>(device, x, wq, z, y); });
   measure("linear D×D backward, input", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
           [&] { linear_backward_input<E>(device, x, wq, y, false); });
   measure("linear D×D backward, weight", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
@@ -156,11 +160,24 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   measure("xsa", 2 * TD + TK, 0, [&] { xsa<E>(device, yh, v, ydv); });
   measure("xsa backward", 3 * TD + 2 * TK, 0,
           [&] { xsa_backward<E>(device, yh, v, ydv, dyh, dv, delta); });
-  measure("mlp_leaky_sq", 2 * TD + TF + 2 * DF, 4 * TF * static_cast<double>(D),
-          [&] { mlp_leaky_sq<E>(device, x, wup, wdown, zf, y); });
-  measure("mlp_leaky_sq backward", 3 * TD + TF + 4 * DF, 8 * TF * static_cast<double>(D), [&] {
-    mlp_leaky_sq_backward<E>(device, y, x, zf, wup, wdown, false, z, dwup, dwdown, hf, dzf);
-  });
+  const MlpHidden<E> kept{zf, take_as(uint32_t{}, {mlp_sign_words<E>(T, hidden)})};
+  measure("mlp_leaky_sq", 3 * TD + TF + 2 * DF, 4 * TF * static_cast<double>(D),
+          [&] { mlp_leaky_sq<E>(device, x, wup, wdown, z, kept, y); });
+  measure("mlp_leaky_sq backward", 3 * TD + 2 * TF + 4 * DF, 8 * TF * static_cast<double>(D),
+          [&] { mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, dwup, dwdown); });
+  measure("linear_three backward, input", 3 * TD + 2 * n(D, D), 4 * TD * static_cast<double>(D),
+          [&] {
+            linear_three_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, y);
+          });
+  const double vocab_flops = 2 * n(head_rows, vocab) * static_cast<double>(D);
+  const double head_elements = n(head_rows, vocab) + n(head_rows, D) + n(vocab, D);
+  const F head_x{x.data, {head_rows, D}};
+  measure("head logits", head_elements, vocab_flops,
+          [&] { linear<E>(device, head_x, table, logits, false); });
+  measure("head backward, input", head_elements, vocab_flops,
+          [&] { linear_backward_input<E>(device, logits, table, head_x, false); });
+  measure("head backward, weight", head_elements, vocab_flops,
+          [&] { linear_backward_weight<E>(device, logits, head_x, dtable); });
   measure("softcap_xent with gradient", 2 * n(head_rows, vocab), 0,
           [&] { softcap_xent<E>(device, logits, targets, c.logit_softcap, weight.data, nll); });
   // Adapters of one document that owns every row, at the record's rank.

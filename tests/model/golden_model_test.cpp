@@ -3,6 +3,7 @@
 
 #include "fairway/model/device_weights.h"
 #include "fairway/model/model.h"
+#include "fairway/ops/linear.h"
 #include "support/golden.h"
 #include "support/model_run.h"
 
@@ -47,14 +48,22 @@ class Model {
       const int layer = run_.net.route[static_cast<size_t>(s)].layer;
       const std::string use =
           std::to_string(layer) + ".use" + std::to_string(uses[static_cast<size_t>(layer)]++);
+      // The sub-layers' outputs before their scales, from the inputs of their last products.
       const auto& v = run_.acts.visits[static_cast<size_t>(s)];
-      const auto compare = [&](const char* what, Tensor<T> got) {
+      const int64_t rows = run_.batch.T(), D = golden.config.model_dim, F = golden.config.mlp_dim();
+      const auto memory = device_.allocate(static_cast<size_t>(rows * (D + F)) * sizeof(T));
+      const Tensor<T> out{reinterpret_cast<T*>(memory.data()), {rows, D}};
+      const Tensor<T> f{out.data + out.size(), {rows, F}};
+      const auto compare = [&](const char* what) {
         const auto want = golden.floats("fwd." + prefix_ + what + use);
-        EXPECT_LT(relative_error(floats(got), want, want.size()), tolerance)
+        EXPECT_LT(relative_error(floats(out), want, want.size()), tolerance)
             << what << ", visit " << s;
       };
-      compare("attn", v.a);
-      compare("mlp", v.m);
+      linear<T>(device_, {v.y.data, {rows, D}}, weights_.view().wo(layer), out, false);
+      compare("attn");
+      leaky_sq<T>(device_, v.hidden, f);
+      linear<T>(device_, f, weights_.view().wdown(layer), out, false);
+      compare("mlp");
     }
   }
 

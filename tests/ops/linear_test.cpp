@@ -8,7 +8,6 @@
 #include "fairway/base/fields.h"
 #include "fairway/device/cpu_device.h"
 #include "fairway/ops/low_rank.h"
-#include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/softcap_xent.h"
 #include "support/random.h"
 
@@ -94,31 +93,6 @@ INSTANTIATE_TEST_SUITE_P(Cases, Linear,
                                            Case{2100, 32, 48, MatmulPrecision::float32},
                                            Case{17, 24, 40, MatmulPrecision::bfloat16},
                                            Case{300, 64, 192, MatmulPrecision::bfloat16}));
-
-TEST(Mlp, FusedMatchesDoubleWithAndWithoutKeepingZ) {
-  constexpr int64_t kRows = 200, kD = 32, kF = 128;
-  CpuDevice device(2);
-  const auto n = random_doubles(kRows * kD, 0), up = random_doubles(kF * kD, 1, 0.2),
-             down = random_doubles(kD * kF, 2, 0.2), dm = random_doubles(kRows * kD, 3);
-  const auto run = [&]<class T>(T) {
-    const Owned<T> tn({kRows, kD}, n), tu({kF, kD}, up), td({kD, kF}, down), tdm({kRows, kD}, dm);
-    Owned<T> z({kRows, kF}), m({kRows, kD}), again({kRows, kD}), dn({kRows, kD}), du({kF, kD}),
-        dd({kD, kF}), hidden({kRows, kF}), dz({kRows, kF}), frozen({kRows, kD});
-    mlp_leaky_sq<T>(device, tn.cview(), tu.cview(), td.cview(), z.view(), m.view());
-    mlp_leaky_sq<T>(device, tn.cview(), tu.cview(), td.cview(), {}, again.view());
-    EXPECT_TRUE(m.same_bits(again));
-    mlp_leaky_sq_backward<T>(device, tdm.cview(), tn.cview(), z.cview(), tu.cview(), td.cview(),
-                             false, dn.view(), du.view(), dd.view(), hidden.view(), dz.view());
-    mlp_leaky_sq_backward<T>(device, tdm.cview(), tn.cview(), z.cview(), tu.cview(), td.cview(),
-                             false, frozen.view(), {}, {}, {}, {});
-    EXPECT_TRUE(dn.same_bits(frozen));
-    return std::vector<Owned<T>>{m, dn, du, dd};
-  };
-  const auto got = run(float{});
-  const auto want = run(double{});
-  for (size_t i = 0; i < got.size(); ++i)
-    EXPECT_LE(difference(got[i], want[i]).relative, 0x1p-23 * std::sqrt(kRows) * 2) << i;
-}
 
 TEST(LowRank, DocumentsDoNotDependOnEachOther) {
   constexpr int64_t kIn = 48, kOut = 40, kR = 5;

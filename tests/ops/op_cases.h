@@ -10,8 +10,10 @@
 
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/embedding.h"
+#include "fairway/ops/fold_scale.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/low_rank.h"
+#include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
@@ -37,8 +39,7 @@ void for_each_op_case(Visitor&& visit) {
       const auto x = h.in(rows);
       const auto rstd = h.out_vec("rstd", {T}, 0, D);
       rms_norm<U>(h.device, x, kEps, 0.5, rstd, h.out("n", rows));
-      rms_norm_apply<U>(h.device, x, rstd, 0.25, h.out("n again", rows));
-      rms_norm_backward<U>(h.device, h.in(rows), x, rstd, 0.5, h.inout("dx", rows, 1, D));
+      rms_norm_backward<U>(h.device, h.in(rows), h.in(rows), rstd, 0.5, h.inout("dx", rows, 1, D));
     });
     visit(named("head_rows"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -54,28 +55,35 @@ void for_each_op_case(Visitor&& visit) {
       rms_norm_backward_scatter<U>(h.device, dn, n, rstd, list, h.inout("scattered", rows, 1, D));
       rms_norm_backward_scatter<U>(h.device, dn, n, rstd, {}, h.out("in place", {N, D}, 1, D));
     });
-    visit(named("resid_mix"), [=](auto& h) {
+    visit(named("mix_norm"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto x = h.in(rows), x0 = h.in(rows), du = h.in(rows);
+      const auto x = h.in(rows), x0 = h.in(rows);
       const auto mix = h.vec({2, D});
-      resid_mix<U>(h.device, x, x0, mix, h.out("u", rows));
-      const auto dx0 = h.inout("dx0", rows);
-      resid_mix_backward<U>(h.device, du, x, x0, mix, false, h.out("dx", rows), dx0,
-                            h.inout_vec("dmix", {2, D}, 0, T));
-      resid_mix_backward<U>(h.device, du, x, x0, mix, true, h.inout("dx +", rows), dx0,
-                            h.inout_vec("dmix +", {2, D}, 0, T));
-      const auto in_place = h.inout("in place", rows);
-      resid_mix_backward<U>(h.device, in_place, x, x0, mix, false, in_place, dx0, {});
+      mix_norm<U>(h.device, x, x0, mix, kEps, 0.5, h.out("u", rows), h.out_vec("rstd", {T}, 0, D),
+                  h.out("n", rows, 1, D));
+      mix_norm<U>(h.device, x, x0, mix, kEps, 1, {}, h.out_vec("rstd again", {T}, 0, D),
+                  h.out("n, u not kept", rows, 1, D));
+      const auto rstd = h.vec({T}, 0.1, 1);
+      MixNormGradient<U> in{h.in(rows), h.in(rows), h.in(rows), rstd, 0.5, x, x0, mix};
+      const auto dx0 = h.inout("dx0", rows, 4, D);
+      mix_norm_backward<U>(h.device, in, false, h.out("dx", rows, 1, D), dx0,
+                           h.inout_vec("dmix", {2, D}, 0, T));
+      mix_norm_backward<U>(h.device, in, true, h.inout("dx +", rows, 1, D), dx0,
+                           h.inout_vec("dmix +", {2, D}, 0, T));
+      const auto in_place = h.inout("in place", rows, 1, D);
+      in.du = in_place;
+      mix_norm_backward<U>(h.device, in, false, in_place, dx0, {});
+      in.du = {};
+      mix_norm_backward<U>(h.device, in, true, h.inout("dx + of n alone", rows, 1, D), dx0,
+                           h.inout_vec("dmix of n alone", {2, D}, 0, T));
     });
-    visit(named("scaled_add"), [=](auto& h) {
+    visit(named("fold_scale"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto a = h.in(rows), dy = h.in(rows);
-      const auto scale = h.vec({D});
-      const auto x = h.inout("y", rows);
-      scaled_add<U>(h.device, x, scale, a, x);
-      scaled_add_backward<U>(h.device, dy, a, scale, h.out("da", rows),
-                             h.inout_vec("dscale", {D}, 0, T));
-      scaled_add_backward<U>(h.device, dy, a, scale, h.out("da alone", rows), {});
+      const auto w = h.in(rows);
+      const auto scale = h.vec({T});
+      fold_scale<U>(h.device, w, scale, h.out("scaled", rows));
+      fold_scale_backward<U>(h.device, h.vec(rows), w, scale, h.inout_vec("dw", rows),
+                             h.inout_vec("dscale", {T}, 0, D));
     });
     for (const bool gated : {true, false})
       visit(named(gated ? "skip_mix_gated" : "skip_mix"), [=](auto& h) {
@@ -90,16 +98,15 @@ void for_each_op_case(Visitor&& visit) {
       });
     visit(named("lane_join"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const LaneJoin<U> in{h.in(rows), h.in(rows), h.in(rows),    h.in(rows),
-                           h.vec({D}), h.vec({D}), h.vec({2, 2}), h.vec({2})};
+      const LaneJoin<U> in{h.in(rows), h.in(rows),    h.in(rows),
+                           h.in(rows), h.vec({2, 2}), h.vec({2})};
       lane_join<U>(h.device, in, h.out("out0", rows), h.out("out1", rows));
-      lane_join_backward<U>(
-          h.device, in, h.inout("d0", rows), h.inout("d1", rows), h.out("da", rows),
-          h.out("dm", rows), h.inout_vec("dattn_scale", {D}, 0, T),
-          h.inout_vec("dmlp_scale", {D}, 0, T), h.inout_vec("dpl", {2, 2}, 0, T * D),
-          h.inout_vec("drl", {2}, 0, T * D));
+      lane_join_backward<U>(h.device, in, h.inout("d0", rows), h.inout("d1", rows),
+                            h.out("da", rows), h.out("dm", rows),
+                            h.inout_vec("dpl", {2, 2}, 0, T * D),
+                            h.inout_vec("drl", {2}, 0, T * D));
       lane_join_backward<U>(h.device, in, h.inout("d0 alone", rows), h.inout("d1 alone", rows),
-                            h.out("da alone", rows), h.out("dm alone", rows), {}, {}, {}, {});
+                            h.out("da alone", rows), h.out("dm alone", rows), {}, {});
     });
     visit(named("elementwise"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -107,7 +114,6 @@ void for_each_op_case(Visitor&& visit) {
       add<U>(h.device, x, h.inout("sum", rows));
       mean_of<U>(h.device, x, y, h.out("mean", rows));
       scale_to<U>(h.device, x, 0.5, h.out("scaled", rows));
-      leaky_sq<U>(h.device, x, h.out("leaky_sq", rows));
     });
   }
   visit("embedding", [](auto& h) {
@@ -137,6 +143,13 @@ void for_each_op_case(Visitor&& visit) {
           const auto x = h.in({p.rows, p.in}), w = h.in({p.out, p.in}), dy = h.in({p.rows, p.out});
           linear<U>(h.device, x, w, h.out("y", {p.rows, p.out}, 1, p.in), false);
           linear<U>(h.device, x, w, h.inout("y +", {p.rows, p.out}, 1, p.in), true);
+          linear_add<U>(h.device, x, w, h.in({p.rows, p.out}),
+                        h.out("residual + y", {p.rows, p.out}, 1, p.in));
+          const auto in_place = h.inout("residual in place", {p.rows, p.out}, 1, p.in);
+          linear_add<U>(h.device, x, w, in_place, in_place);
+          linear_three_backward_input<U>(
+              h.device, {{dy, x, dy}, {w, h.in({p.in, p.in}), h.in({p.out, p.in})}},
+              h.out("dx of three", {p.rows, p.in}, 4, 3 * p.out));
           linear_backward_input<U>(h.device, dy, w, h.out("dx", {p.rows, p.in}, 1, p.out), false);
           linear_backward_input<U>(h.device, dy, w, h.inout("dx +", {p.rows, p.in}, 1, p.out),
                                    true);
@@ -149,16 +162,22 @@ void for_each_op_case(Visitor&& visit) {
       const auto n = h.in({p.rows, D}), dm = h.in({p.rows, D});
       const auto up = h.in({F, D}, 1 / std::sqrt(static_cast<double>(D))),
                  down = h.in({D, F}, 1 / std::sqrt(static_cast<double>(F)));
-      // z, f(z) and m are rounded: f doubles z's error.
-      const auto z = h.template scratch<U>({p.rows, F});
-      mlp_leaky_sq<U>(h.device, n, up, down, z, h.out("m", {p.rows, D}, 4, F));
-      mlp_leaky_sq<U>(h.device, n, up, down, {}, h.out("m, z not kept", {p.rows, D}, 4, F));
-      mlp_leaky_sq_backward<U>(
-          h.device, dm, n, z, up, down, false, h.out("dn", {p.rows, D}, 4, F),
-          h.inout_vec("dwup", {F, D}, 4, p.rows), h.inout_vec("dwdown", {D, F}, 4, p.rows),
-          h.template scratch<U>({p.rows, F}), h.template scratch<U>({p.rows, F}));
-      mlp_leaky_sq_backward<U>(h.device, dm, n, z, up, down, true,
-                               h.inout("dn, frozen", {p.rows, D}, 4, F), {}, {}, {}, {});
+      // z (or f, which doubles z's error), and the slope are rounded on the way.
+      const auto hidden = [&] {
+        return MlpHidden<U>{h.template scratch<U>({p.rows, F}),
+                            h.template scratch<uint32_t>({mlp_sign_words<U>(p.rows, F)})};
+      };
+      const auto residual = h.in({p.rows, D});
+      const auto kept = hidden(), kept_too = hidden();
+      mlp_leaky_sq<U>(h.device, n, up, down, residual, kept, h.out("y", {p.rows, D}, 4, F));
+      mlp_leaky_sq<U>(h.device, n, up, down, {}, kept_too, h.out("m", {p.rows, D}, 4, F));
+      mlp_leaky_sq<U>(h.device, n, up, down, {}, {}, h.out("m, not kept", {p.rows, D}, 4, F));
+      leaky_sq<U>(h.device, kept, h.out("f", {p.rows, F}, 4, D));
+      mlp_leaky_sq_backward<U>(h.device, dm, n, kept, up, down, h.out("dn", {p.rows, D}, 4, F),
+                               h.inout_vec("dwup", {F, D}, 4, p.rows),
+                               h.inout_vec("dwdown", {D, F}, 4, p.rows));
+      mlp_leaky_sq_backward<U>(h.device, dm, n, kept_too, up, down,
+                               h.out("dn, frozen", {p.rows, D}, 4, F), {}, {});
     });
 
   struct Heads {
@@ -243,9 +262,9 @@ void for_each_op_case(Visitor&& visit) {
             const auto doc_rows = h.ints(starts);
             const auto pairs = h.vec({docs, stride}, 1 / std::sqrt(static_cast<double>(in)));
             const auto dpairs = h.inout_vec("dA, dB", {docs, stride}, 4, 300);
-            const auto view = [&]<class W>(Tensor<W> base) {
+            const auto view = [&]<class W>(Tensor<W> base, const A* out_scale = nullptr) {
               return LowRankPairs<W>{base.data, base.data + R * in, stride, docs, doc_rows, R, in,
-                                     out};
+                                     out,       out_scale};
             };
             const auto x = h.in({rows, in}), dy = h.in({rows, out});
             low_rank<U>(h.device, x, view(pairs), h.inout("y", {rows, out}, 4, in));
@@ -254,6 +273,11 @@ void for_each_op_case(Visitor&& visit) {
             low_rank_backward<U>(h.device, dy, x, view(pairs),
                                  h.inout("dx, frozen", {rows, in}, 4, out), LowRankPairs<A>{});
             low_rank_backward<U>(h.device, dy, x, view(pairs), {}, view(dpairs));
+            const auto scale = h.vec({out}, 0.5, 1);
+            const auto scaled = view(pairs, scale.data);
+            low_rank<U>(h.device, x, scaled, h.inout("y, scaled", {rows, out}, 4, in));
+            low_rank_backward<U>(h.device, dy, x, scaled, h.inout("dx, scaled", {rows, in}, 4, out),
+                                 view(h.inout_vec("dA, dB, scaled", {docs, stride}, 4, 300)));
           });
 }
 

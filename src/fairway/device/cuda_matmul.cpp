@@ -94,7 +94,7 @@ CudaMatmul::~CudaMatmul() {
 
 template <class T, class C>
 void cuda_matmul(CudaDevice& device, const CudaMatmulShape& s, CudaMatrix<T> a, CudaMatrix<T> b,
-                 C* c, int64_t ldc, float alpha, float beta, int64_t stride_c) {
+                 const C* c, C* d, int64_t ldc, float alpha, float beta, int64_t stride_c) {
   if (s.m == 0 || s.n == 0) return;
   CudaMatmul::Impl& lt = device.matmul().impl();
   // Row-major C = A B is column-major Cᵀ = Bᵀ Aᵀ: B comes first.
@@ -120,7 +120,7 @@ void cuda_matmul(CudaDevice& device, const CudaMatmulShape& s, CudaMatrix<T> a, 
 
   const int align_a = alignment_of(a.data, a.ld, a.stride),
             align_b = alignment_of(b.data, b.ld, b.stride),
-            align_c = alignment_of(c, ldc, stride_c);
+            align_c = std::min(alignment_of(c, ldc, stride_c), alignment_of(d, ldc, stride_c));
   const int64_t chosen_rows = s.rows_independent ? kCanonicalRows : s.m;
   const CudaMatmul::Impl::Key key{kType<T>,    kType<C>, a.transposed, b.transposed,
                                   chosen_rows, s.n,      s.k,          s.batch,
@@ -154,15 +154,15 @@ void cuda_matmul(CudaDevice& device, const CudaMatmulShape& s, CudaMatrix<T> a, 
     found = lt.kernels.emplace(key, result.algo).first;
   }
   check_lt(cublasLtMatmul(lt.handle, op.value, &alpha, b.data, lb.value, a.data, la.value, &beta, c,
-                          lc.value, c, lc.value, &found->second,
+                          lc.value, d, lc.value, &found->second,
                           device.workspace(kWorkspaceSlot, kWorkspaceBytes), kWorkspaceBytes,
                           device.stream()),
            "a matrix product");
 }
 
-#define FAIRWAY_INSTANTIATE(T, C)                                                                  \
-  template void cuda_matmul(CudaDevice&, const CudaMatmulShape&, CudaMatrix<T>, CudaMatrix<T>, C*, \
-                            int64_t, float, float, int64_t);
+#define FAIRWAY_INSTANTIATE(T, C)                                                              \
+  template void cuda_matmul(CudaDevice&, const CudaMatmulShape&, CudaMatrix<T>, CudaMatrix<T>, \
+                            const C*, C*, int64_t, float, float, int64_t);
 FAIRWAY_INSTANTIATE(float, float)
 FAIRWAY_INSTANTIATE(bf16, bf16)
 FAIRWAY_INSTANTIATE(bf16, float)

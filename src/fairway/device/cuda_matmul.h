@@ -27,12 +27,17 @@ struct CudaMatmulShape {
   bool rows_independent = false;
 };
 
-// C[m, n] = alpha·A[m, k] B[k, n] (+ beta·C), C row-major with leading dimension ldc, accumulated
-// in float32. T float (in full float32 precision) or bf16; C is of type T or float. For one problem
-// the same kernel is chosen every time on a GPU model.
+// D[m, n] = alpha·A[m, k] B[k, n] + beta·C; C and D row-major with leading dimension ldc, of type T
+// or float; C may be D, and is not read where beta is 0. T float (in full float32 precision) or
+// bf16; sums are float32. For one problem the same kernel is chosen every time on a GPU model.
 template <class T, class C>
 void cuda_matmul(CudaDevice& device, const CudaMatmulShape& shape, CudaMatrix<T> a, CudaMatrix<T> b,
-                 C* c, int64_t ldc, float alpha, float beta, int64_t stride_c = 0);
+                 const C* c, C* d, int64_t ldc, float alpha, float beta, int64_t stride_c = 0);
+template <class T, class C>
+void cuda_matmul(CudaDevice& device, const CudaMatmulShape& shape, CudaMatrix<T> a, CudaMatrix<T> b,
+                 C* c, int64_t ldc, float alpha, float beta, int64_t stride_c = 0) {
+  cuda_matmul<T, C>(device, shape, a, b, c, c, ldc, alpha, beta, stride_c);
+}
 
 // cuBLASLt's handle and the kernels chosen so far.
 class CudaMatmul {

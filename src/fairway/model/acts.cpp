@@ -20,6 +20,7 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& aren
   const int64_t D = c.model_dim, H = c.num_heads, K = c.num_kv_heads, d = c.head_dim();
   VisitActs<T> v;
   v.rstd_attn = arena.take<Accum<T>>("norms", {T_});
+  v.attn_in = arena.take<T>("sub-layer inputs", {T_, D});
   v.q = arena.take<T>("q, k, v", {T_, H, d});
   v.k = arena.take<T>("q, k, v", {T_, K, d});
   v.v = arena.take<T>("q, k, v", {T_, K, d});
@@ -28,10 +29,13 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& aren
   v.lse = arena.take<Accum<T>>("attention lse", {H, T_});
   v.y = arena.take<T>("attention y", {T_, H, d});
   v.y_dot_v = arena.take<Accum<T>>("attention y·v", {T_, H});
-  v.a = arena.take<T>("sub-layer outputs", {T_, D});
   v.rstd_mlp = arena.take<Accum<T>>("norms", {T_});
-  if (keep) v.z = arena.take<T>("MLP z", {T_, c.mlp_dim()});
-  v.m = arena.take<T>("sub-layer outputs", {T_, D});
+  v.mlp_in = arena.take<T>("sub-layer inputs", {T_, D});
+  if (keep) {
+    v.hidden.z = arena.take<T>("MLP hidden", {T_, c.mlp_dim()});
+    v.hidden.signs =
+        arena.take<uint32_t>("MLP hidden", {mlp_sign_words<T>(T_, int64_t{c.mlp_dim()})});
+  }
   return v;
 }
 
@@ -46,13 +50,17 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   Acts<T> acts;
   acts.emb_rstd = arena.take<Accum<T>>("norms", {rows});
   acts.x0 = stream();
+  acts.wo_scaled = arena.take<T>("scaled matrices", {config.num_layers, D, D});
+  acts.wdown_scaled = arena.take<T>("scaled matrices", {config.num_layers, D, config.mlp_dim()});
   // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
   VisitActs<T> shared;
-  Tensor<T> lane0[2], lane1[2], mixed;
+  Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
   if (!for_backward) {
     shared = take_visit<T>(config, rows, false, arena);
     for (int i = 0; i < 2; ++i) lane0[i] = stream();
     mixed = stream();
+    lane_a = stream();
+    lane_m = stream();
     for (int i = 0; i < 2; ++i) lane1[i] = stream();
   }
   for (int s = 0; s < slots; ++s) {
@@ -67,6 +75,8 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
     v.x = v.x_pre;
     if (visit.skip >= 0) v.x = for_backward ? stream() : mixed;
     if (visit.join == Join::parallel) {
+      v.a = for_backward ? stream() : lane_a;
+      v.m = for_backward ? stream() : lane_m;
       if (visit.first_parallel)
         v.lane1 = v.x_pre;
       else

@@ -10,6 +10,7 @@
 #include "fairway/base/tensor.h"
 #include "fairway/model/config.h"
 #include "fairway/model/route.h"
+#include "fairway/ops/mlp_leaky_sq.h"
 
 namespace fairway {
 
@@ -20,22 +21,26 @@ struct VisitActs {
   Tensor<T> x_pre;             // [T, D] the same before the skip mix (= x where there is no skip)
   Tensor<T> lane1;             // [T, D] lane 1 (parallel visits only)
   Tensor<Accum<T>> rstd_attn;  // [T]    1/rms of u = mix0⊙x + mix1⊙x0
+  Tensor<T> attn_in;           // [T, D] rms(u)·ln: the input of Wq, Wk, Wv
   Tensor<T> q, k, v;           // [T, H, d], [T, K, d], [T, K, d]  products, before QK norm
   Tensor<T> q_rot;             // [T, H, d] after norm, rotary and gain
   Tensor<T> k_rot;             // [T, K, d] after norm and rotary
   Tensor<Accum<T>> lse;        // [H, T] log-sum-exp of each query's scores
   Tensor<T> y;                 // [T, H, d] attention output, after XSA: the input of Wo
   Tensor<Accum<T>> y_dot_v;    // [T, H] y·v̂ before XSA (XSA visits only)
-  Tensor<T> a;                 // [T, D] attention output, before attn_scale
   Tensor<Accum<T>> rstd_mlp;   // [T]    1/rms of the MLP's input stream
-  Tensor<T> z;                 // [T, F] up-projection, before LeakyReLU²
-  Tensor<T> m;                 // [T, D] MLP output, before mlp_scale
+  Tensor<T> mlp_in;            // [T, D] rms(stream)·ln: the input of Wup
+  MlpHidden<T> hidden;         // [T, F] of the MLP; backward consumes it
+  Tensor<T> a, m;  // [T, D] attn_scale⊙attention, mlp_scale⊙MLP (parallel visits only)
 };
 
 template <class T>
 struct Acts {
   Tensor<Accum<T>> emb_rstd;  // [T]
   Tensor<T> x0;               // [T, D] rms(E[token])
+  // Wo and Wdown of each layer with attn_scale and mlp_scale folded in: what products read.
+  Tensor<T> wo_scaled;     // [L, D, D]
+  Tensor<T> wdown_scaled;  // [L, D, F]
   std::vector<VisitActs<T>> visits;
   Tensor<T> final_x;                   // [T, D] after the last visit and the join of the lanes
   Tensor<T> final_lane0, final_lane1;  // [T, D] lanes after the last visit (parallel only)

@@ -1,19 +1,22 @@
 // Applying a batch's adapters: nothing happens where there are none. Internal to model/.
 #pragma once
 
+#include <type_traits>
+
 #include "fairway/base/accum.h"
 #include "fairway/model/lora.h"
 #include "fairway/ops/low_rank.h"
 
 namespace fairway {
 
-// The pairs of every document for one adapted product of slot s.
+// The pairs of every document for one adapted product of slot s. `out_scale`: see LowRankPairs.
 template <class T>
-LowRankPairs<T> slot_adapters(const Lora<T>* lora, int s, Adapter kind) {
+LowRankPairs<T> slot_adapters(const Lora<T>* lora, int s, Adapter kind,
+                              const std::remove_const_t<T>* out_scale = nullptr) {
   if (!lora) return {};
   const LowRank<T> first = lora->layout->slot(lora->docs, s, kind);
-  return {first.a,  first.b,  lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
-          first.in, first.out};
+  return {first.a,  first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
+          first.in, first.out, out_scale};
 }
 
 // Those of the head, for documents [first, last).

@@ -26,7 +26,9 @@ AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& aren
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                  Tensor<const T> n, const VisitActs<T>& acts) {
+                  Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> residual,
+                  Tensor<T> out) {
+  const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
   linear<T>(device, n, layer.wq, acts.q, false);
   linear<T>(device, n, layer.wk, acts.k, false);
@@ -38,21 +40,24 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
   rope_gain<T>(device, acts.k, {}, rope.cosine, rope.sine, eps, acts.k_rot);
   attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, batch.cu_seqlens, acts.y, acts.lse);
   if (net.route[static_cast<size_t>(s)].xsa) xsa<T>(device, acts.y, acts.v, acts.y_dot_v);
-  linear<T>(device, acts.y, layer.wo, acts.a, false);
-  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::o), n, acts.a);
+  if (residual)
+    linear_add<T>(device, acts.y, wo_scaled, residual, out);
+  else
+    linear<T>(device, acts.y, wo_scaled, out, false);
+  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::o, layer.attn_scale.data), n, out);
 }
 
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                   Tensor<const T> n, const VisitActs<T>& acts, Tensor<const T> da, Tensor<T> dn,
-                   const Layer<Accum<T>>& dlayer, const Lora<Accum<T>>* dlora,
-                   const AttnScratch<T>& scratch) {
-  using CT = Tensor<const T>;
+                   Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> dout,
+                   Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
+                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch) {
+  const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
   const auto& [dy, dq, dk, dv, delta] = scratch;
-  linear_backward_input<T>(device, da, layer.wo, dy, false);
-  if (dlayer.wo) linear_backward_weight<T>(device, da, acts.y, dlayer.wo);
+  linear_backward_input<T>(device, dout, wo_scaled, dy, false);
+  if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
     xsa_backward<T>(device, acts.y, acts.v, acts.y_dot_v, dy, dv, delta);
   } else {
@@ -64,22 +69,20 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
   rope_gain_backward<T>(device, dq, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, dq,
                         dlayer.q_gain);
   rope_gain_backward<T>(device, dk, acts.k, {}, rope.cosine, rope.sine, eps, dk, {});
-  linear_backward_input<T>(device, dq, layer.wq, dn, false);
-  linear_backward_input<T>(device, dk, layer.wk, dn, true);
-  linear_backward_input<T>(device, dv, layer.wv, dn, true);
+  linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
   if (dlayer.wq) {
     linear_backward_weight<T>(device, dq, n, dlayer.wq);
     linear_backward_weight<T>(device, dk, n, dlayer.wk);
     linear_backward_weight<T>(device, dv, n, dlayer.wv);
   }
-  const auto adapter = [&](Adapter kind, CT d) {
-    adapt_backward<Device, T>(device, slot_adapters(lora, s, kind), d, n, dn,
+  const auto adapter = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
+    adapt_backward<Device, T>(device, slot_adapters(lora, s, kind, out_scale), d, n, dn,
                               slot_adapters(dlora, s, kind));
   };
-  adapter(Adapter::q, dq);
-  adapter(Adapter::k, dk);
-  adapter(Adapter::v, dv);
-  adapter(Adapter::o, da);
+  adapter(Adapter::q, dq, nullptr);
+  adapter(Adapter::k, dk, nullptr);
+  adapter(Adapter::v, dv, nullptr);
+  adapter(Adapter::o, dout, layer.attn_scale.data);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                \
@@ -91,11 +94,12 @@ FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #define FAIRWAY_INSTANTIATE(Device, T)                                                          \
   template void attn_forward(Device&, const Network&, int, const Layer<const T>&,               \
                              const Lora<const Accum<T>>*, const Batch&, const RopeTable<T>&,    \
-                             Tensor<const T>, const VisitActs<T>&);                             \
-  template void attn_backward(                                                                  \
-      Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,         \
-      const Batch&, const RopeTable<T>&, Tensor<const T>, const VisitActs<T>&, Tensor<const T>, \
-      Tensor<T>, const Layer<Accum<T>>&, const Lora<Accum<T>>*, const AttnScratch<T>&);
+                             Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>); \
+  template void attn_backward(Device&, const Network&, int, const Layer<const T>&,              \
+                              const Lora<const Accum<T>>*, const Batch&, const RopeTable<T>&,   \
+                              Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
+                              const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*,  \
+                              const AttnScratch<T>&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

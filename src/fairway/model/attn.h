@@ -23,18 +23,21 @@ struct AttnScratch {
 template <class T>
 AttnScratch<T> take_attn_scratch(const ModelConfig& config, int64_t rows, Arena& arena);
 
-// Fills acts' q, k, v, q_rot, k_rot, lse, y, y_dot_v, a.
+// From acts' attn_in: fills q, k, v, q_rot, k_rot, lse, y, y_dot_v, and out = residual +
+// attn_scale⊙attention (null residual: without). `wo_scaled`: Wo with the scale folded in.
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                  Tensor<const T> n, const VisitActs<T>& acts);
+                  Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> residual,
+                  Tensor<T> out);
 
-// From da: dn is written; weight and adapter gradients accumulate where there is a place for them.
+// From dout, the gradient of what was added: dn, that of attn_in, is written; weight and adapter
+// gradients accumulate where there is a place for them.
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                   Tensor<const T> n, const VisitActs<T>& acts, Tensor<const T> da, Tensor<T> dn,
-                   const Layer<Accum<T>>& dlayer, const Lora<Accum<T>>* dlora,
-                   const AttnScratch<T>& scratch);
+                   Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> dout,
+                   Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
+                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch);
 
 }  // namespace fairway

@@ -1,4 +1,4 @@
-// The MLP sub-layer, from its normalised input n to m = mlp(n). Internal to model/.
+// The MLP sub-layer, from its normalised input to what it adds. Internal to model/.
 #pragma once
 
 #include "fairway/model/layer.h"
@@ -6,24 +6,20 @@
 
 namespace fairway {
 
-template <class T>
-struct MlpScratch {
-  Tensor<T> hidden, dz;  // [T, F]; null without weight gradients
-};
-template <class T>
-MlpScratch<T> take_mlp_scratch(const ModelConfig& config, int64_t rows, bool with_weights,
-                               Arena& arena);
-
-// Fills acts' z (where it is kept) and m.
+// From acts' mlp_in: fills hidden (where it is kept) and out = residual + mlp_scale⊙MLP (null
+// residual: without). `wdown_scaled`: Wdown with the scale folded in.
 template <class Device, class T>
 void mlp_forward(Device& device, int s, const Layer<const T>& layer,
-                 const Lora<const Accum<T>>* lora, Tensor<const T> n, const VisitActs<T>& acts);
+                 const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
+                 const VisitActs<T>& acts, Tensor<const T> residual, Tensor<T> out);
 
-// From dm: dn is written; weight and adapter gradients accumulate where there is a place for them.
+// From dout, the gradient of what was added: dn, that of mlp_in, is written; weight and adapter
+// gradients accumulate where there is a place for them. Consumes acts' hidden.
 template <class Device, class T>
 void mlp_backward(Device& device, int s, const Layer<const T>& layer,
-                  const Lora<const Accum<T>>* lora, Tensor<const T> n, const VisitActs<T>& acts,
-                  Tensor<const T> dm, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
-                  const Lora<Accum<T>>* dlora, const MlpScratch<T>& scratch);
+                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
+                  const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
+                  const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
+                  const Lora<Accum<T>>* dlora);
 
 }  // namespace fairway

@@ -6,11 +6,12 @@
 
 #include "fairway/model/attn.h"
 #include "fairway/model/head.h"
-#include "fairway/model/inputs.h"
 #include "fairway/model/instantiate.h"
 #include "fairway/model/layer.h"
 #include "fairway/model/mlp.h"
 #include "fairway/ops/embedding.h"
+#include "fairway/ops/fold_scale.h"
+#include "fairway/ops/mix_norm.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
@@ -22,7 +23,7 @@ namespace {
 template <class T>
 struct ForwardScratch {
   RopeTable<T> rope;
-  Tensor<T> u, n;  // [T, D]
+  Tensor<T> u, h;  // [T, D] the stream before and after attention
 };
 template <class T>
 ForwardScratch<T> take_forward_scratch(const Network& net, int64_t rows, Arena& arena) {
@@ -32,34 +33,36 @@ ForwardScratch<T> take_forward_scratch(const Network& net, int64_t rows, Arena& 
   ForwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
   s.u = stream();
-  s.n = stream();
+  s.h = stream();
   return s;
 }
 
 template <class T>
 struct BackwardScratch {
   RopeTable<T> rope;
-  VisitInputs<T> inputs;
   AttnScratch<T> attn;
-  MlpScratch<T> mlp;
   Tensor<T> d0, d1;  // [T, D] gradients of the stream (lane 0) and of lane 1
   Tensor<T> dx0;     // [T, D]
-  Tensor<T> da, dm;  // [T, D] gradients of the sub-layers' outputs
-  Tensor<T> dn, du;  // [T, D]
+  Tensor<T> da, dm;  // [T, D] gradients of what parallel sub-layers add
+  Tensor<T> dn;      // [T, D]
   Tensor<T> dskip;   // [num_skip, T, D] gradients on their way from a skip's end to its source
+  // Gradients of Acts' scaled matrices; null without weight gradients.
+  Tensor<Accum<T>> dwo_scaled, dwdown_scaled;
 };
 template <class T>
 BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, bool with_weights,
                                          Arena& arena) {
-  const int64_t D = net.config.model_dim;
+  const int64_t D = net.config.model_dim, L = net.config.num_layers;
   const auto stream = [&] { return arena.take<T>("backward scratch", {rows, D}); };
   BackwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
-  s.inputs = take_visit_inputs<T>(net.config, rows, arena);
   s.attn = take_attn_scratch<T>(net.config, rows, arena);
-  s.mlp = take_mlp_scratch<T>(net.config, rows, with_weights, arena);
-  for (Tensor<T>* t : {&s.d0, &s.d1, &s.dx0, &s.da, &s.dm, &s.dn, &s.du}) *t = stream();
+  for (Tensor<T>* t : {&s.d0, &s.d1, &s.dx0, &s.da, &s.dm, &s.dn}) *t = stream();
   s.dskip = arena.take<T>("skip gradients", {num_skip_weights(net.config), rows, D});
+  if (with_weights) {
+    s.dwo_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, D});
+    s.dwdown_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, net.config.mlp_dim()});
+  }
   return s;
 }
 
@@ -76,14 +79,14 @@ Tensor<T> lane1_output_of(const Network& net, const Acts<T>& acts, int s) {
 
 template <class T>
 LaneJoin<T> lane_join_of(const VisitActs<T>& v, const Layer<const T>& layer) {
-  return {v.x,
-          v.lane1,
-          v.a,
-          v.m,
-          layer.attn_scale,
-          layer.mlp_scale,
-          layer.post_lambdas,
-          layer.resid_lambdas};
+  return {v.x, v.lane1, v.a, v.m, layer.post_lambdas, layer.resid_lambdas};
+}
+
+// Wo of all layers: the second half of its bank.
+template <class T>
+Tensor<T> wo_bank(const Weights<T>& w) {
+  const Tensor<T> all = w.qo_bank;
+  return {w.wo(0).data, {w.layers(), all.extent(1), all.extent(2)}};
 }
 
 template <class T>
@@ -117,30 +120,35 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
              Arena arena) {
   const ModelConfig& c = net.config;
   const ForwardScratch<T> scratch = take_forward_scratch<T>(net, batch.T(), arena);
-  const auto& [rope, u, n] = scratch;
+  const auto& [rope, u, h] = scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   embed<T>(device, batch.inputs, w.tok_emb, c.norm_eps, acts.emb_rstd, acts.x0);
+
+  fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
+  fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
 
   for (int s = 0; s < net.slots(); ++s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
     const Layer<const T> layer = layer_of(w, visit.layer);
+    const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
+    const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
+    const bool serial = visit.join == Join::serial;
     const double ln = c.ln(visit.layer);
     if (visit.skip >= 0)
       skip_mix<T>(device, v.x_pre, output_of(net, acts, visit.skip_from),
                   w.skip_weights.slice(visit.skip), row_of(w.skip_gates, visit.skip), v.x);
 
-    resid_mix<T>(device, v.x, acts.x0, layer.resid_mix, u);
-    rms_norm<T>(device, u, c.norm_eps, ln, v.rstd_attn, n);
-    attn_forward<Device, T>(device, net, s, layer, lora, batch, rope, n, v);
-    if (visit.join == Join::serial) {
-      scaled_add<T>(device, u, layer.attn_scale, v.a, u);  // h
-      rms_norm<T>(device, u, c.norm_eps, ln, v.rstd_mlp, n);
-      mlp_forward<Device, T>(device, s, layer, lora, n, v);
-      scaled_add<T>(device, u, layer.mlp_scale, v.m, output_of(net, acts, s));
+    mix_norm<T>(device, v.x, acts.x0, layer.resid_mix, c.norm_eps, ln, serial ? u : Tensor<T>{},
+                v.rstd_attn, v.attn_in);
+    if (serial) {
+      attn_forward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, u, h);
+      rms_norm<T>(device, h, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
+      mlp_forward<Device, T>(device, s, layer, lora, wdown, v, h, output_of(net, acts, s));
     } else {
-      rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, n);
-      mlp_forward<Device, T>(device, s, layer, lora, n, v);
+      attn_forward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, {}, v.a);
+      rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
+      mlp_forward<Device, T>(device, s, layer, lora, wdown, v, {}, v.m);
       lane_join<T>(device, lane_join_of(v, layer), output_of(net, acts, s),
                    lane1_output_of(net, acts, s));
     }
@@ -166,11 +174,15 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
               const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena arena) {
   const ModelConfig& c = net.config;
-  BackwardScratch<T> scratch = take_backward_scratch<T>(net, batch.T(), dweights != nullptr, arena);
-  const auto& [rope, unused, attn, mlp, d0, d1, dx0, da, dm, dn, du, dskip] = scratch;
-  VisitInputs<T> in = scratch.inputs;
+  const BackwardScratch<T> scratch =
+      take_backward_scratch<T>(net, batch.T(), dweights != nullptr, arena);
+  const auto& [rope, attn, d0, d1, dx0, da, dm, dn, dskip, dwo_bank, dwdown_bank] = scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   zero(device, dx0);
+  if (dweights) {
+    zero(device, dwo_bank);
+    zero(device, dwdown_bank);
+  }
 
   // The gradient of the last visit's output, or of its two lanes.
   const bool ends_in_lanes = net.route.back().join == Join::parallel;
@@ -185,34 +197,31 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
     const Layer<const T> layer = layer_of(w, visit.layer);
     const Layer<Accum<T>> dlayer = gradients_of(dweights, visit.layer);
+    const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
+    const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
+    const Tensor<Accum<T>> dwo = row_of(dwo_bank, visit.layer);
+    const Tensor<Accum<T>> dwdown = row_of(dwdown_bank, visit.layer);
     const double ln = c.ln(visit.layer);
     // d0 is the gradient of this visit's output; add what its skip connection brings back.
     for (const Visit& later : net.route)
       if (later.skip_from == s) add<T>(device, dskip.slice(later.skip), d0);
 
-    in.h = scratch.inputs.h;
-    visit_inputs<Device, T>(device, net, w, acts, s, in);
+    MixNormGradient<T> into{dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      scaled_add_backward<T>(device, d0, v.m, layer.mlp_scale, dm, dlayer.mlp_scale);
-      mlp_backward<Device, T>(device, s, layer, lora, in.mlp_in, v, dm, dn, dlayer, dlora, mlp);
-      rms_norm_backward<T>(device, dn, in.h, v.rstd_mlp, ln, d0);  // d0 is now dh
-      scaled_add_backward<T>(device, d0, v.a, layer.attn_scale, da, dlayer.attn_scale);
-      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, in.attn_in, v, da, dn,
-                               dlayer, dlora, attn);
-      rms_norm_backward<T>(device, dn, in.u, v.rstd_attn, ln, d0);  // d0 is now du
-      resid_mix_backward<T>(device, d0, v.x, acts.x0, layer.resid_mix, false, d0, dx0,
-                            dlayer.resid_mix);
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora);
+      rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d0);  // d0 is now dh
+      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, d0, dn, dlayer, dwo,
+                               dlora, attn);
+      into.du = d0;  // u reaches h beside attention too
+      mix_norm_backward<T>(device, into, false, d0, dx0, dlayer.resid_mix);
     } else {
-      lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.attn_scale,
-                            dlayer.mlp_scale, dlayer.post_lambdas, dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, s, layer, lora, in.mlp_in, v, dm, dn, dlayer, dlora, mlp);
-      rms_norm_backward<T>(device, dn, in.h, v.rstd_mlp, ln, d1);
-      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, in.attn_in, v, da, dn,
-                               dlayer, dlora, attn);
-      zero(device, du);
-      rms_norm_backward<T>(device, dn, in.u, v.rstd_attn, ln, du);
-      resid_mix_backward<T>(device, du, v.x, acts.x0, layer.resid_mix, true, d0, dx0,
-                            dlayer.resid_mix);
+      lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.post_lambdas,
+                            dlayer.resid_lambdas);
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora);
+      rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);
+      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, da, dn, dlayer, dwo,
+                               dlora, attn);
+      mix_norm_backward<T>(device, into, true, d0, dx0, dlayer.resid_mix);
     }
     if (visit.skip >= 0)
       skip_mix_backward<T>(
@@ -223,6 +232,10 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     if (visit.first_parallel) add<T>(device, d1, d0);
   }
   if (dweights) {
+    fold_scale_backward<T>(device, dwo_bank, wo_bank(w), w.attn_scale, wo_bank(*dweights),
+                           dweights->attn_scale);
+    fold_scale_backward<T>(device, dwdown_bank, w.mlp_down_bank, w.mlp_scale,
+                           dweights->mlp_down_bank, dweights->mlp_scale);
     add<T>(device, d0, dx0);  // the first visit's input is x0 itself
     embed_backward<T>(device, batch.inputs, w.tok_emb, acts.emb_rstd, dx0, dweights->tok_emb);
   }

@@ -25,7 +25,8 @@ enum SharedSlot {
   kSlotWeightA = 2,
   kSlotWeightB = 3,
   kSlotRowsA = 4,
-  kSlotRowsB = 5
+  kSlotRowsB = 5,
+  kSlotHidden = 6
 };
 enum ThreadSlot { kSlotTileIn = 0, kSlotTileOut = 1, kSlotTileC = 2, kSlotTileD = 3 };
 

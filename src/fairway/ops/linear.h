@@ -2,6 +2,8 @@
 // bit: batching rows together never changes them.
 #pragma once
 
+#include <array>
+
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
@@ -14,6 +16,14 @@ void linear(CpuDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<T> y
 template <class T>
 void linear(CudaDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<T> y, bool accumulate);
 
+// y = residual + x Wᵀ; y may be the residual.
+template <class T>
+void linear_add(CpuDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<const T> residual,
+                Tensor<T> y);
+template <class T>
+void linear_add(CudaDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<const T> residual,
+                Tensor<T> y);
+
 // dx = dy W, or dx += dy W.
 template <class T>
 void linear_backward_input(CpuDevice& device, Tensor<const T> dy, Tensor<const T> w, Tensor<T> dx,
@@ -21,6 +31,17 @@ void linear_backward_input(CpuDevice& device, Tensor<const T> dy, Tensor<const T
 template <class T>
 void linear_backward_input(CudaDevice& device, Tensor<const T> dy, Tensor<const T> w, Tensor<T> dx,
                            bool accumulate);
+
+// dx = Σ_i dy[i] w[i]: three maps of one input.
+template <class T>
+struct LinearThree {
+  std::array<Tensor<const T>, 3> dy;  // [T, out_i]
+  std::array<Tensor<const T>, 3> w;   // [out_i, in]
+};
+template <class T>
+void linear_three_backward_input(CpuDevice& device, const LinearThree<T>& maps, Tensor<T> dx);
+template <class T>
+void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps, Tensor<T> dx);
 
 // dw += dyᵀ x.
 template <class T>

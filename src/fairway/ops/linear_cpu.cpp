@@ -1,4 +1,5 @@
 #include "fairway/ops/cpu_gemm_rows.h"
+#include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear.h"
 
@@ -40,10 +41,28 @@ void linear_backward_weight(CpuDevice& device, Tensor<const T> dy, Tensor<const 
   });
 }
 
+template <class T>
+void linear_add(CpuDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<const T> residual,
+                Tensor<T> y) {
+  if (residual.data != y.data)
+    for_each_block(device, y.size(), [&](int64_t begin, int64_t n) {
+      std::copy_n(residual.data + begin, n, y.data + begin);
+    });
+  linear<T>(device, x, w, y, true);
+}
+
+template <class T>
+void linear_three_backward_input(CpuDevice& device, const LinearThree<T>& maps, Tensor<T> dx) {
+  for (size_t i = 0; i < 3; ++i) linear_backward_input<T>(device, maps.dy[i], maps.w[i], dx, i > 0);
+}
+
 #define FAIRWAY_INSTANTIATE(T)                                                                 \
   template void linear(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, bool);         \
   template void linear_backward_input(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, \
                                       bool);                                                   \
+  template void linear_add(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
+                           Tensor<T>);                                                         \
+  template void linear_three_backward_input(CpuDevice&, const LinearThree<T>&, Tensor<T>);     \
   template void linear_backward_weight(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -1,8 +1,22 @@
+#include <type_traits>
+
 #include "fairway/device/cuda_device.h"
 #include "fairway/device/cuda_matmul.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_sm90.cuh"
 
 namespace fairway {
+
+namespace {
+
+// Widths that the Hopper kernels have tiles for.
+bool fits_sm90(const LinearThree<bf16>& maps) {
+  for (const auto& w : maps.w)
+    if (w.extent(0) % 64 != 0 || w.extent(1) % 64 != 0) return false;
+  return true;
+}
+
+}  // namespace
 
 template <class T>
 void linear(CudaDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<T> y,
@@ -29,10 +43,39 @@ void linear_backward_weight(CudaDevice& device, Tensor<const T> dy, Tensor<const
                            1.0f);
 }
 
+template <class T>
+void linear_add(CudaDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<const T> residual,
+                Tensor<T> y) {
+  const int64_t out = w.extent(0), in = w.extent(1), rows = x.size() / in;
+  cuda_matmul<T, T>(device, {.m = rows, .n = out, .k = in, .rows_independent = true}, {x.data, in},
+                    {w.data, in, /*transposed=*/true}, residual.data, y.data, out, 1.0f, 1.0f);
+}
+
+template <class T>
+void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps, Tensor<T> dx) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (device.capability() == 90 && fits_sm90(maps)) {
+      const bf16 *dy[3], *w[3];
+      int64_t out[3];
+      for (size_t i = 0; i < 3; ++i) {
+        dy[i] = maps.dy[i].data;
+        w[i] = maps.w[i].data;
+        out[i] = maps.w[i].extent(0);
+      }
+      cuda::linear_three_backward_input(device.stream(), dy, w, dx.extent(0), dx.extent(1), out,
+                                        false, dx.data);
+      return;
+    }
+  for (size_t i = 0; i < 3; ++i) linear_backward_input<T>(device, maps.dy[i], maps.w[i], dx, i > 0);
+}
+
 #define FAIRWAY_INSTANTIATE(T)                                                                  \
   template void linear(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, bool);         \
   template void linear_backward_input(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, \
                                       bool);                                                    \
+  template void linear_add(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
+                           Tensor<T>);                                                          \
+  template void linear_three_backward_input(CudaDevice&, const LinearThree<T>&, Tensor<T>);     \
   template void linear_backward_weight(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        Tensor<Accum<T>>);
 FAIRWAY_INSTANTIATE(float)

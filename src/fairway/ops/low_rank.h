@@ -1,8 +1,10 @@
-// Low-rank products beside a linear map: y += (x Aᵀ) Bᵀ, one pair (A [R, in], B [out, R]) a
-// document. Documents own consecutive rows; a document's result does not depend on its neighbours.
+// Low-rank products beside a linear map: y += out_scale⊙((x Aᵀ) Bᵀ), one pair (A [R, in], B [out,
+// R]) a document. Documents own consecutive rows; a document's result does not depend on its
+// neighbours.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
@@ -18,6 +20,9 @@ struct LowRankPairs {
   int64_t docs = 0;
   Tensor<const int32_t> doc_rows;  // [docs + 1], device memory; rows count from doc_rows[0]
   int64_t rank = 0, in = 0, out = 0;
+  // [out], device memory, the same for all documents: a scale that the linear map has folded into
+  // its matrix. Null: 1.
+  const std::remove_const_t<T>* out_scale = nullptr;
 
   explicit operator bool() const { return a != nullptr; }
 };
@@ -30,7 +35,7 @@ template <class T>
 void low_rank(CudaDevice& device, Tensor<const T> x, const LowRankPairs<const Accum<T>>& pairs,
               Tensor<T> y);
 
-// dx [T, in] += dy B A;  for each document dB += dyᵀ (x Aᵀ), dA += (dy B)ᵀ x.
+// With g = out_scale⊙dy:  dx [T, in] += g B A;  for each document dB += gᵀ (x Aᵀ), dA += (g B)ᵀ x.
 // dx may be null (the input needs no gradient), dpairs null (the adapters need none).
 template <class T>
 void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,

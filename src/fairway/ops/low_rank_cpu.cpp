@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "fairway/ops/cpu_gemm_rows.h"
+#include "fairway/ops/cpu_rows.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/low_rank.h"
 
@@ -69,8 +70,17 @@ void low_rank(CpuDevice& device, Tensor<const T> x, const LowRankPairs<const T>&
     T* xa = tile_scratch<T>(device, kSlotTileC, rows * R);
     rows_times<T>(device, rows, R, in, x.data + tile.begin * in, mat_t(pairs.a + at, in), xa,
                   false);
-    rows_times<T>(device, rows, out, R, xa, mat_t(pairs.b + at, R), y.data + tile.begin * out,
-                  true);
+    T* yt = y.data + tile.begin * out;
+    if (!pairs.out_scale) {
+      rows_times<T>(device, rows, out, R, xa, mat_t(pairs.b + at, R), yt, true);
+      continue;
+    }
+    T* unscaled = tile_scratch<T>(device, kSlotTileD, rows * out);
+    rows_times<T>(device, rows, out, R, xa, mat_t(pairs.b + at, R), unscaled, false);
+    for (int64_t r = 0; r < rows; ++r)
+#pragma omp simd
+      for (int64_t j = 0; j < out; ++j)
+        yt[r * out + j] += pairs.out_scale[j] * unscaled[r * out + j];
   }
 }
 
@@ -85,10 +95,22 @@ void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,
   T* dxa = reinterpret_cast<T*>(device.shared_scratch(kSlotRowsA, rows_bytes));
   T* xa = reinterpret_cast<T*>(device.shared_scratch(kSlotRowsB, rows_bytes));
   const bool with_pairs = static_cast<bool>(dpairs);
+  const T* g = dy.data;
+  if (pairs.out_scale) {
+    T* scaled = reinterpret_cast<T*>(
+        device.shared_scratch(kSlotHidden, static_cast<size_t>(total * out) * sizeof(T)));
+    for_row_blocks(device, total, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+#pragma omp simd
+        for (int64_t j = 0; j < out; ++j)
+          scaled[r * out + j] = pairs.out_scale[j] * dy.data[r * out + j];
+    });
+    g = scaled;
+  }
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
   for (const DocTile& tile : tiles) {
     const int64_t at = tile.doc * pairs.stride, rows = tile.end - tile.begin;
-    rows_times<T>(device, rows, R, out, dy.data + tile.begin * out, mat(pairs.b + at, R),
+    rows_times<T>(device, rows, R, out, g + tile.begin * out, mat(pairs.b + at, R),
                   dxa + tile.begin * R, false);
     if (dx)
       rows_times<T>(device, rows, in, R, dxa + tile.begin * R, mat(pairs.a + at, in),
@@ -104,7 +126,8 @@ void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,
     const int64_t begin = pairs.doc_rows[doc] - pairs.doc_rows[0];
     const int64_t rows = pairs.doc_rows[doc + 1] - pairs.doc_rows[doc];
     if (task % 2 == 0)
-      document_gradient(device, rows, out, R, dy.data + begin * out, xa + begin * R, dpairs.b + at);
+      document_gradient(device, rows, out, R, g + begin * out,
+                        static_cast<const T*>(xa + begin * R), dpairs.b + at);
     else
       document_gradient(device, rows, R, in, static_cast<const T*>(dxa + begin * R),
                         x.data + begin * in, dpairs.a + at);

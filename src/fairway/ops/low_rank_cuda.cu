@@ -57,6 +57,7 @@ __device__ void product_tile(int depth, const A& a, const B& b, float (&sum)[4][
 struct DocMatrix {
   const float* data;
   int64_t doc_step, in_step, out_step;
+  const float *in_scale = nullptr, *out_scale = nullptr;  // factors of its rows or columns; null: 1
 };
 
 // y = x M, or y += x M, for the rows of each document. Grid (row tiles, tiles of columns).
@@ -73,7 +74,11 @@ __global__ void __launch_bounds__(kThreads)
       in,
       [&](int i, int k) { return i < tile.rows ? load_element(rows + int64_t{i} * in + k) : 0.0f; },
       [&](int k, int j) {
-        return first + j < out ? matrix[k * m.in_step + (first + j) * m.out_step] : 0.0f;
+        if (first + j >= out) return 0.0f;
+        float v = matrix[k * m.in_step + (first + j) * m.out_step];
+        if (m.in_scale) v *= m.in_scale[k];
+        if (m.out_scale) v *= m.out_scale[first + j];
+        return v;
       },
       sum);
   const int u = threadIdx.x / kSide, v = threadIdx.x % kSide;
@@ -91,7 +96,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     gradient_kernel(const int32_t* doc_rows, const T* wide, int width, const float* narrow,
-                    int rank, float* d, int64_t doc_step, int64_t wide_step, int64_t rank_step) {
+                    int rank, float* d, int64_t doc_step, int64_t wide_step, int64_t rank_step,
+                    const float* wide_scale) {
   const int doc = blockIdx.z;
   const int64_t begin = int64_t{doc_rows[doc]} - doc_rows[0];
   const int rows = doc_rows[doc + 1] - doc_rows[doc];
@@ -113,7 +119,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 4; ++j) {
       const int w = first_wide + u + kSide * i, r = first_rank + v + kSide * j;
-      if (w < width && r < rank) d[doc * doc_step + w * wide_step + r * rank_step] += sum[i][j];
+      if (w < width && r < rank)
+        d[doc * doc_step + w * wide_step + r * rank_step] +=
+            wide_scale ? wide_scale[w] * sum[i][j] : sum[i][j];
     }
 }
 
@@ -133,12 +141,12 @@ void rows_times(CudaDevice& device, const LowRankPairs<const float>& p, int64_t 
 
 template <class T>
 void gradient(CudaDevice& device, const LowRankPairs<const float>& p, const T* wide, int64_t width,
-              const float* narrow, float* d, int64_t doc_step, int64_t wide_step,
-              int64_t rank_step) {
+              const float* narrow, float* d, int64_t doc_step, int64_t wide_step, int64_t rank_step,
+              const float* wide_scale) {
   const dim3 grid(tiles(width), tiles(p.rank), static_cast<unsigned>(p.docs));
   gradient_kernel<<<grid, kThreads, 0, device.stream()>>>(
       p.doc_rows.data, wide, static_cast<int>(width), narrow, static_cast<int>(p.rank), d, doc_step,
-      wide_step, rank_step);
+      wide_step, rank_step, wide_scale);
   cuda_check_launch("low_rank: gradient");
 }
 
@@ -157,13 +165,13 @@ DocMatrix a_transposed(const LowRankPairs<const float>& p) {
   return {p.a, p.stride, 1, p.in};
 }
 DocMatrix b_transposed(const LowRankPairs<const float>& p) {
-  return {p.b, p.stride, 1, p.rank};
+  return {p.b, p.stride, 1, p.rank, nullptr, p.out_scale};
 }
 DocMatrix a_plain(const LowRankPairs<const float>& p) {
   return {p.a, p.stride, p.in, 1};
 }
 DocMatrix b_plain(const LowRankPairs<const float>& p) {
-  return {p.b, p.stride, p.rank, 1};
+  return {p.b, p.stride, p.rank, 1, p.out_scale, nullptr};
 }
 
 }  // namespace
@@ -205,8 +213,9 @@ void low_rank_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> x
   if (!dpairs) return;
   float* xa = mid_rows(device, kSlotMid, rows, pairs.rank);
   rows_times<false>(device, pairs, rows, x.data, pairs.in, a_transposed(pairs), xa, pairs.rank);
-  gradient(device, pairs, dy.data, pairs.out, xa, dpairs.b, dpairs.stride, pairs.rank, 1);
-  gradient(device, pairs, x.data, pairs.in, dxa, dpairs.a, dpairs.stride, 1, pairs.in);
+  gradient(device, pairs, dy.data, pairs.out, xa, dpairs.b, dpairs.stride, pairs.rank, 1,
+           pairs.out_scale);
+  gradient(device, pairs, x.data, pairs.in, dxa, dpairs.a, dpairs.stride, 1, pairs.in, nullptr);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                              \

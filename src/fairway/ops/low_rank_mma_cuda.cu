@@ -65,8 +65,9 @@ struct PackedMatrix {
   int64_t doc_step = 0, n_step = 0, k_step = 0;
   int n = 0, k = 0;
   bool second = false;
-  uint4* to = nullptr;  // a document's matrix after the other
-  int64_t chunks = 0;   // of 8 elements, of one document
+  uint4* to = nullptr;                                 // a document's matrix after the other
+  int64_t chunks = 0;                                  // of 8 elements, of one document
+  const float *n_scale = nullptr, *k_scale = nullptr;  // factors of M's rows or columns; null: 1
 };
 struct Packing {
   PackedMatrix matrix[3];
@@ -103,7 +104,11 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
     const Position p = packed_position(m, rank, static_cast<int>(chunk), r);
-    v[r] = p.n < m.n && p.k < m.k ? from[p.n * m.n_step + p.k * m.k_step] : 0.0f;
+    v[r] = 0.0f;
+    if (p.n >= m.n || p.k >= m.k) continue;
+    v[r] = from[p.n * m.n_step + p.k * m.k_step];
+    if (m.n_scale) v[r] *= m.n_scale[p.n];
+    if (m.k_scale) v[r] *= m.k_scale[p.k];
   }
   m.to[blockIdx.y * m.chunks + chunk] = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
                                          pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
@@ -360,7 +365,8 @@ struct Gradient {
   const bf16* narrow;  // [rows, kRank]
   int width, tiles;
   float* d;
-  int64_t wide_step, rank_step;  // element (w, r) of d at w·wide_step + r·rank_step
+  int64_t wide_step, rank_step;       // element (w, r) of d at w·wide_step + r·rank_step
+  const float* wide_scale = nullptr;  // factors of `wide`'s columns; null: 1
 };
 struct Gradients {
   const int32_t* doc_rows;
@@ -460,7 +466,9 @@ __global__ void __launch_bounds__(kThreads, kRank <= 96 ? 2 : 1)
       for (int e = 0; e < 4; ++e) {
         const int w = wide_begin + warp_wide + 16 * m + lane / 4 + e / 2 * 8;
         const int r = warp_rank + 8 * n + 2 * (lane % 4) + e % 2;
-        if (w < g.width && r < all.rank) d[w * g.wide_step + r * g.rank_step] += sum[m][n][e];
+        if (w < g.width && r < all.rank)
+          d[w * g.wide_step + r * g.rank_step] +=
+              g.wide_scale ? g.wide_scale[w] * sum[m][n][e] : sum[m][n][e];
       }
 }
 
@@ -492,6 +500,7 @@ bool low_rank_fits_mma(const LowRankPairs<const float>& pairs, const bf16* in_ro
 void low_rank_mma(CudaDevice& device, Tensor<const bf16> x, const LowRankPairs<const float>& p,
                   Tensor<bf16> y) {
   PackedMatrix a = a_first(p), b = second_of_chain(p.b, p.stride, p.out, p.rank, p.rank, 1);
+  b.n_scale = p.out_scale;
   pack(device, p.docs, p.rank, std::array{&a, &b});
   run_chain(device, p, x, a, b, y.data, nullptr);
 }
@@ -500,6 +509,7 @@ void low_rank_backward_mma(CudaDevice& device, Tensor<const bf16> dy, Tensor<con
                            const LowRankPairs<const float>& p, Tensor<bf16> dx,
                            const LowRankPairs<float>& dp) {
   PackedMatrix bt = first_of_chain(p.b, p.stride, p.rank, p.out, 1, p.rank), at{}, a{};
+  bt.k_scale = p.out_scale;
   if (dx) at = second_of_chain(p.a, p.stride, p.in, p.rank, 1, p.in);
   if (dp) a = a_first(p);
   pack(device, p.docs, p.rank, std::array{&bt, &at, &a});
@@ -523,7 +533,8 @@ void low_rank_backward_mma(CudaDevice& device, Tensor<const bf16> dy, Tensor<con
                                .tiles = tiles(p.out),
                                .d = dp.b,
                                .wide_step = p.rank,
-                               .rank_step = 1},
+                               .rank_step = 1,
+                               .wide_scale = p.out_scale},
                               {.wide = x.data,
                                .narrow = dxa,
                                .width = static_cast<int>(p.in),

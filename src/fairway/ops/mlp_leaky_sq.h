@@ -2,38 +2,54 @@
 // f'(z) = 2z if z>0 else z/2. Legend: T rows, D model width, F hidden width.
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
 namespace fairway {
 
-// n [T, D], wup [F, D], wdown [D, F] → z [T, F] (null: not kept), m [T, D].
+// What the forward pass keeps of the hidden rows for the backward pass.
+template <class T>
+struct MlpHidden {
+  Tensor<T> z;             // [T, F] z; for bf16 f(z), whose slope is rebuilt from it and z's sign
+  Tensor<uint32_t> signs;  // bf16: a bit an element, in an order private to the op
+};
+// Elements of `signs`: 0 unless T is bf16.
+template <class T>
+int64_t mlp_sign_words(int64_t rows, int64_t F) {
+  if constexpr (!std::is_same_v<T, bf16>) return 0;
+  // Kernels keep whole tiles of at most 256 x 256.
+  const auto whole = [](int64_t n) { return (n + 255) / 256 * 256; };
+  return whole(rows) * whole(F) / 32;
+}
+
+// n [T, D], wup [F, D], wdown [D, F] → hidden (null z: not kept), y [T, D] = residual + m; a null
+// residual: y = m. y may be the residual.
 template <class T>
 void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<T> z, Tensor<T> m);
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
 template <class T>
 void mlp_leaky_sq(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<T> z, Tensor<T> m);
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
 
-// From dm [T, D] and the saved z:  dn = dz Wup, or += with `accumulate_dn`.
-// dwup, dwdown accumulate; null for test-time training. hidden, dz: [T, F] scratch, needed with
-// them.
+// From dm [T, D] and what was kept, which is lost:  dn = dz Wup.  dwup, dwdown accumulate; both
+// null for test-time training.
 template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
-                           Tensor<const T> z, Tensor<const T> wup, Tensor<const T> wdown,
-                           bool accumulate_dn, Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
-                           Tensor<T> hidden, Tensor<T> dz);
+                           const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
+                           Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown);
 template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
-                           Tensor<const T> z, Tensor<const T> wup, Tensor<const T> wdown,
-                           bool accumulate_dn, Tensor<T> dn, Tensor<Accum<T>> dwup,
-                           Tensor<Accum<T>> dwdown, Tensor<T> hidden, Tensor<T> dz);
+                           const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
+                           Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown);
 
-// f(z), elementwise: the input of Wdown.
+// The input of Wdown from what was kept: f(z), elementwise.
 template <class T>
-void leaky_sq(CpuDevice& device, Tensor<const T> z, Tensor<T> f);
+void leaky_sq(CpuDevice& device, const MlpHidden<T>& hidden, Tensor<T> f);
 template <class T>
-void leaky_sq(CudaDevice& device, Tensor<const T> z, Tensor<T> f);
+void leaky_sq(CudaDevice& device, const MlpHidden<T>& hidden, Tensor<T> f);
 
 }  // namespace fairway

@@ -1,4 +1,5 @@
 #include "fairway/ops/cpu_gemm_rows.h"
+#include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -36,7 +37,7 @@ T* tile_scratch(CpuDevice& device, int slot, int64_t n) {
 
 template <class T>
 void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<T> z, Tensor<T> m) {
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
   with_product_type<T>(device, [&]<class In>(In) {
     const In* up = as_inputs<In>(device, kSlotWeightA, wup.data, wup.size());
@@ -45,56 +46,61 @@ void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Ten
     for_row_tiles(device, rows, [&](int64_t begin, int64_t end) {
       const int64_t tile = end - begin;
       T* f = tile_scratch<T>(device, kSlotTileC, tile * F);
-      T* zt = z ? z.data + begin * F : f;
-      rows_times<In>(device, tile, F, D, n.data + begin * D, mat_t(up, D), zt, false);
-      leaky_sq_span(zt, tile * F, f);
-      rows_times<In>(device, tile, D, F, f, mat_t(down, F), m.data + begin * D, false);
+      T* z = hidden.z ? hidden.z.data + begin * F : f;
+      rows_times<In>(device, tile, F, D, n.data + begin * D, mat_t(up, D), z, false);
+      leaky_sq_span(z, tile * F, f);
+      if (residual && residual.data != y.data)
+        std::copy_n(residual.data + begin * D, tile * D, y.data + begin * D);
+      rows_times<In>(device, tile, D, F, f, mat_t(down, F), y.data + begin * D,
+                     static_cast<bool>(residual));
     });
   });
 }
 
 template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
-                           Tensor<const T> z, Tensor<const T> wup, Tensor<const T> wdown,
-                           bool accumulate_dn, Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
-                           Tensor<T> hidden, Tensor<T> dz) {
+                           const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
+                           Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
   const bool with_weights = dwup.data != nullptr;
+  // f(z) lives here, and dz takes z's place: each is read by one more product below.
+  const Tensor<T> z = hidden.z;
+  const size_t bytes = with_weights ? static_cast<size_t>(rows * F) * sizeof(T) : 0;
+  const Tensor<T> f{reinterpret_cast<T*>(device.shared_scratch(kSlotHidden, bytes)), {rows, F}};
   with_product_type<T>(device, [&]<class In>(In) {
     const In* up = as_inputs<In>(device, kSlotWeightA, wup.data, wup.size());
     const In* down = as_inputs<In>(device, kSlotWeightB, wdown.data, wdown.size());
     for_row_tiles(device, rows, [&](int64_t begin, int64_t end) {
       const int64_t tile = end - begin;
-      const T* zt = z.data + begin * F;
-      T* dzt = with_weights ? dz.data + begin * F : tile_scratch<T>(device, kSlotTileC, tile * F);
-      rows_times<In>(device, tile, F, D, dm.data + begin * D, mat(down, F), dzt, false);
-      if (with_weights) leaky_sq_span(zt, tile * F, hidden.data + begin * F);
+      T* zt = z.data + begin * F;
+      T* df = tile_scratch<T>(device, kSlotTileC, tile * F);
+      rows_times<In>(device, tile, F, D, dm.data + begin * D, mat(down, F), df, false);
+      if (with_weights) leaky_sq_span(zt, tile * F, f.data + begin * F);
 #pragma omp simd
-      for (int64_t i = 0; i < tile * F; ++i) dzt[i] *= leaky_sq_slope(zt[i]);
-      rows_times<In>(device, tile, D, F, dzt, mat(up, D), dn.data + begin * D, accumulate_dn);
+      for (int64_t i = 0; i < tile * F; ++i) zt[i] = df[i] * leaky_sq_slope(zt[i]);
+      rows_times<In>(device, tile, D, F, zt, mat(up, D), dn.data + begin * D, false);
     });
   });
   if (with_weights) {
-    linear_backward_weight<T>(device, dm, hidden, dwdown);
-    linear_backward_weight<T>(device, dz, n, dwup);
+    linear_backward_weight<T>(device, dm, f, dwdown);
+    linear_backward_weight<T>(device, z, n, dwup);
   }
 }
 
 template <class T>
-void leaky_sq(CpuDevice& device, Tensor<const T> z, Tensor<T> f) {
-  const int64_t width = z.extent(z.shape.rank - 1);
-  for_row_blocks(device, z.size() / width, [&](int64_t begin, int64_t end) {
-    leaky_sq_span(z.data + begin * width, (end - begin) * width, f.data + begin * width);
+void leaky_sq(CpuDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
+  for_each_block(device, f.size(), [&](int64_t begin, int64_t n) {
+    leaky_sq_span(hidden.z.data + begin, n, f.data + begin);
   });
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                 \
-  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
-                             Tensor<T>, Tensor<T>);                                            \
-  template void mlp_leaky_sq_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,            \
-                                      Tensor<const T>, Tensor<const T>, Tensor<const T>, bool, \
-                                      Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);  \
-  template void leaky_sq(CpuDevice&, Tensor<const T>, Tensor<T>);
+#define FAIRWAY_INSTANTIATE(T)                                                               \
+  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,  \
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>);               \
+  template void mlp_leaky_sq_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,          \
+                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>, \
+                                      Tensor<T>, Tensor<T>, Tensor<T>);                      \
+  template void leaky_sq(CpuDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

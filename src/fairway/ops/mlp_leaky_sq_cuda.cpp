@@ -1,12 +1,16 @@
-// The MLP from plain products and an elementwise pass over the hidden rows.
+// bf16 on Hopper: products whose epilogues apply f and its slope. Elsewhere, plain products and
+// elementwise passes over the hidden rows.
+#include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 
 namespace fairway {
 
 namespace {
+
 constexpr int kHiddenSlot = 4;  // of CudaDevice::workspace
 
 // [rows, width] in the device's workspace.
@@ -15,40 +19,96 @@ Tensor<T> hidden_workspace(CudaDevice& device, int64_t rows, int64_t width) {
   const auto bytes = static_cast<size_t>(rows * width) * sizeof(T);
   return {reinterpret_cast<T*>(device.workspace(kHiddenSlot, bytes)), {rows, width}};
 }
+
+// Hopper, and widths that its kernels have tiles for.
+template <class T>
+bool fits_sm90(const CudaDevice& device, int64_t D, int64_t F) {
+  return std::is_same_v<T, bf16> && device.capability() == 90 && D % 64 == 0 && F % 64 == 0;
+}
+
+// f(z), and for bf16 the signs of z: the first half of the MLP, into `f`.
+template <class T>
+void up(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, const MlpHidden<T>& hidden,
+        Tensor<T> f) {
+  const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
+  if constexpr (std::is_same_v<T, bf16>) {
+    uint32_t* signs = hidden.z ? hidden.signs.data : nullptr;
+    if (fits_sm90<T>(device, D, F)) {
+      check(cuda::leaky_sq_sign_bytes(rows, D, F) <=
+                static_cast<size_t>(mlp_sign_words<bf16>(rows, F)) * sizeof(uint32_t),
+            "mlp_leaky_sq: signs");
+      cuda::leaky_sq_up(device.stream(), n.data, wup.data, nullptr, rows, D, F, f.data, signs);
+    } else {
+      linear<T>(device, n, wup, f, false);
+      leaky_sq_with_signs(device, f.size(), f.data, signs);
+    }
+  } else {
+    const Tensor<T> z = hidden.z ? hidden.z : f;
+    linear<T>(device, n, wup, z, false);
+    leaky_sq_values<T>(device, z.size(), z.data, f.data);
+  }
+}
+
 }  // namespace
 
 template <class T>
 void mlp_leaky_sq(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<T> z, Tensor<T> m) {
-  const Tensor<T> hidden = hidden_workspace<T>(device, n.extent(0), wup.extent(0));
-  const Tensor<T> kept = z ? z : hidden;
-  linear<T>(device, n, wup, kept, false);
-  leaky_sq<T>(device, kept, hidden);
-  linear<T>(device, hidden, wdown, m, false);
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+  const bool keeps_f = std::is_same_v<T, bf16> && hidden.z;
+  const Tensor<T> f = keeps_f ? hidden.z : hidden_workspace<T>(device, n.extent(0), wup.extent(0));
+  up<T>(device, n, wup, hidden, f);
+  if (residual)
+    linear_add<T>(device, f, wdown, residual, y);
+  else
+    linear<T>(device, f, wdown, y, false);
 }
 
 template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
-                           Tensor<const T> z, Tensor<const T> wup, Tensor<const T> wdown,
-                           bool accumulate_dn, Tensor<T> dn, Tensor<Accum<T>> dwup,
-                           Tensor<Accum<T>> dwdown, Tensor<T> hidden, Tensor<T> dz) {
-  if (!dz) dz = hidden_workspace<T>(device, n.extent(0), wup.extent(0));
-  if (dwdown) {
-    leaky_sq<T>(device, z, hidden);
-    linear_backward_weight<T>(device, dm, hidden, dwdown);
+                           const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
+                           Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown) {
+  const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
+  Tensor<T> dz = hidden.z;
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (dwdown) linear_backward_weight<T>(device, dm, hidden.z, dwdown);
+    if (fits_sm90<T>(device, D, F)) {
+      cuda::leaky_sq_down_backward(device.stream(), dm.data, wdown.data, hidden.z.data,
+                                   hidden.signs.data, rows, D, F, dz.data);
+    } else {
+      const Tensor<T> df = hidden_workspace<T>(device, rows, F);
+      linear_backward_input<T>(device, dm, wdown, df, false);
+      leaky_sq_backward_from_output(device, dz.size(), hidden.z.data, hidden.signs.data, df.data);
+      dz = df;
+    }
+  } else {
+    const Tensor<T> f = hidden_workspace<T>(device, rows, F);
+    if (dwdown) {
+      leaky_sq<T>(device, hidden, f);
+      linear_backward_weight<T>(device, dm, f, dwdown);
+    }
+    linear_backward_input<T>(device, dm, wdown, f, false);
+    leaky_sq_backward<T>(device, f.size(), hidden.z.data, f.data);
+    dz = f;
   }
-  linear_backward_input<T>(device, dm, wdown, dz, false);
-  leaky_sq_backward<T>(device, z.size(), z.data, dz.data);
   if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
-  linear_backward_input<T>(device, dz, wup, dn, accumulate_dn);
+  linear_backward_input<T>(device, dz, wup, dn, false);
+}
+
+template <class T>
+void leaky_sq(CudaDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
+  if constexpr (std::is_same_v<T, bf16>)
+    device.copy(f.data, hidden.z.data, static_cast<size_t>(f.size()) * sizeof(T));
+  else
+    leaky_sq_values<T>(device, f.size(), hidden.z.data, f.data);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                               \
   template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                             Tensor<T>, Tensor<T>);                                          \
-  template void mlp_leaky_sq_backward(                                                       \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, Tensor<const T>,       \
-      Tensor<const T>, bool, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, Tensor<T>, Tensor<T>);
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>);               \
+  template void mlp_leaky_sq_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,         \
+                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>, \
+                                      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);        \
+  template void leaky_sq(CudaDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

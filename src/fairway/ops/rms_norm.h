@@ -17,20 +17,12 @@ template <class T>
 void rms_norm(CudaDevice& device, Tensor<const T> x, double eps, double scale,
               Tensor<Accum<T>> rstd, Tensor<T> n);
 
-// n again from a saved rstd.
+// From the norm's output: dx += rstd·(scale·dn − n·mean(dn⊙n)/scale).
 template <class T>
-void rms_norm_apply(CpuDevice& device, Tensor<const T> x, Tensor<const T> rstd, double scale,
-                    Tensor<T> n);
-template <class T>
-void rms_norm_apply(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> rstd,
-                    double scale, Tensor<T> n);
-
-// dx += scale·rstd·(dn − x·rstd²·mean(dn⊙x)).
-template <class T>
-void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> x,
+void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
                        Tensor<const T> rstd, double scale, Tensor<T> dx);
 template <class T>
-void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> x,
+void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
                        Tensor<const Accum<T>> rstd, double scale, Tensor<T> dx);
 
 // The norm's backward for rows that were gathered before it, from its output n (scale 1):

@@ -8,19 +8,6 @@
 namespace fairway {
 
 template <class T>
-void rms_norm_apply(CpuDevice& device, Tensor<const T> x, Tensor<const T> rstd, double scale,
-                    Tensor<T> n) {
-  const int64_t D = x.extent(1);
-  for_row_blocks(device, x.extent(0), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const T g = rstd[t] * T(static_cast<decltype(real_part(T{}))>(scale));
-#pragma omp simd
-      for (int64_t j = 0; j < D; ++j) n.data[t * D + j] = x.data[t * D + j] * g;
-    }
-  });
-}
-
-template <class T>
 void rms_norm(CpuDevice& device, Tensor<const T> x, double eps, double scale, Tensor<T> rstd,
               Tensor<T> n) {
   const int64_t D = x.extent(1);
@@ -35,13 +22,13 @@ void rms_norm(CpuDevice& device, Tensor<const T> x, double eps, double scale, Te
 }
 
 template <class T>
-void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> x,
+void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
                        Tensor<const T> rstd, double scale, Tensor<T> dx) {
-  const int64_t D = x.extent(1);
-  const T s = T(static_cast<decltype(real_part(T{}))>(scale));
-  for_row_blocks(device, x.extent(0), [&](int64_t begin, int64_t end) {
+  const int64_t D = n.extent(1);
+  for_row_blocks(device, n.extent(0), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
-      row_rms_backward<true>(dn.data + t * D, x.data + t * D, rstd[t], s, D, dx.data + t * D);
+      row_rms_backward_from_output(dn.data + t * D, n.data + t * D, rstd[t], scale, D,
+                                   dx.data + t * D);
   });
 }
 
@@ -71,7 +58,6 @@ void gather_rows(CpuDevice& device, Tensor<const T> x, Tensor<const int32_t> row
 
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
   template void rms_norm(CpuDevice&, Tensor<const T>, double, double, Tensor<T>, Tensor<T>);     \
-  template void rms_norm_apply(CpuDevice&, Tensor<const T>, Tensor<const T>, double, Tensor<T>); \
   template void rms_norm_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
                                   double, Tensor<T>);                                            \
   template void rms_norm_backward_scatter(CpuDevice&, Tensor<const T>, Tensor<const T>,          \

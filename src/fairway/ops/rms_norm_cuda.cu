@@ -62,30 +62,8 @@ __global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int
   });
 }
 
-template <class T, int kVec, int kChunks>
-__global__ __launch_bounds__(kRowThreads) void norm_apply_kernel(const T* x, const float* rstd,
-                                                                 int64_t rows, int64_t D,
-                                                                 float scale, T* n) {
-  const auto [row, lane] = warp_row();
-  if (row >= rows) return;
-  const float g = rstd[row] * scale;
-  const T* xr = x + row * D;
-  T* nr = n + row * D;
-  Pack<T, kVec> packs[kChunks > 0 ? kChunks : 1];
-  if constexpr (kChunks > 0)
-    for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) { load<kVec>(xr + j, packs[c]); });
-  for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
-    if constexpr (kChunks == 0) load<kVec>(xr + j, packs[c]);
-    float y[kVec];
-    unpack(packs[c], y);
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) y[i] *= g;
-    store<kVec>(nr + j, y);
-  });
-}
-
-// kScatter: x is the norm's output, and the gradient is written to row rows_out[r] (null: r);
-// otherwise x is its input, and the gradient is added to row r.
+// x is the norm's output. kScatter: the gradient is written to row rows_out[r] (null: r); otherwise
+// it is added to row r.
 template <class T, int kVec, int kChunks, bool kScatter>
 __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn, const T* x,
                                                                     const float* rstd,
@@ -129,7 +107,7 @@ __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn,
     });
   }
   const float mean = warp_sum(sum) / static_cast<float>(D);
-  const float along = kScatter ? mean : r * r * mean, factor = kScatter ? r : scale * r;
+  const float along = r * mean / scale, factor = r * scale;
   for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
     if constexpr (kChunks == 0) {
       load<kVec>(dnr + j, g[c]);
@@ -142,7 +120,7 @@ __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn,
     else
       unpack(before[c], d);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) d[i] += factor * (g[c][i] - v[c][i] * along);
+    for (int i = 0; i < kVec; ++i) d[i] += factor * g[c][i] - along * v[c][i];
     store<kVec>(dxr + j, d);
   });
 }
@@ -193,28 +171,15 @@ void rms_norm(CudaDevice& device, Tensor<const T> x, double eps, double scale,
 }
 
 template <class T>
-void rms_norm_apply(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> rstd,
-                    double scale, Tensor<T> n) {
-  const int64_t rows = x.extent(0), D = x.extent(1);
-  if (rows == 0) return;
-  with_row_layout(D % kPack == 0 && aligned16(x.data, n.data), D, [&](auto vec, auto chunks) {
-    norm_apply_kernel<T, decltype(vec)::value, decltype(chunks)::value>
-        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(x.data, rstd.data, rows, D,
-                                                                static_cast<float>(scale), n.data);
-  });
-  cuda_check_launch("rms_norm_apply");
-}
-
-template <class T>
-void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> x,
+void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
                        Tensor<const Accum<T>> rstd, double scale, Tensor<T> dx) {
-  const int64_t rows = x.extent(0), D = x.extent(1);
+  const int64_t rows = n.extent(0), D = n.extent(1);
   if (rows == 0) return;
-  const bool packs = D % kPack == 0 && aligned16(dn.data, x.data, dx.data);
+  const bool packs = D % kPack == 0 && aligned16(dn.data, n.data, dx.data);
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, false>
         <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
-            dn.data, x.data, rstd.data, nullptr, rows, D, static_cast<float>(scale), dx.data);
+            dn.data, n.data, rstd.data, nullptr, rows, D, static_cast<float>(scale), dx.data);
   });
   cuda_check_launch("rms_norm_backward");
 }
@@ -250,8 +215,6 @@ void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> ro
                                  double, Accum<T>*, T*, const char*);                             \
   template void rms_norm<T>(CudaDevice&, Tensor<const T>, double, double, Tensor<Accum<T>>,       \
                             Tensor<T>);                                                           \
-  template void rms_norm_apply<T>(CudaDevice&, Tensor<const T>, Tensor<const Accum<T>>, double,   \
-                                  Tensor<T>);                                                     \
   template void rms_norm_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,               \
                                      Tensor<const Accum<T>>, double, Tensor<T>);                  \
   template void rms_norm_backward_scatter<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,       \

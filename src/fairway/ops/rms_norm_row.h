@@ -28,4 +28,15 @@ void row_rms_backward(const T* dn, const T* x, T rstd, T scale, int64_t D, T* dx
   }
 }
 
+// The same from the norm's output n = scale·rstd·x:
+//   dx += rstd·(scale·dn − n·mean(dn⊙n)/scale).
+template <class T>
+void row_rms_backward_from_output(const T* dn, const T* n, T rstd, double scale, int64_t D, T* dx) {
+  using Real = decltype(real_part(T{}));
+  const T along = rstd * dot(dn, n, D) / T(static_cast<Real>(static_cast<double>(D) * scale));
+  const T factor = rstd * T(static_cast<Real>(scale));
+#pragma omp simd
+  for (int64_t j = 0; j < D; ++j) dx[j] += factor * dn[j] - along * n[j];
+}
+
 }  // namespace fairway

@@ -6,7 +6,6 @@
 #include "fairway/base/rng.h"
 #include "fairway/data/stream.h"
 #include "fairway/device/cpu_matmul.h"
-#include "fairway/model/inputs.h"
 #include "fairway/model/model.h"
 #include "fairway/model/weights.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -105,16 +104,13 @@ void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const flo
 
   struct Buffers {
     Acts<float> acts;
-    VisitInputs<float> inputs;
     Tensor<float> hidden, final_in, final_rstd;  // [T, F], [T, D], [T]
   };
-  // Every visit's activations stay, as for a backward pass: its inputs are computed again from
-  // them.
+  // Every visit's activations stay, as for a backward pass: the inputs of products are among them.
   const auto take = [&](Arena& arena) {
     Buffers b;
     b.acts =
         take_acts<float>(config, net.route, rows, /*head_rows=*/1, /*for_backward=*/true, arena);
-    b.inputs = take_visit_inputs<float>(config, rows, arena);
     b.hidden = arena.take<float>("hidden", {rows, config.mlp_dim()});
     b.final_in = arena.take<float>("final input", {rows, config.model_dim});
     b.final_rstd = arena.take<float>("norms", {rows});
@@ -135,12 +131,10 @@ void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const flo
   for (int s = 0; s < net.slots(); ++s) {
     const int layer = net.route[static_cast<size_t>(s)].layer;
     const VisitActs<float>& visit = b.acts.visits[static_cast<size_t>(s)];
-    VisitInputs<float> in = b.inputs;
-    visit_inputs<CpuDevice, float>(device, net, w, b.acts, s, in);
-    leaky_sq<float>(device, visit.z, b.hidden);
-    add_gram(device, in.attn_in, hessians.layer(layer, Hessians::attn_in));
+    leaky_sq<float>(device, visit.hidden, b.hidden);
+    add_gram(device, visit.attn_in, hessians.layer(layer, Hessians::attn_in));
     add_gram(device, visit.y, hessians.layer(layer, Hessians::attn_out));
-    add_gram(device, in.mlp_in, hessians.layer(layer, Hessians::mlp_in));
+    add_gram(device, visit.mlp_in, hessians.layer(layer, Hessians::mlp_in));
     add_gram(device, b.hidden, hessians.layer(layer, Hessians::mlp_hidden));
   }
   rms_norm<float>(device, b.acts.final_x, config.norm_eps, 1.0, b.final_rstd, b.final_in);

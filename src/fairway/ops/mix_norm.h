@@ -1,0 +1,42 @@
+// The way into a block: u = mix0⊙x + mix1⊙x0 and its norm n = scale·u·rstd, rstd = 1/sqrt(mean(u²)
+// + eps) per row. x, x0, u, n [T, D]; mix [2, D]; rstd [T].
+#pragma once
+
+#include "fairway/base/accum.h"
+#include "fairway/base/tensor.h"
+#include "fairway/device/device.h"
+
+namespace fairway {
+
+// u may be null: not kept.
+template <class T>
+void mix_norm(CpuDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<const T> mix,
+              double eps, double scale, Tensor<T> u, Tensor<T> rstd, Tensor<T> n);
+template <class T>
+void mix_norm(CudaDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<const Accum<T>> mix,
+              double eps, double scale, Tensor<T> u, Tensor<Accum<T>> rstd, Tensor<T> n);
+
+// What mix_norm's backward reads. The norm is undone from its output: u itself is not needed.
+template <class T>
+struct MixNormGradient {
+  Tensor<const T> dn;           // [T, D]
+  Tensor<const T> du;           // [T, D] what else flows into u; null: nothing
+  Tensor<const T> n;            // [T, D]
+  Tensor<const Accum<T>> rstd;  // [T]
+  double scale = 1;
+  Tensor<const T> x, x0;       // [T, D]
+  Tensor<const Accum<T>> mix;  // [2, D]
+};
+
+// With g = du + rstd·(scale·dn − n·mean(dn⊙n)/scale):
+//   dx = mix0⊙g, or dx += with `accumulate_dx`;  dx0 += mix1⊙g;
+//   dmix[0] += Σ_t g⊙x, dmix[1] += Σ_t g⊙x0 (null: not computed).
+// dx may be du.
+template <class T>
+void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,
+                       Tensor<T> dx, Tensor<T> dx0, Tensor<T> dmix);
+template <class T>
+void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,
+                       Tensor<T> dx, Tensor<T> dx0, Tensor<Accum<T>> dmix);
+
+}  // namespace fairway
