@@ -234,12 +234,12 @@ __device__ __forceinline__ void gemm_tile_products(GemmShared<Config>& shared,
   if (arrivals_a > 0) mbarrier_arrive_count(&shared.a_empty[blocks - 1], arrivals_a);
 }
 
-// Makes the chunk buffers ready for a tile, each once the stores issued by this thread no longer
-// read it: loads the epilogue's input, or just marks the buffer free.
+// Makes the chunk buffers ready for a tile of consumer `reader`, each once the stores issued by this
+// thread no longer read it: loads the epilogue's input, or just marks the buffer free.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void gemm_ready_chunks(GemmShared<Config>& shared,
                                                   const GemmMaps<Config::kSegments>& maps,
-                                                  const GemmWalk& walk, int consumer) {
+                                                  const GemmWalk& walk, int consumer, int reader) {
   static_assert(Config::kChunks == 4);
   const int first_buffer = Config::kResident ? 0 : consumer * Config::kChunks;
   const int row = walk.row_tile() * kTileRows + (Config::kResident ? 0 : consumer * kBox);
@@ -252,7 +252,7 @@ __device__ __forceinline__ void gemm_ready_chunks(GemmShared<Config>& shared,
     if (c == 2) tma_store_wait_read<1>();
     if (c == 3) tma_store_wait_read<0>();
     if (done) continue;
-    uint64_t* bar = &shared.chunk_ready[first_buffer + c];
+    uint64_t* bar = &shared.chunk_ready[reader * Config::kChunks + c];
     if constexpr (Epilogue::kInput) {
       mbarrier_arrive_expect(bar, kBoxBytes);
       tma_load_2d(shared.chunk[first_buffer + c], &maps.input, bar,
@@ -295,7 +295,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
 
   GemmWalk walk(schedule, rank);
   if (Config::kStore && gemm_leader() && (!kResident || consumer == 0))
-    gemm_ready_chunks<Config, Epilogue>(shared, maps, walk, consumer);
+    gemm_ready_chunks<Config, Epilogue>(shared, maps, walk, consumer, consumer);
   __syncwarp();
 
   GemmRing<Config::kStages> ring;
@@ -332,10 +332,9 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
       for (int c = 0; c < Config::kChunks; ++c) {
         uint8_t* buffer = shared.chunk[first_buffer + c];
         const uint32_t rows = shared_address(buffer) + lane_offset;
-        // Resident: the previous tile was the other consumer's, and its wait may not be over yet; a
-        // barrier must not be two phases behind a waiter.
-        if (kResident) mbarrier_wait(&shared.chunk_ready[first_buffer + c], ~tile & 1);
-        mbarrier_wait(&shared.chunk_ready[first_buffer + c], tile & 1);
+        // Each consumer has barriers of its own: a wait tells two phases apart, not three.
+        mbarrier_wait(&shared.chunk_ready[consumer * Config::kChunks + c],
+                      (kResident ? tile / 2 : tile) & 1);
         uint32_t in[16];
         if constexpr (Epilogue::kInput) {
 #pragma unroll
@@ -367,7 +366,8 @@ __device__ __forceinline__ void gemm_consume(GemmShared<Config>& shared,
       if (gemm_leader()) {
         GemmWalk following = walk;
         following.next();
-        gemm_ready_chunks<Config, Epilogue>(shared, maps, following, consumer);
+        gemm_ready_chunks<Config, Epilogue>(shared, maps, following, consumer,
+                                            kResident ? consumer ^ 1 : consumer);
       }
       __syncwarp();
     }

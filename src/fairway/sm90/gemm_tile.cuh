@@ -58,7 +58,8 @@ struct alignas(1024) GemmShared {
   // Streamed: of A and B together.
   uint64_t full[Config::kStages], empty[Config::kStages];
   uint64_t a_full[Config::kBlocksA], a_empty[Config::kBlocksA];  // resident only
-  uint64_t chunk_ready[Config::kChunkBuffers];  // free to write, or holding the epilogue's input
+  // Of each consumer: its next tile's chunk buffers are free to write, or hold the epilogue's input.
+  uint64_t chunk_ready[2 * Config::kChunks];
 };
 
 // Everything read and written through tensor maps, all with boxes of 64 x 64.
