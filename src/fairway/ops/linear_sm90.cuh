@@ -36,7 +36,7 @@ void linear_backward_weight(cudaStream_t stream, const bf16* dy, const bf16* x, 
                             int64_t in, int64_t out, float* workspace, float* dw);
 size_t linear_backward_weight_workspace(int64_t rows, int64_t in, int64_t out);
 
-// Three linear maps of one input: y[i] [rows, out[i]] = row_scale[row] · x w[i]ᵀ. in <= 512.
+// Three linear maps of one input: y[i] [rows, out[i]] = row_scale[row] · x w[i]ᵀ.
 void linear_three(cudaStream_t stream, const bf16* x, const bf16* const w[3],
                   const float* row_scale, int64_t rows, int64_t in, const int64_t out[3],
                   bf16* const y[3]);

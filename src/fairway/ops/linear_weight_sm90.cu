@@ -2,15 +2,18 @@
 // in the accumulators' own order, and a second kernel adds the parts in order into dw. With one
 // part the tiles are added to dw directly: one addition per element, so still in a fixed order.
 #include "fairway/ops/linear_sm90.cuh"
-#include "fairway/sm90/gemm_launch.cuh"
+#include "fairway/sm90/gemm_wide_launch.cuh"
 
 namespace fairway::cuda {
 namespace {
 
-using Config = sm90::GemmConfig<false, sm90::Major::kMN, sm90::Major::kMN, 1, false>;
-using sm90::GemmMaps;
-using sm90::GemmSchedule;
+// The parts' order below is that of clusters of two.
+using Config = sm90::WideConfig<sm90::Major::kMN, sm90::Major::kMN, 1, sm90::Split::kColumns,
+                                sm90::Store::kNone, 2>;
 using sm90::GemmTileAt;
+using sm90::wide_ceil_div;
+using sm90::WideMatrices;
+using sm90::WideSchedule;
 
 constexpr int kQuads = Config::kTileColumns / 8;  // groups of 4 accumulators of a thread
 
@@ -105,26 +108,26 @@ struct Plan {
 
 Plan make_plan(int64_t rows, int64_t in, int64_t out) {
   Plan plan;
-  plan.row_pairs = sm90::ceil_div(out, 2 * sm90::kTileRows);
-  plan.column_tiles = sm90::ceil_div(in, Config::kTileColumns);
+  plan.row_pairs = wide_ceil_div(out, 2 * sm90::kTileRows);
+  plan.column_tiles = wide_ceil_div(in, Config::kTileColumns);
   plan.units = plan.row_pairs * plan.column_tiles;
-  plan.k_blocks = sm90::ceil_div(rows, sm90::kBlockK);
+  plan.k_blocks = wide_ceil_div(rows, sm90::kBlockK);
   plan.k_blocks_per_split = plan.k_blocks;
   // What writing and adding one part of all clusters costs, in blocks along K.
   constexpr double kPartCost = 18;
   double best = 0;
   for (int splits = 1; splits <= kPlannedClusters && splits <= plan.k_blocks; ++splits) {
-    const int blocks = sm90::ceil_div(plan.k_blocks, splits);
-    const int64_t units = static_cast<int64_t>(plan.units) * sm90::ceil_div(plan.k_blocks, blocks);
+    const int blocks = wide_ceil_div(plan.k_blocks, splits);
+    const int64_t units = static_cast<int64_t>(plan.units) * wide_ceil_div(plan.k_blocks, blocks);
     const double cost =
-        static_cast<double>(sm90::ceil_div(units, kPlannedClusters)) * blocks +
+        static_cast<double>(wide_ceil_div(units, kPlannedClusters)) * blocks +
         (splits > 1 ? kPartCost * static_cast<double>(units) / kPlannedClusters : 0);
     if (splits == 1 || cost < best) {
       best = cost;
       plan.k_blocks_per_split = blocks;
     }
   }
-  plan.splits = sm90::ceil_div(plan.k_blocks, plan.k_blocks_per_split);
+  plan.splits = wide_ceil_div(plan.k_blocks, plan.k_blocks_per_split);
   return plan;
 }
 
@@ -141,28 +144,28 @@ size_t linear_backward_weight_workspace(int64_t rows, int64_t in, int64_t out) {
 void linear_backward_weight(cudaStream_t stream, const bf16* dy, const bf16* x, int64_t rows,
                             int64_t in, int64_t out, float* workspace, float* dw) {
   if (rows == 0) return;
-  sm90::launch_require(in > 0 && out > 0 && in % 64 == 0 && out % 64 == 0,
-                       "a matrix product's widths must be multiples of 64");
+  require(in > 0 && out > 0 && in % 64 == 0 && out % 64 == 0,
+          "a matrix product's widths must be multiples of 64");
   const Plan plan = make_plan(rows, in, out);
-  GemmMaps<1> maps;
-  maps.a[0] = sm90::tensor_map(dy, rows, out, out);
-  maps.b[0] = sm90::tensor_map(x, rows, in, in);
-  maps.c[0] = maps.input = maps.b[0];  // not used
-  GemmSchedule schedule{};
-  schedule.units = plan.units * plan.splits;
-  schedule.groups = schedule.column_tiles = plan.column_tiles;
-  schedule.tiles_per_unit = 1;
-  schedule.row_pairs = plan.row_pairs;
+  WideMatrices<1> matrices{};
+  matrices.a[0] = sm90::tensor_map(dy, rows, out, out);
+  matrices.b[0] = sm90::tensor_map(x, rows, in, in);
+  matrices.columns[0] = static_cast<int>(in);
+  matrices.rows = static_cast<int>(out);
+  WideSchedule schedule{};
+  schedule.splits = plan.splits;
+  schedule.column_tiles = plan.column_tiles;
+  schedule.row_groups = plan.row_pairs;
   schedule.k_blocks = plan.k_blocks;
   schedule.k_blocks_per_split = plan.k_blocks_per_split;
   auto* partials = plan.splits == 1 ? nullptr : reinterpret_cast<float4*>(workspace);
   const int dw_rows = static_cast<int>(out), dw_columns = static_cast<int>(in);
-  sm90::gemm_launch<Config, PartialEpilogue>(stream, maps, schedule,
+  sm90::wide_launch<Config, PartialEpilogue>(stream, matrices, schedule,
                                              {partials, dw, dw_rows, dw_columns});
   if (plan.splits == 1) return;
   add_partials<<<plan.units * 4 * kQuads, sm90::kWarpgroupThreads, 0, stream>>>(
       partials, plan.units, plan.splits, plan.column_tiles, dw_rows, dw_columns, dw);
-  sm90::cuda_require(cudaGetLastError(), "launch of a weight gradient's sum");
+  cuda_check_launch("a weight gradient's sum");
 }
 
 }  // namespace fairway::cuda

@@ -14,7 +14,7 @@ constexpr int kSoftcapGroup = 64;  // columns per partial result
 
 // x [rows, in], w [vocab, in] → logits [rows, vocab]: l = cap · tanh(x wᵀ / cap), and for each row
 // and group of 64 columns, partials [rows, vocab / 64] = (max, Σ exp(l − max)) of the rounded
-// logits. in <= 512.
+// logits.
 void softcap_logits(cudaStream_t stream, const bf16* x, const bf16* w, float cap, int64_t rows,
                     int64_t in, int64_t vocab, bf16* logits, float2* partials);
 

@@ -59,6 +59,7 @@ class AddEpilogue {
     int columns;
   };
   static constexpr bool kInput = true;
+  static constexpr bool kPrepares = false;
 
   __device__ __forceinline__ AddEpilogue(const Params& params, const GemmTileAt&)
       : params_(params) {}
