@@ -1,5 +1,6 @@
-// The gradient of the queries on Hopper, d = 64. Blocks as in the forward pass: two warpgroups of
-// 64 query rows, keys and values streaming past in tiles of 64, the diagonal tile first.
+// The gradient of the queries on Hopper, d = 64. A block has two warpgroups of 64 query
+// rows, which are shared out as in the forward pass; keys and values stream past in tiles of 64,
+// the diagonal tile first.
 //   P = exp(scale QKᵀ − lse),   dS = P ∘ (dY Vᵀ − delta),   dQ = scale dS K.
 // Also lays lse and delta out by tiles for the kernel of the keys' gradients.
 #pragma once
@@ -29,10 +30,6 @@ constexpr size_t BackwardQueriesShared::kBytes() {
   return sizeof(BackwardQueriesShared) + 1024;
 }
 
-constexpr int backward_queries_tile_height(bool pair_heads) {
-  return pair_heads ? kTile : 2 * kTile;
-}
-
 // q, dy: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64.
 template <bool kPairHeads>
 __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
@@ -43,7 +40,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
                             int64_t T, int H, int K, float scale, const float* lse,
                             const float* delta, __nv_bfloat16* dq, RowTerms* row_terms) {
   constexpr int kStages = BackwardQueriesShared::kStages, kLag = 2;
-  constexpr int kHeight = backward_queries_tile_height(kPairHeads);
+  constexpr int kHeight = query_tile_rows(kPairHeads);
   extern __shared__ char dynamic_shared[];
   const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
   BackwardQueriesShared& shared =
@@ -61,8 +58,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   const int row0 = tile.index * kHeight + (kPairHeads ? 0 : kTile * warpgroup);
   const bool loader = threadIdx.x == 0;
 
-  const int last_row = min(tile.length, (tile.index + 1) * kHeight) - 1;
-  const int count = last_row / kTile + 1;
+  const int count = last_key_tile(tile, kHeight) + 1;
   const int begin = row0 < tile.length ? count - 1 - row0 / kTile : count;
 
   const auto load = [&](int i) {

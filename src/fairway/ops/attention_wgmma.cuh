@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "fairway/ops/attention_tiles.cuh"
 #include "fairway/sm90/matrix_move.cuh"
 #include "fairway/sm90/wgmma.cuh"
 
@@ -29,6 +30,15 @@ struct RowTerms {
   float lse_log2[kTile];  // lse · log2(e)
   float delta[kTile];
 };
+
+// Rows of a tile of queries: two warpgroups share its keys, as two heads or as two halves.
+constexpr int query_tile_rows(bool pair_heads) {
+  return pair_heads ? kTile : 2 * kTile;
+}
+// The last tile of keys that a tile of `height` queries sees.
+__device__ __forceinline__ int last_key_tile(const AttentionTile& tile, int height) {
+  return (min(tile.length, (tile.index + 1) * height) - 1) / kTile;
+}
 
 // A 64 x 64 bf16 operand in registers: [step of 16 columns][fragment register].
 using Fragment = uint32_t[4][4];
