@@ -2,6 +2,7 @@
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_varlen_cuda.cuh"
+#include "fairway/ops/attention_xsa.h"
 
 namespace fairway {
 
@@ -66,6 +67,36 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
                               delta.data, dq.data, dk.data, dv.data, work_of(device, plan));
 }
 
+template <class T>
+void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
+                   const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
+                   Tensor<Accum<T>> y_dot_v) {
+  const auto plan = plan_of<T>(device, q, k, segments);
+  const bool fused = cuda::forward_fuses_xsa(plan);
+  cuda::attention_forward<T>(device.stream(), plan, q.data, k.data, v.data, y2.data, lse.data,
+                             fused ? y_dot_v.data : nullptr);
+  if (!fused) xsa<T>(device, y2, v, y_dot_v);
+}
+
+template <class T>
+void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
+                            Tensor<const T> v, const AttentionSegments& segments,
+                            Tensor<const Accum<T>> lse, Tensor<const T> y2,
+                            Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<Accum<T>> delta,
+                            Tensor<T> dq, Tensor<T> dk, Tensor<T> dv) {
+  const auto plan = plan_of<T>(device, q, k, segments);
+  std::byte* work = work_of(device, plan);
+  if (cuda::backward_fuses_xsa(plan)) {
+    cuda::attention_xsa_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data,
+                                    y2.data, y_dot_v.data, dy.data, dq.data, dk.data, dv.data,
+                                    work);
+  } else {
+    xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
+    cuda::attention_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data, dy.data,
+                                delta.data, dq.data, dk.data, dv.data, work);
+  }
+}
+
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
   template AttentionSegments attention_plan<T>(CudaDevice&, const AttentionExtents&,             \
                                                Tensor<const int32_t>, std::byte*);               \
@@ -74,7 +105,14 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
   template void attention_varlen_backward(                                                       \
       CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
       Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>, Tensor<T>,     \
-      Tensor<T>);
+      Tensor<T>);                                                                                \
+  template void attention_xsa(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
+                              const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,             \
+                              Tensor<Accum<T>>);                                                 \
+  template void attention_xsa_backward(                                                          \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
+      Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>,                \
+      Tensor<Accum<T>>, Tensor<T>, Tensor<T>, Tensor<T>);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

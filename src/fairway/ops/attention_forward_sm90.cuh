@@ -22,44 +22,50 @@
 
 namespace fairway::cuda::attention_sm90 {
 
+template <bool kPairHeads>
 struct ForwardTeam {
-  static constexpr int kStages = 4;
+  // Two heads share their rows' own values, which exclusive attention wants at the end.
+  static constexpr int kStages = kPairHeads ? 4 : 3, kOwn = kPairHeads ? 1 : 2;
   char q[2][2][kTileBytes];  // [turn % 2][warpgroup]
+  char own_v[2][kOwn][kTileBytes];
   struct {
     char k[kTileBytes], v[kTileBytes];
   } stage[kStages];
 };
+template <bool kPairHeads>
 struct ForwardShared {
+  using Team = ForwardTeam<kPairHeads>;
   static constexpr int kTeams = 2;
-  ForwardTeam team[kTeams];
+  Team team[kTeams];
   struct {
     // The tile whose queries are in q[b] and its first head; length 0 = no more work.
     AttentionTile tile[2];
     int head[2];
-    uint64_t q_full[2], q_empty[2], full[ForwardTeam::kStages], empty[ForwardTeam::kStages];
+    uint64_t q_full[2], q_empty[2], full[Team::kStages], empty[Team::kStages];
   } state[kTeams];
 
-  static constexpr size_t kBytes();  // with room for the alignment to 1,024 bytes
+  static constexpr size_t kBytes() {  // with room for the alignment to 1,024 bytes
+    return sizeof(ForwardShared) + 1024;
+  }
 };
-constexpr size_t ForwardShared::kBytes() {
-  return sizeof(ForwardShared) + 1024;
-}
 
 constexpr int kForwardThreads = 5 * kWarpgroupThreads;
 
 // q, k, v: maps of [T, H·64], [T, K·64] in boxes of 64 x 64. Tiles of query_tile_rows(kPairHeads).
+// With y_dot_v the output is exclusive attention's.
 template <bool kPairHeads>
 __global__ void __launch_bounds__(kForwardThreads, 1)
     forward_kernel(const __grid_constant__ CUtensorMap q_map,
                    const __grid_constant__ CUtensorMap k_map,
                    const __grid_constant__ CUtensorMap v_map, const AttentionTiles list, int64_t T,
-                   int H, int K, float scale, __nv_bfloat16* y, float* lse) {
-  constexpr int kStages = ForwardTeam::kStages, kTeams = ForwardShared::kTeams;
+                   int H, int K, float scale, __nv_bfloat16* y, float* lse, float* y_dot_v) {
+  using Shared = ForwardShared<kPairHeads>;
+  using Team = typename Shared::Team;
+  constexpr int kStages = Team::kStages, kTeams = Shared::kTeams;
   constexpr int kHeight = query_tile_rows(kPairHeads), kHeads = kPairHeads ? 2 : 1;
   extern __shared__ char dynamic_shared[];
   const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
-  ForwardShared& shared =
-      *reinterpret_cast<ForwardShared*>(dynamic_shared + ((1024 - misaligned) & 1023));
+  Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared + ((1024 - misaligned) & 1023));
 
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
@@ -80,11 +86,11 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
   }
   __syncthreads();
 
-  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 24 <= 61,440.
+  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 32 = 61,440.
   if (warpgroup == 2 * kTeams) {
-    registers_decrease<24>();
+    registers_decrease<32>();
     if (warp >= kTeams || lane != 0) return;
-    ForwardTeam& team = shared.team[warp];
+    Team& team = shared.team[warp];
     auto& state = shared.state[warp];
     const int per_tile = H / kHeads, items = *list.count * per_tile;
     // Every team takes one number past the last item; the last of these ends the list's use.
@@ -105,10 +111,14 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         mbarrier_arrive(&state.q_full[b]);
         return;
       }
-      mbarrier_arrive_expect(&state.q_full[b], 2 * kTileBytes);
+      const int row0 = tile.begin + tile.index * kHeight;
+      mbarrier_arrive_expect(&state.q_full[b], (y_dot_v ? 2 + Team::kOwn : 2) * kTileBytes);
       for (int w = 0; w < 2; ++w)
         tma_load_2d(team.q[b][w], &q_map, &state.q_full[b], (head + (kPairHeads ? w : 0)) * kTile,
-                    tile.begin + tile.index * kHeight + (kPairHeads ? 0 : w * kTile));
+                    row0 + (kPairHeads ? 0 : w * kTile));
+      if (y_dot_v)
+        for (int w = 0; w < Team::kOwn; ++w)
+          tma_load_2d(team.own_v[b][w], &v_map, &state.q_full[b], kv * kTile, row0 + w * kTile);
       for (int key_tile = last_key_tile(tile, kHeight); key_tile >= 0; --key_tile) {
         mbarrier_wait(&state.empty[s], parity);
         const int row = tile.begin + key_tile * kTile;
@@ -120,11 +130,10 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
     }
   } else {
     registers_increase<112>();
-    ForwardTeam& team = shared.team[warpgroup / 2];
+    Team& team = shared.team[warpgroup / 2];
     auto& state = shared.state[warpgroup / 2];
     const int member = warpgroup % 2;
     const float to_log2 = scale * kLog2e;
-    const int64_t stride = static_cast<int64_t>(H) * kTile;
     const auto release = [&](uint64_t* bar) {
       if (lane == 0) mbarrier_arrive(bar);
       __syncwarp();
@@ -164,9 +173,12 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         release(&state.empty[used]);
         const int64_t first = state.tile[b].begin + row0;
         const int head = state.head[b] + (kPairHeads ? member : 0);
-        store_output(softmax, scale, team.q[b][member], 1 + warpgroup, warp, lane,
-                     y + first * stride + head * kTile, stride, lse + head * T + first,
-                     length - row0);
+        const int64_t y_stride = static_cast<int64_t>(H) * kTile;
+        store_output(softmax, scale, team.q[b][member],
+                     y_dot_v ? team.own_v[b][kPairHeads ? 0 : member] : nullptr, 1 + warpgroup,
+                     warp, lane,
+                     {y + first * y_stride + head * kTile, y_stride, lse + head * T + first,
+                      y_dot_v + first * H + head, H, length - row0});
       }
       // The copy engine writes next where this thread wrote and read.
       fence_async_shared();

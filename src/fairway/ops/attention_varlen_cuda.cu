@@ -71,14 +71,19 @@ void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan,
   cuda_check_launch("attention tile lists");
 }
 
+bool forward_fuses_xsa(const AttentionPlan& plan) {
+  return plan.kernels == AttentionKernels::sm90;
+}
+
 template <class T>
 void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
-                       const T* v, T* y, float* lse) {
+                       const T* v, T* y, float* lse, float* y_dot_v) {
   const AttentionShape& s = plan.shape;
   if (s.T == 0) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (plan.kernels == AttentionKernels::sm90)
-      return attention_sm90::forward(stream, s, plan.query_tiles, q, k, v, y, lse);
+      return attention_sm90::forward(stream, s, plan.query_tiles, q, k, v, y, lse, y_dot_v);
+  check(!y_dot_v, "attention: these kernels do not include xsa");
   attention_simt::forward(stream, s, plan.query_tiles, q, k, v, y, lse);
 }
 
@@ -103,13 +108,34 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
                            dk, dv);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                 \
-  template AttentionKernels attention_kernels<T>(const AttentionShape&, int);                  \
-  template void attention_forward(cudaStream_t, const AttentionPlan&, const T*, const T*,      \
-                                  const T*, T*, float*);                                       \
-  template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
-                                   const T*, const float*, const T*, const float*, T*, T*, T*, \
-                                   void*);
+bool backward_fuses_xsa(const AttentionPlan& plan) {
+  return plan.kernels == AttentionKernels::sm90 && plan.shape.H / plan.shape.K <= 2;
+}
+
+template <class T>
+void attention_xsa_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
+                            const T* v, const float* lse, const T* y2, const float* y_dot_v, T* dy,
+                            T* dq, T* dk, T* dv, void* workspace) {
+  const AttentionShape& s = plan.shape;
+  if (s.T == 0) return;
+  check(backward_fuses_xsa(plan), "attention: these kernels do not include xsa");
+  if constexpr (std::is_same_v<T, bf16>) {
+    attention_sm90::backward_queries_xsa(stream, s, plan.query_tiles, q, k, v, lse, y2, y_dot_v, dy,
+                                         dq, dv, workspace);
+    attention_sm90::backward_keys(stream, s, plan.key_tiles, q, k, v, dy, workspace, dk, dv);
+  }
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                     \
+  template AttentionKernels attention_kernels<T>(const AttentionShape&, int);                      \
+  template void attention_forward(cudaStream_t, const AttentionPlan&, const T*, const T*,          \
+                                  const T*, T*, float*, float*);                                   \
+  template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,         \
+                                   const T*, const float*, const T*, const float*, T*, T*, T*,     \
+                                   void*);                                                         \
+  template void attention_xsa_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
+                                       const T*, const float*, const T*, const float*, T*, T*, T*, \
+                                       T*, void*);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "fairway/base/bf16.h"
 #include "fairway/ops/attention_tiles.cuh"
 
 namespace fairway::cuda {
@@ -44,10 +43,12 @@ AttentionPlan attention_plan(const AttentionShape& shape, AttentionKernels kerne
 void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan, const int32_t* cu_seqlens);
 
 // q [T, H, d], k and v [T, K, d] → y [T, H, d], lse [H, T] (log Σ e^score). All in device memory,
-// aligned to 16 bytes.
+// aligned to 16 bytes. With y_dot_v [T, H], where forward_fuses_xsa, y is exclusive attention's
+// (xsa.h).
+bool forward_fuses_xsa(const AttentionPlan& plan);
 template <class T>
 void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
-                       const T* v, T* y, float* lse);
+                       const T* v, T* y, float* lse, float* y_dot_v = nullptr);
 
 // Scratch of one backward call, aligned to 16 bytes.
 size_t attention_workspace_bytes(const AttentionPlan& plan);
@@ -58,5 +59,14 @@ template <class T>
 void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
                         const T* v, const float* lse, const T* dy, const float* delta, T* dq, T* dk,
                         T* dv, void* workspace);
+
+// The same behind exclusive attention, where backward_fuses_xsa: y2 and y_dot_v as the forward pass
+// left them; dy comes as the gradient of y2 and leaves as that of attention's own output; dv is
+// written.
+bool backward_fuses_xsa(const AttentionPlan& plan);
+template <class T>
+void attention_xsa_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
+                            const T* v, const float* lse, const T* y2, const float* y_dot_v, T* dy,
+                            T* dq, T* dk, T* dv, void* workspace);
 
 }  // namespace fairway::cuda

@@ -67,10 +67,12 @@ size_t row_terms_bytes(const AttentionShape& s) {
 }
 
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& query_tiles,
-             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse) {
-  launch(stream, pairs_heads(s) ? forward_kernel<true> : forward_kernel<false>, multiprocessors(),
-         kForwardThreads, ForwardShared::kBytes(), map_of(q, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), query_tiles, s.T, s.H, s.K, softmax_scale(s), storage(y), lse);
+             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse, float* y_dot_v) {
+  const bool pair = pairs_heads(s);
+  launch(stream, pair ? forward_kernel<true> : forward_kernel<false>, multiprocessors(),
+         kForwardThreads, pair ? ForwardShared<true>::kBytes() : ForwardShared<false>::kBytes(),
+         map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), query_tiles, s.T, s.H, s.K,
+         softmax_scale(s), storage(y), lse, y_dot_v);
 }
 
 void backward_queries(cudaStream_t stream, const AttentionShape& s,
@@ -78,10 +80,27 @@ void backward_queries(cudaStream_t stream, const AttentionShape& s,
                       const bf16* v, const float* lse, const bf16* dy, const float* delta, bf16* dq,
                       void* row_terms) {
   const bool pair = pairs_heads(s);
-  launch(stream, pair ? backward_queries_kernel<true> : backward_queries_kernel<false>,
+  const CUtensorMap dy_map = map_of(dy, s, s.H);
+  launch(stream,
+         pair ? backward_queries_kernel<true, false> : backward_queries_kernel<false, false>,
+         blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
+         BackwardQueriesShared::kBytes(), map_of(q, s, s.H), dy_map, map_of(k, s, s.K),
+         map_of(v, s, s.K), dy_map, query_tiles, s.T, s.H, s.K, softmax_scale(s), lse, delta,
+         ExclusiveRows{}, storage(dq), static_cast<RowTerms*>(row_terms));
+}
+
+void backward_queries_xsa(cudaStream_t stream, const AttentionShape& s,
+                          const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
+                          const bf16* v, const float* lse, const bf16* y2, const float* y_dot_v,
+                          bf16* dy, bf16* dq, bf16* dv, void* row_terms) {
+  check(s.H / s.K <= 2, "attention: more than two query heads to a key/value head");
+  const bool pair = pairs_heads(s);
+  const float* no_delta = nullptr;
+  launch(stream, pair ? backward_queries_kernel<true, true> : backward_queries_kernel<false, true>,
          blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
          BackwardQueriesShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), query_tiles, s.T, s.H, s.K, softmax_scale(s), lse, delta, storage(dq),
+         map_of(v, s, s.K), map_of(y2, s, s.H), query_tiles, s.T, s.H, s.K, softmax_scale(s), lse,
+         no_delta, ExclusiveRows{y_dot_v, storage(dy), storage(dv)}, storage(dq),
          static_cast<RowTerms*>(row_terms));
 }
 

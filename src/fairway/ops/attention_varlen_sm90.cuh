@@ -12,9 +12,9 @@ namespace fairway::cuda::attention_sm90 {
 int32_t query_tile_height(const AttentionShape& s);
 int32_t key_tile_height(const AttentionShape& s);
 
-// Takes all tiles of the list, and leaves it ready for another call.
+// Takes all tiles of the list, and leaves it ready for another call. y_dot_v may be null.
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& query_tiles,
-             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse);
+             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse, float* y_dot_v);
 
 // dq written. `row_terms`: row_terms_bytes of device memory, aligned to 16 bytes, which receives
 // lse and delta in the layout of backward_keys.
@@ -23,6 +23,13 @@ void backward_queries(cudaStream_t stream, const AttentionShape& s,
                       const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
                       const bf16* v, const float* lse, const bf16* dy, const float* delta, bf16* dq,
                       void* row_terms);
+
+// The same behind exclusive attention, for at most two query heads to a key/value head: dy is
+// replaced, dv written, delta made.
+void backward_queries_xsa(cudaStream_t stream, const AttentionShape& s,
+                          const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
+                          const bf16* v, const float* lse, const bf16* y2, const float* y_dot_v,
+                          bf16* dy, bf16* dq, bf16* dv, void* row_terms);
 
 // dk written, dv accumulated; row_terms from backward_queries.
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& key_tiles,
