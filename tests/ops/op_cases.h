@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/fold_scale.h"
 #include "fairway/ops/linear.h"
@@ -225,6 +226,27 @@ void for_each_op_case(Visitor&& visit) {
                                    h.out("dq", q_shape, 8, T), h.out("dk", kv_shape, 8, T),
                                    h.inout("dv", kv_shape, 8, T));
     });
+    // A first token's output is its value, and y2 nothing but rounding.
+    if (T > 1)
+      visit(std::string("attention_xsa_") + c.name, [=, segments = c.cu_seqlens](auto& h) {
+        using U = typename std::remove_reference_t<decltype(h)>::T;
+        using A = Accum<U>;
+        const auto q = h.in(q_shape, 1.5), k = h.in(kv_shape, 1.5), v = h.in(kv_shape);
+        const AttentionExtents extents{T, H, K, d};
+        const auto cu_seqlens = h.ints(segments);
+        const auto bytes = attention_plan_bytes(h.device, extents, cu_seqlens.size() - 1);
+        const auto tiles = h.template scratch<float>({static_cast<int64_t>(bytes / 4 + 4)});
+        const auto plan = attention_plan<U>(h.device, extents, cu_seqlens,
+                                            reinterpret_cast<std::byte*>(tiles.data));
+        const auto y2 = h.out("y2", q_shape, 4, T);
+        const auto lse = h.out_vec("lse", {H, T}, 0, T), y_dot_v = h.out_vec("y·v", {T, H}, 4, T);
+        attention_xsa<U>(h.device, q, k, v, plan, y2, lse, y_dot_v);
+        // y2 and y·v̂ are used as they were rounded.
+        attention_xsa_backward<U>(h.device, q, k, v, plan, lse, y2, y_dot_v,
+                                  h.inout("dy", q_shape, 8, d), h.template scratch<A>({H, T}),
+                                  h.out("dq", q_shape, 10, T), h.out("dk", kv_shape, 10, T),
+                                  h.out("dv", kv_shape, 10, T));
+      });
     visit(std::string("xsa_") + c.name, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto v = h.in(kv_shape);

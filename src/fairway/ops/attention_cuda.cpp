@@ -1,58 +1,118 @@
+// Attention's ops on CUDA: tensors to pointers, plans made where the caller has none.
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_varlen_cuda.cuh"
+#include "fairway/ops/attention_xsa.h"
 
 namespace fairway {
 
 namespace {
 
-constexpr int kTilesSlot = 0;  // of CudaDevice::workspace
+constexpr int kTilesSlot = 0, kWorkSlot = 1;  // of CudaDevice::workspace
 
-struct Call {
-  cuda::AttentionShape shape;
-  std::byte* workspace;
-  size_t bytes;
-};
+cuda::AttentionShape shape_of(const AttentionExtents& e, int64_t segments) {
+  return {e.T, static_cast<int>(e.H), static_cast<int>(e.K), static_cast<int>(e.d),
+          static_cast<int>(segments)};
+}
 
+// The caller's plan, or one that is filled here.
 template <class T>
-Call prepare(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
-             Tensor<const int32_t> cu_seqlens) {
-  const cuda::AttentionShape shape{q.extent(0), static_cast<int>(q.extent(1)),
-                                   static_cast<int>(k.extent(1)), static_cast<int>(q.extent(2)),
-                                   static_cast<int>(cu_seqlens.size()) - 1};
-  const size_t bytes = cuda::attention_workspace_bytes(shape);
-  return {shape, device.workspace(kTilesSlot, bytes), bytes};
+cuda::AttentionPlan plan_of(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
+                            const AttentionSegments& segments) {
+  const auto shape = shape_of({q.extent(0), q.extent(1), k.extent(1), q.extent(2)},
+                              segments.cu_seqlens.size() - 1);
+  const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
+  if (segments.tiles) return cuda::attention_plan(shape, kernels, segments.tiles);
+  const auto plan = cuda::attention_plan(
+      shape, kernels, device.workspace(kTilesSlot, cuda::attention_plan_bytes(shape)));
+  cuda::fill_attention_plan(device.stream(), plan, segments.cu_seqlens.data);
+  return plan;
+}
+
+std::byte* work_of(CudaDevice& device, const cuda::AttentionPlan& plan) {
+  return device.workspace(kWorkSlot, cuda::attention_workspace_bytes(plan));
 }
 
 }  // namespace
 
+size_t attention_plan_bytes(const CudaDevice&, const AttentionExtents& extents, int64_t segments) {
+  return cuda::attention_plan_bytes(shape_of(extents, segments));
+}
+
+template <class T>
+AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
+                                 Tensor<const int32_t> cu_seqlens, std::byte* tiles) {
+  const auto shape = shape_of(extents, cu_seqlens.size() - 1);
+  const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
+  cuda::fill_attention_plan(device.stream(), cuda::attention_plan(shape, kernels, tiles),
+                            cu_seqlens.data);
+  return {cu_seqlens, tiles};
+}
+
 template <class T>
 void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                      Tensor<const int32_t> cu_seqlens, Tensor<T> y, Tensor<Accum<T>> lse) {
-  const Call call = prepare<T>(device, q, k, cu_seqlens);
-  cuda::attention_forward<T>(device.stream(), call.shape, q.data, k.data, v.data, cu_seqlens.data,
-                             y.data, lse.data, call.workspace, call.bytes);
+                      const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse) {
+  cuda::attention_forward<T>(device.stream(), plan_of<T>(device, q, k, segments), q.data, k.data,
+                             v.data, y.data, lse.data);
 }
 
 template <class T>
 void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
-                               Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const T> v, const AttentionSegments& segments,
                                Tensor<const Accum<T>> lse, Tensor<const T> dy,
                                Tensor<const Accum<T>> delta, Tensor<T> dq, Tensor<T> dk,
                                Tensor<T> dv) {
-  const Call call = prepare<T>(device, q, k, cu_seqlens);
-  cuda::attention_backward<T>(device.stream(), call.shape, q.data, k.data, v.data, cu_seqlens.data,
-                              lse.data, dy.data, delta.data, dq.data, dk.data, dv.data,
-                              call.workspace, call.bytes);
+  const auto plan = plan_of<T>(device, q, k, segments);
+  cuda::attention_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data, dy.data,
+                              delta.data, dq.data, dk.data, dv.data, work_of(device, plan));
+}
+
+template <class T>
+void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
+                   const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
+                   Tensor<Accum<T>> y_dot_v) {
+  const auto plan = plan_of<T>(device, q, k, segments);
+  const bool fused = cuda::forward_fuses_xsa(plan);
+  cuda::attention_forward<T>(device.stream(), plan, q.data, k.data, v.data, y2.data, lse.data,
+                             fused ? y_dot_v.data : nullptr);
+  if (!fused) xsa<T>(device, y2, v, y_dot_v);
+}
+
+template <class T>
+void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
+                            Tensor<const T> v, const AttentionSegments& segments,
+                            Tensor<const Accum<T>> lse, Tensor<const T> y2,
+                            Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<Accum<T>> delta,
+                            Tensor<T> dq, Tensor<T> dk, Tensor<T> dv) {
+  const auto plan = plan_of<T>(device, q, k, segments);
+  std::byte* work = work_of(device, plan);
+  if (cuda::backward_fuses_xsa(plan)) {
+    cuda::attention_xsa_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data,
+                                    y2.data, y_dot_v.data, dy.data, dq.data, dk.data, dv.data,
+                                    work);
+  } else {
+    xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
+    cuda::attention_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data, dy.data,
+                                delta.data, dq.data, dk.data, dv.data, work);
+  }
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
+  template AttentionSegments attention_plan<T>(CudaDevice&, const AttentionExtents&,             \
+                                               Tensor<const int32_t>, std::byte*);               \
   template void attention_varlen(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                                 Tensor<const int32_t>, Tensor<T>, Tensor<Accum<T>>);            \
+                                 const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>);         \
   template void attention_varlen_backward(                                                       \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, Tensor<const int32_t>,     \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
       Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>, Tensor<T>,     \
-      Tensor<T>);
+      Tensor<T>);                                                                                \
+  template void attention_xsa(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
+                              const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,             \
+                              Tensor<Accum<T>>);                                                 \
+  template void attention_xsa_backward(                                                          \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
+      Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>,                \
+      Tensor<Accum<T>>, Tensor<T>, Tensor<T>, Tensor<T>);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

@@ -1,8 +1,10 @@
-// Attention forward on Hopper, d = 64. A block has two warpgroups of 64 query rows each and streams
-// the keys and values of one key/value head past them in tiles of 64, the diagonal tile first. With
-// kPairHeads the warpgroups are two query heads of that key/value head at the same rows, else two
-// neighbouring tiles of rows of one head. Two blocks share a multiprocessor: while one warpgroup
-// takes exponentials, the tensor cores serve the other three.
+// Attention forward on Hopper, d = 64, by blocks that stay: one per multiprocessor, each with two
+// teams of two warpgroups that take the next tile from a common counter. A team streams the keys
+// and values of one key/value head past its queries in tiles of 64, the diagonal tile first. With
+// kPairHeads its warpgroups are two query heads of that key/value head at the same rows, else two
+// neighbouring tiles of rows of one head. While one warpgroup takes exponentials, the tensor cores
+// serve the other three. A warp per team loads, so that the next tile's queries and first keys
+// arrive while the last products of the previous one run.
 //
 // Rows of a tile past the segment's end hold other rows of the buffer or zeros. As keys they are
 // causally invisible to the segment's queries; as queries they are not stored.
@@ -20,115 +22,170 @@
 
 namespace fairway::cuda::attention_sm90 {
 
-struct ForwardShared {
-  static constexpr int kStages = 5;
-  char q[2][kTileBytes];
+template <bool kPairHeads>
+struct ForwardTeam {
+  // Two heads share their rows' own values, which exclusive attention wants at the end.
+  static constexpr int kStages = kPairHeads ? 4 : 3, kOwn = kPairHeads ? 1 : 2;
+  char q[2][2][kTileBytes];  // [turn % 2][warpgroup]
+  char own_v[2][kOwn][kTileBytes];
   struct {
     char k[kTileBytes], v[kTileBytes];
   } stage[kStages];
-  uint64_t q_full, full[kStages], empty[kStages];
-
-  static constexpr size_t kBytes();  // with room for the alignment to 1,024 bytes
 };
-constexpr size_t ForwardShared::kBytes() {
-  return sizeof(ForwardShared) + 1024;
-}
-
-constexpr int forward_tile_height(bool pair_heads) {
-  return pair_heads ? kTile : 2 * kTile;
-}
-
-// q, k, v: maps of [T, H·64], [T, K·64] in boxes of 64 x 64.
 template <bool kPairHeads>
-__global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
+struct ForwardShared {
+  using Team = ForwardTeam<kPairHeads>;
+  static constexpr int kTeams = 2;
+  Team team[kTeams];
+  struct {
+    // The tile whose queries are in q[b] and its first head; length 0 = no more work.
+    AttentionTile tile[2];
+    int head[2];
+    uint64_t q_full[2], q_empty[2], full[Team::kStages], empty[Team::kStages];
+  } state[kTeams];
+
+  static constexpr size_t kBytes() {  // with room for the alignment to 1,024 bytes
+    return sizeof(ForwardShared) + 1024;
+  }
+};
+
+constexpr int kForwardThreads = 5 * kWarpgroupThreads;
+
+// q, k, v: maps of [T, H·64], [T, K·64] in boxes of 64 x 64. Tiles of query_tile_rows(kPairHeads).
+// With y_dot_v the output is exclusive attention's.
+template <bool kPairHeads>
+__global__ void __launch_bounds__(kForwardThreads, 1)
     forward_kernel(const __grid_constant__ CUtensorMap q_map,
                    const __grid_constant__ CUtensorMap k_map,
                    const __grid_constant__ CUtensorMap v_map, const AttentionTiles list, int64_t T,
-                   int H, int K, float scale, __nv_bfloat16* y, float* lse) {
-  // A stage is filled again kLag iterations after this block's own use of it, so that the loading
-  // warpgroup seldom waits for the other one.
-  constexpr int kStages = ForwardShared::kStages, kLag = 2;
+                   int H, int K, float scale, __nv_bfloat16* y, float* lse, float* y_dot_v) {
+  using Shared = ForwardShared<kPairHeads>;
+  using Team = typename Shared::Team;
+  constexpr int kStages = Team::kStages, kTeams = Shared::kTeams;
+  constexpr int kHeight = query_tile_rows(kPairHeads), kHeads = kPairHeads ? 2 : 1;
   extern __shared__ char dynamic_shared[];
   const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
-  ForwardShared& shared =
-      *reinterpret_cast<ForwardShared*>(dynamic_shared + ((1024 - misaligned) & 1023));
+  Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared + ((1024 - misaligned) & 1023));
 
-  const int blocks_per_tile = kPairHeads ? H / 2 : H;
-  const int item = static_cast<int>(blockIdx.x) / blocks_per_tile;
-  const AttentionTile tile = list.tiles[item];
-  if (tile.length == 0) return;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
   const int warpgroup = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads);
-  const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32 % 4);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int head0 = static_cast<int>(blockIdx.x) % blocks_per_tile * (kPairHeads ? 2 : 1);
-  const int head = head0 + (kPairHeads ? warpgroup : 0), kv = head0 / (H / K);
-  const int row0 =
-      tile.index * forward_tile_height(kPairHeads) + (kPairHeads ? 0 : kTile * warpgroup);
-  const bool loader = threadIdx.x == 0;
-
-  // Iteration i uses the key tile count - 1 - i; this warpgroup begins with its diagonal tile.
-  const int last_row = min(tile.length, (tile.index + 1) * forward_tile_height(kPairHeads)) - 1;
-  const int count = last_row / kTile + 1;
-  const int begin = row0 < tile.length ? count - 1 - row0 / kTile : count;
-
-  const auto load = [&](int i) {
-    const int s = i % kStages, row = tile.begin + (count - 1 - i) * kTile;
-    mbarrier_arrive_expect(&shared.full[s], 2 * kTileBytes);
-    tma_load_2d(shared.stage[s].k, &k_map, &shared.full[s], kv * kTile, row);
-    tma_load_2d(shared.stage[s].v, &v_map, &shared.full[s], kv * kTile, row);
-  };
-  if (loader) {
-    mbarrier_init(&shared.q_full, 1);
-    for (int s = 0; s < kStages; ++s) {
-      mbarrier_init(&shared.full[s], 1);
-      mbarrier_init(&shared.empty[s], 8);  // every warp
+  const int warp = warp_uniform(thread / 32), lane = thread % 32;
+  if (threadIdx.x == 0) {
+    for (auto& state : shared.state) {
+      for (int b = 0; b < 2; ++b) {
+        mbarrier_init(&state.q_full[b], 1);
+        mbarrier_init(&state.q_empty[b], 8);  // every warp of the team
+      }
+      for (int s = 0; s < kStages; ++s) {
+        mbarrier_init(&state.full[s], 1);
+        mbarrier_init(&state.empty[s], 8);
+      }
     }
     mbarrier_init_fence();
     fence_async_shared();
-    mbarrier_arrive_expect(&shared.q_full, 2 * kTileBytes);
-    for (int w = 0; w < 2; ++w)
-      tma_load_2d(
-          shared.q[w], &q_map, &shared.q_full, (head0 + (kPairHeads ? w : 0)) * kTile,
-          tile.begin + tile.index * forward_tile_height(kPairHeads) + (kPairHeads ? 0 : kTile * w));
-    for (int i = 0; i < min(count, kStages); ++i) load(i);
   }
   __syncthreads();
 
-  const auto release = [&](int s) {
-    if (lane == 0) mbarrier_arrive(&shared.empty[s]);
-    __syncwarp();
-  };
-  for (int i = 0; i < begin; ++i) {  // tiles that only the other warpgroup sees
-    mbarrier_wait(&shared.full[i % kStages], i / kStages & 1);
-    release(i % kStages);
+  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 32 = 61,440.
+  if (warpgroup == 2 * kTeams) {
+    registers_decrease<32>();
+    if (warp >= kTeams || lane != 0) return;
+    Team& team = shared.team[warp];
+    auto& state = shared.state[warp];
+    const int per_tile = H / kHeads, items = *list.count * per_tile;
+    // Every team takes one number past the last item; the last of these ends the list's use.
+    const int last = items + static_cast<int>(gridDim.x) * kTeams - 1;
+    int item = atomicAdd(list.next, 1), s = 0, parity = 1;
+    for (int turn = 0;; ++turn) {
+      const int b = turn & 1;
+      const bool more = item < items;
+      if (item == last) *list.next = 0;
+      AttentionTile tile = {0, 0, 0, 0};
+      if (more) tile = list.tiles[item / per_tile];
+      const int head = item % per_tile * kHeads, kv = head / (H / K);
+      if (more) item = atomicAdd(list.next, 1);
+      mbarrier_wait(&state.q_empty[b], (turn >> 1 & 1) ^ 1);
+      state.tile[b] = tile;
+      state.head[b] = head;
+      if (!more) {
+        mbarrier_arrive(&state.q_full[b]);
+        return;
+      }
+      const int row0 = tile.begin + tile.index * kHeight;
+      mbarrier_arrive_expect(&state.q_full[b], (y_dot_v ? 2 + Team::kOwn : 2) * kTileBytes);
+      for (int w = 0; w < 2; ++w)
+        tma_load_2d(team.q[b][w], &q_map, &state.q_full[b], (head + (kPairHeads ? w : 0)) * kTile,
+                    row0 + (kPairHeads ? 0 : w * kTile));
+      if (y_dot_v)
+        for (int w = 0; w < Team::kOwn; ++w)
+          tma_load_2d(team.own_v[b][w], &v_map, &state.q_full[b], kv * kTile, row0 + w * kTile);
+      for (int key_tile = last_key_tile(tile, kHeight); key_tile >= 0; --key_tile) {
+        mbarrier_wait(&state.empty[s], parity);
+        const int row = tile.begin + key_tile * kTile;
+        mbarrier_arrive_expect(&state.full[s], 2 * kTileBytes);
+        tma_load_2d(team.stage[s].k, &k_map, &state.full[s], kv * kTile, row);
+        tma_load_2d(team.stage[s].v, &v_map, &state.full[s], kv * kTile, row);
+        if (++s == kStages) s = 0, parity ^= 1;
+      }
+    }
+  } else {
+    registers_increase<112>();
+    Team& team = shared.team[warpgroup / 2];
+    auto& state = shared.state[warpgroup / 2];
+    const int member = warpgroup % 2;
+    const float to_log2 = scale * kLog2e;
+    const auto release = [&](uint64_t* bar) {
+      if (lane == 0) mbarrier_arrive(bar);
+      __syncwarp();
+    };
+    int s = 0, parity = 0;
+    for (int turn = 0;; ++turn) {
+      const int b = turn & 1;
+      mbarrier_wait(&state.q_full[b], turn >> 1 & 1);
+      const int length = warp_uniform(state.tile[b].length);
+      if (length == 0) break;
+      const int index = warp_uniform(state.tile[b].index);
+      const int own_tile = kPairHeads ? index : 2 * index + member, row0 = own_tile * kTile;
+      int key_tile = own_tile;
+      if constexpr (!kPairHeads) {  // the tiles that only the other warpgroup sees
+        key_tile = last_key_tile(state.tile[b], kHeight);
+        for (; key_tile > (row0 < length ? own_tile : -1); --key_tile) {
+          mbarrier_wait(&state.full[s], parity);
+          release(&state.empty[s]);
+          if (++s == kStages) s = 0, parity ^= 1;
+        }
+      }
+      if (kPairHeads || row0 < length) {
+        RunningSoftmax softmax;
+        clear(softmax);
+        int used = -1;
+        for (; key_tile >= 0; --key_tile) {
+          mbarrier_wait(&state.full[s], parity);
+          query_step(softmax, team.q[b][member], team.stage[s].k, team.stage[s].v,
+                     key_tile == own_tile, to_log2, warp, lane, [&] {
+                       if (used >= 0) release(&state.empty[used]);
+                     });
+          used = s;
+          if (++s == kStages) s = 0, parity ^= 1;
+        }
+        wgmma_wait<0>();
+        wgmma_pin(softmax.out);
+        release(&state.empty[used]);
+        const int64_t first = state.tile[b].begin + row0;
+        const int head = state.head[b] + (kPairHeads ? member : 0);
+        const int64_t y_stride = static_cast<int64_t>(H) * kTile;
+        store_output(softmax, scale, team.q[b][member],
+                     y_dot_v ? team.own_v[b][kPairHeads ? 0 : member] : nullptr, 1 + warpgroup,
+                     warp, lane,
+                     {y + first * y_stride + head * kTile, y_stride, lse + head * T + first,
+                      y_dot_v + first * H + head, H, length - row0});
+      }
+      // The copy engine writes next where this thread wrote and read.
+      fence_async_shared();
+      __syncwarp();
+      release(&state.q_empty[b]);
+    }
   }
-
-  mbarrier_wait(&shared.q_full, 0);
-  RunningSoftmax softmax;
-  clear(softmax);
-  const float to_log2 = scale * kLog2e;
-  int s = begin % kStages, parity = begin / kStages & 1, used = -1;
-  for (int i = begin; i < count; ++i) {
-    mbarrier_wait(&shared.full[s], parity);
-    query_step(softmax, shared.q[warpgroup], shared.stage[s].k, shared.stage[s].v, i == begin,
-               to_log2, warp, lane, [&] {
-                 if (used >= 0) release(used);
-                 if (loader && i >= kLag && i - kLag + kStages < count) {
-                   const int refill = i - kLag;
-                   mbarrier_wait(&shared.empty[refill % kStages], refill / kStages & 1);
-                   load(refill + kStages);
-                 }
-               });
-    used = s;
-    if (++s == kStages) s = 0, parity ^= 1;
-  }
-  wgmma_wait<0>();
-  wgmma_pin(softmax.out);
-  if (row0 >= tile.length) return;
-  const int64_t stride = static_cast<int64_t>(H) * kTile, first = tile.begin + row0;
-  store_output(softmax, scale, shared.q[warpgroup], 1 + warpgroup, warp, lane,
-               y + first * stride + head * kTile, stride, lse + head * T + first,
-               tile.length - row0);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -1,11 +1,10 @@
-// One warpgroup's 64 keys and one tile of 64 queries of the kernels for the gradients of keys and
+// One warpgroup's 64 keys and one tile of 64 queries of the kernel for the gradients of keys and
 // values, and what they do at the end.
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include "fairway/ops/attention_wgmma.cuh"
-#include "fairway/sm90/warpgroup.cuh"
 
 namespace fairway::cuda::attention_sm90 {
 
@@ -82,15 +81,14 @@ __device__ __forceinline__ void key_step(float (&dkey)[32], float (&dvalue)[32],
   wgmma_wait<1>();  // dvalue's product: the next one overwrites its operand
 }
 
-// Writes dk and adds to dv, rows `stride` apart, of which `rows` exist. Overwrites the warpgroup's
-// keys and values in shared memory.
+// Of a block of one warpgroup: writes dk and adds to dv, rows `stride` apart, of which `rows`
+// exist. Overwrites the block's keys and values in shared memory.
 __device__ __forceinline__ void store_key_gradients(const float (&dkey)[32], float (&dvalue)[32],
-                                                    float scale, char* keys, char* values,
-                                                    int warpgroup, int warp, int lane,
-                                                    __nv_bfloat16* dk, __nv_bfloat16* dv,
+                                                    float scale, char* keys, char* values, int warp,
+                                                    int lane, __nv_bfloat16* dk, __nv_bfloat16* dv,
                                                     int64_t stride, int rows) {
-  // All four warps are done with this warpgroup's keys and values in shared memory.
-  named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
+  // All four warps are done with the keys and values in shared memory.
+  __syncthreads();
   copy_rows_in(dv, stride, rows, values, warp, lane);
   store_rows(dkey, scale, keys, warp, lane, dk, stride, rows);
   Fragment before;

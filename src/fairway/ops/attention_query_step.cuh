@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include "fairway/ops/attention_wgmma.cuh"
+#include "fairway/ops/attention_xsa_sm90.cuh"
 #include "fairway/sm90/warpgroup.cuh"
 
 namespace fairway::cuda::attention_sm90 {
@@ -85,18 +86,26 @@ __device__ __forceinline__ void query_step(RunningSoftmax& r, const char* querie
   wgmma_commit();
 }
 
-// Writes y, rows `stride` apart, and lse, of which `rows` exist. Overwrites the warpgroup's queries
-// in shared memory.
+// Where a warpgroup's rows go: y's are `stride` elements apart; `rows` of them exist.
+struct OutputRows {
+  __nv_bfloat16* y;
+  int64_t stride;
+  float *lse, *y_dot_v;  // y_dot_v's rows are H apart
+  int H, rows;
+};
+
+// Writes y and lse; with `values`, those of the queries' own positions, exclusive attention's y2
+// and y·v̂. Overwrites the warpgroup's queries in shared memory.
 __device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, char* queries,
-                                             int barrier, int warp, int lane, __nv_bfloat16* y,
-                                             int64_t stride, float* lse, int rows) {
+                                             const char* values, int barrier, int warp, int lane,
+                                             const OutputRows& to) {
   float(&out)[32] = r.out, (&max)[2] = r.max, (&sum)[2] = r.sum;
+  const int row0 = 16 * warp + lane / 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 1);
-    sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 2);
-    const int row = 16 * warp + 8 * h + lane / 4;
-    if (lane % 4 == 0 && row < rows) lse[row] = fmaf(max[h], scale, logf(sum[h]));
+    sum[h] = lanes_sum<4>(sum[h]);
+    const int row = row0 + 8 * h;
+    if (lane % 4 == 0 && row < to.rows) to.lse[row] = fmaf(max[h], scale, logf(sum[h]));
     const float inverse = 1 / sum[h];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -104,9 +113,18 @@ __device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, cha
       out[4 * j + 2 * h + 1] *= inverse;
     }
   }
+  if (values) {
+    float y_dot_v[2];
+    exclude_values(out, values, warp, lane, y_dot_v);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = row0 + 8 * h;
+      if (lane % 4 == 0 && row < to.rows) to.y_dot_v[static_cast<int64_t>(row) * to.H] = y_dot_v[h];
+    }
+  }
   // All four warps are done with the queries in shared memory.
   named_barrier_sync(barrier, kWarpgroupThreads);
-  store_rows(out, 1.f, queries, warp, lane, y, stride, rows);
+  store_rows(out, 1.f, queries, warp, lane, to.y, to.stride, to.rows);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -5,6 +5,7 @@
 // Legend: T rows, H query heads, K key/value heads, d head width.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "fairway/base/accum.h"
@@ -13,23 +14,53 @@
 
 namespace fairway {
 
-// q [T, H, d], k and v [T, K, d], cu_seqlens [S+1] → y [T, H, d], lse [H, T] (log Σ e^score).
+// The segments of a packed buffer: cu_seqlens [S+1], and optionally the tile lists that a device
+// made of it once for all ops on this packing. Without them each op makes its own.
+struct AttentionSegments {
+  AttentionSegments(Tensor<const int32_t> starts, std::byte* lists = nullptr)
+      : cu_seqlens(starts), tiles(lists) {}
+  Tensor<const int32_t> cu_seqlens;
+  std::byte* tiles;
+};
+
+// Heads and rows of the ops that share a plan.
+struct AttentionExtents {
+  int64_t T, H, K, d;
+};
+// The memory that attention_plan fills; the CPU needs none.
+inline size_t attention_plan_bytes(const CpuDevice&, const AttentionExtents&, int64_t) {
+  return 0;
+}
+size_t attention_plan_bytes(const CudaDevice& device, const AttentionExtents& extents,
+                            int64_t segments);
+// Makes the tile lists in `tiles` for ops on elements T. To be issued again when the contents of
+// cu_seqlens have changed.
+template <class T>
+AttentionSegments attention_plan(CpuDevice&, const AttentionExtents&,
+                                 Tensor<const int32_t> cu_seqlens, std::byte*) {
+  return cu_seqlens;
+}
+template <class T>
+AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
+                                 Tensor<const int32_t> cu_seqlens, std::byte* tiles);
+
+// q [T, H, d], k and v [T, K, d], S segments → y [T, H, d], lse [H, T] (log Σ e^score).
 template <class T>
 void attention_varlen(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                      Tensor<const int32_t> cu_seqlens, Tensor<T> y, Tensor<T> lse);
+                      const AttentionSegments& segments, Tensor<T> y, Tensor<T> lse);
 template <class T>
 void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                      Tensor<const int32_t> cu_seqlens, Tensor<T> y, Tensor<Accum<T>> lse);
+                      const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse);
 
 // dy [T, H, d], delta [H, T] = dy·y  →  dq, dk written, dv accumulated.
 template <class T>
 void attention_varlen_backward(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
-                               Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const T> v, const AttentionSegments& segments,
                                Tensor<const T> lse, Tensor<const T> dy, Tensor<const T> delta,
                                Tensor<T> dq, Tensor<T> dk, Tensor<T> dv);
 template <class T>
 void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
-                               Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const T> v, const AttentionSegments& segments,
                                Tensor<const Accum<T>> lse, Tensor<const T> dy,
                                Tensor<const Accum<T>> delta, Tensor<T> dq, Tensor<T> dk,
                                Tensor<T> dv);

@@ -195,9 +195,10 @@ void backward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t en
 
 template <>
 void attention_varlen(CpuDevice& device, Tensor<const float> q, Tensor<const float> k,
-                      Tensor<const float> v, Tensor<const int32_t> cu_seqlens, Tensor<float> y,
+                      Tensor<const float> v, const AttentionSegments& segments, Tensor<float> y,
                       Tensor<float> lse) {
   const Shape4 s{q.extent(0), q.extent(1), k.extent(1), q.extent(2)};
+  const Tensor<const int32_t> cu_seqlens = segments.cu_seqlens;
   const auto order = by_length(cu_seqlens);
   with_product_type<float>(device, [&]<class In>(In) {
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
@@ -211,11 +212,12 @@ void attention_varlen(CpuDevice& device, Tensor<const float> q, Tensor<const flo
 
 template <>
 void attention_varlen_backward(CpuDevice& device, Tensor<const float> q, Tensor<const float> k,
-                               Tensor<const float> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const float> v, const AttentionSegments& segments,
                                Tensor<const float> lse, Tensor<const float> dy,
                                Tensor<const float> delta, Tensor<float> dq, Tensor<float> dk,
                                Tensor<float> dv) {
   const Shape4 s{q.extent(0), q.extent(1), k.extent(1), q.extent(2)};
+  const Tensor<const int32_t> cu_seqlens = segments.cu_seqlens;
   const auto order = by_length(cu_seqlens);
   with_product_type<float>(device, [&]<class In>(In) {
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)

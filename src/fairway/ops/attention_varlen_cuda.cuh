@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fairway/ops/attention_tiles.cuh"
+
 namespace fairway::cuda {
 
 struct AttentionShape {
@@ -20,34 +22,51 @@ struct AttentionShape {
   int segments;  // entries of cu_seqlens - 1; empty segments are allowed
 };
 
-// Scratch for one call of either direction, aligned to 16 bytes. It may be shared by calls on one
-// stream.
-size_t attention_workspace_bytes(const AttentionShape& shape);
-
-// q [T, H, d], k and v [T, K, d], cu_seqlens [segments + 1] → y [T, H, d], lse [H, T] (log Σ
-// e^score). All in device memory; rows of 16-byte aligned buffers. d <= 256.
+enum class AttentionKernels {
+  simt,  // any type, d <= 256, any GPU
+  sm90   // bf16, d = 64: Hopper
+};
+// The fastest for this element type and compute capability (90 for 9.0).
 template <class T>
-void attention_forward(cudaStream_t stream, const AttentionShape& shape, const T* q, const T* k,
-                       const T* v, const int32_t* cu_seqlens, T* y, float* lse, void* workspace,
-                       size_t workspace_bytes);
+AttentionKernels attention_kernels(const AttentionShape& shape, int capability);
+
+// A packing's tile lists for these kernels. The struct is the host's view: making it issues no
+// work, fill_attention_plan does. A filled plan serves any number of calls, one at a time.
+struct AttentionPlan {
+  AttentionShape shape;
+  AttentionKernels kernels;
+  AttentionTiles query_tiles, key_tiles;
+};
+size_t attention_plan_bytes(const AttentionShape& shape);  // enough for any kernels
+// `memory` in device memory, 16-byte aligned, attention_plan_bytes.
+AttentionPlan attention_plan(const AttentionShape& shape, AttentionKernels kernels, void* memory);
+void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan, const int32_t* cu_seqlens);
+
+// q [T, H, d], k and v [T, K, d] → y [T, H, d], lse [H, T] (log Σ e^score). All in device memory,
+// aligned to 16 bytes. With y_dot_v [T, H], where forward_fuses_xsa, y is exclusive attention's
+// (xsa.h).
+bool forward_fuses_xsa(const AttentionPlan& plan);
+template <class T>
+void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
+                       const T* v, T* y, float* lse, float* y_dot_v = nullptr);
+
+// Scratch of one backward call, aligned to 16 bytes.
+size_t attention_workspace_bytes(const AttentionPlan& plan);
 
 // dy [T, H, d], delta [H, T] = dy·y  →  dq [T, H, d], dk [T, K, d] written, dv [T, K, d]
 // accumulated (read, added to in float, rounded once).
 template <class T>
-void attention_backward(cudaStream_t stream, const AttentionShape& shape, const T* q, const T* k,
-                        const T* v, const int32_t* cu_seqlens, const float* lse, const T* dy,
-                        const float* delta, T* dq, T* dk, T* dv, void* workspace,
-                        size_t workspace_bytes);
+void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
+                        const T* v, const float* lse, const T* dy, const float* delta, T* dq, T* dk,
+                        T* dv, void* workspace);
 
-// The kernels that run on every device, whatever the dispatch above would choose.
+// The same behind exclusive attention, where backward_fuses_xsa: y2 and y_dot_v as the forward pass
+// left them; dy comes as the gradient of y2 and leaves as that of attention's own output; dv is
+// written.
+bool backward_fuses_xsa(const AttentionPlan& plan);
 template <class T>
-void attention_forward_simt(cudaStream_t stream, const AttentionShape& shape, const T* q,
-                            const T* k, const T* v, const int32_t* cu_seqlens, T* y, float* lse,
-                            void* workspace, size_t workspace_bytes);
-template <class T>
-void attention_backward_simt(cudaStream_t stream, const AttentionShape& shape, const T* q,
-                             const T* k, const T* v, const int32_t* cu_seqlens, const float* lse,
-                             const T* dy, const float* delta, T* dq, T* dk, T* dv, void* workspace,
-                             size_t workspace_bytes);
+void attention_xsa_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
+                            const T* v, const float* lse, const T* y2, const float* y_dot_v, T* dy,
+                            T* dq, T* dk, T* dv, void* workspace);
 
 }  // namespace fairway::cuda

@@ -102,33 +102,33 @@ FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 
 template <>
 void attention_varlen(CpuDevice& device, Tensor<const double> q, Tensor<const double> k,
-                      Tensor<const double> v, Tensor<const int32_t> cu_seqlens, Tensor<double> y,
+                      Tensor<const double> v, const AttentionSegments& segments, Tensor<double> y,
                       Tensor<double> lse) {
-  attention_varlen_plain(device, q, k, v, cu_seqlens, y, lse);
+  attention_varlen_plain(device, q, k, v, segments.cu_seqlens, y, lse);
 }
 template <>
 void attention_varlen(CpuDevice& device, Tensor<const std::complex<double>> q,
                       Tensor<const std::complex<double>> k, Tensor<const std::complex<double>> v,
-                      Tensor<const int32_t> cu_seqlens, Tensor<std::complex<double>> y,
+                      const AttentionSegments& segments, Tensor<std::complex<double>> y,
                       Tensor<std::complex<double>> lse) {
-  attention_varlen_plain(device, q, k, v, cu_seqlens, y, lse);
+  attention_varlen_plain(device, q, k, v, segments.cu_seqlens, y, lse);
 }
 template <>
 void attention_varlen_backward(CpuDevice& device, Tensor<const double> q, Tensor<const double> k,
-                               Tensor<const double> v, Tensor<const int32_t> cu_seqlens,
+                               Tensor<const double> v, const AttentionSegments& segments,
                                Tensor<const double> lse, Tensor<const double> dy,
                                Tensor<const double> delta, Tensor<double> dq, Tensor<double> dk,
                                Tensor<double> dv) {
-  attention_varlen_backward_plain(device, q, k, v, cu_seqlens, lse, dy, delta, dq, dk, dv);
+  attention_varlen_backward_plain(device, q, k, v, segments.cu_seqlens, lse, dy, delta, dq, dk, dv);
 }
 template <>
 void attention_varlen_backward(
     CpuDevice& device, Tensor<const std::complex<double>> q, Tensor<const std::complex<double>> k,
-    Tensor<const std::complex<double>> v, Tensor<const int32_t> cu_seqlens,
+    Tensor<const std::complex<double>> v, const AttentionSegments& segments,
     Tensor<const std::complex<double>> lse, Tensor<const std::complex<double>> dy,
     Tensor<const std::complex<double>> delta, Tensor<std::complex<double>> dq,
     Tensor<std::complex<double>> dk, Tensor<std::complex<double>> dv) {
-  attention_varlen_backward_plain(device, q, k, v, cu_seqlens, lse, dy, delta, dq, dk, dv);
+  attention_varlen_backward_plain(device, q, k, v, segments.cu_seqlens, lse, dy, delta, dq, dk, dv);
 }
 
 }  // namespace fairway

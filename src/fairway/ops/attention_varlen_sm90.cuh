@@ -1,35 +1,38 @@
-// Attention for bf16 and d = 64 on compute capability 9.0: wgmma products, TMA loads. The tile
-// lists have the heights given here; other arguments as in attention_varlen_cuda.cuh.
+// Attention for bf16 and d = 64 on compute capability 9.0: wgmma products, TMA loads. Arguments as
+// in attention_varlen_cuda.cuh.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include "fairway/base/bf16.h"
-#include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_varlen_cuda.cuh"
 
 namespace fairway::cuda::attention_sm90 {
 
-inline bool supports(const AttentionShape& s) {
-  return s.d == 64;
-}
+int32_t query_tile_height(const AttentionShape& s);
+int32_t key_tile_height(const AttentionShape& s);
 
-int32_t forward_tile_rows(const AttentionShape& s);
-int32_t backward_query_tile_rows(const AttentionShape& s);
-int32_t backward_key_tile_rows(const AttentionShape& s);
+// Takes all tiles of the list, and leaves it ready for another call. y_dot_v may be null.
+void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& query_tiles,
+             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse, float* y_dot_v);
 
-void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
-             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse);
-
-// dq written; the tiles are of queries. `row_terms`: row_terms_bytes of device memory, aligned to
-// 16 bytes, which receives lse and delta in the layout of backward_keys.
+// dq written. `row_terms`: row_terms_bytes of device memory, aligned to 16 bytes, which receives
+// lse and delta in the layout of backward_keys.
 size_t row_terms_bytes(const AttentionShape& s);
-void backward_queries(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
-                      const bf16* q, const bf16* k, const bf16* v, const float* lse, const bf16* dy,
-                      const float* delta, bf16* dq, void* row_terms);
+void backward_queries(cudaStream_t stream, const AttentionShape& s,
+                      const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
+                      const bf16* v, const float* lse, const bf16* dy, const float* delta, bf16* dq,
+                      void* row_terms);
 
-// dk written, dv accumulated; the tiles are of keys, row_terms from backward_queries.
-void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& tiles,
+// The same behind exclusive attention, for at most two query heads to a key/value head: dy is
+// replaced, dv written, delta made.
+void backward_queries_xsa(cudaStream_t stream, const AttentionShape& s,
+                          const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
+                          const bf16* v, const float* lse, const bf16* y2, const float* y_dot_v,
+                          bf16* dy, bf16* dq, bf16* dv, void* row_terms);
+
+// dk written, dv accumulated; row_terms from backward_queries.
+void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& key_tiles,
                    const bf16* q, const bf16* k, const bf16* v, const bf16* dy,
                    const void* row_terms, bf16* dk, bf16* dv);
 

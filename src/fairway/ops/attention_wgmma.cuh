@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "fairway/ops/attention_exp2.cuh"
+#include "fairway/ops/attention_tiles.cuh"
 #include "fairway/sm90/matrix_move.cuh"
 #include "fairway/sm90/wgmma.cuh"
 
@@ -19,7 +21,6 @@ using namespace fairway::sm90;
 
 constexpr int kTile = 64;
 constexpr int kTileBytes = kTile * kTile * 2;
-constexpr float kLog2e = 1.4426950408889634f;
 
 // What the gradients of keys need of the queries of one head in a tile, as one aligned piece, the
 // same for every tile: rows past the segment's end have lse = +∞, which makes their probabilities
@@ -30,14 +31,17 @@ struct RowTerms {
   float delta[kTile];
 };
 
+// Rows of a tile of queries: two warpgroups share its keys, as two heads or as two halves.
+constexpr int query_tile_rows(bool pair_heads) {
+  return pair_heads ? kTile : 2 * kTile;
+}
+// The last tile of keys that a tile of `height` queries sees.
+__device__ __forceinline__ int last_key_tile(const AttentionTile& tile, int height) {
+  return (min(tile.length, (tile.index + 1) * height) - 1) / kTile;
+}
+
 // A 64 x 64 bf16 operand in registers: [step of 16 columns][fragment register].
 using Fragment = uint32_t[4][4];
-
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // d = A Bᵀ, both tiles in shared memory with their rows' 64 columns as the inner dimension.
 __device__ __forceinline__ void multiply_rows(float (&d)[32], uint64_t a, uint64_t b) {

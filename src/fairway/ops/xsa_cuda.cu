@@ -3,24 +3,13 @@
 // item·group, item·group + 1, …: t·H + k·group = item·group.
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/xsa.h"
+#include "fairway/ops/xsa_norm.cuh"
 
 namespace fairway {
 
 namespace {
 
 constexpr int kWarps = kRowThreads / kWarp;
-constexpr float kTiny = 1e-12f;
-
-// 1/max(‖v‖, 1e-12), and whether the norm was the larger.
-struct InverseNorm {
-  float value;
-  bool unit;  // v̂ has length 1
-};
-__device__ __forceinline__ InverseNorm inverse_norm(float squares) {
-  const float norm = sqrtf(squares);
-  if (norm > kTiny) return {1.0f / norm, true};
-  return {1.0f / kTiny, false};
-}
 
 template <int kLanes>
 __device__ __forceinline__ float group_dot(const float (&a)[kPack], const float (&b)[kPack]) {

@@ -1,0 +1,41 @@
+// Attention with exclusive attention (xsa.h) behind it, as one op that a device may do in one pass.
+// Legend as in attention_varlen.h.
+#pragma once
+
+#include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/xsa.h"
+
+namespace fairway {
+
+// y2 [T, H, d] = xsa(attention), lse [H, T], y_dot_v [T, H].
+template <class T>
+void attention_xsa(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
+                   const AttentionSegments& segments, Tensor<T> y2, Tensor<T> lse,
+                   Tensor<T> y_dot_v) {
+  attention_varlen<T>(device, q, k, v, segments, y2, lse);
+  xsa<T>(device, y2, v, y_dot_v);
+}
+template <class T>
+void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
+                   const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
+                   Tensor<Accum<T>> y_dot_v);
+
+// dy: the gradient of y2, which becomes that of attention's own output. delta [H, T]: scratch.
+// dq, dk, dv written.
+template <class T>
+void attention_xsa_backward(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
+                            Tensor<const T> v, const AttentionSegments& segments,
+                            Tensor<const T> lse, Tensor<const T> y2, Tensor<const T> y_dot_v,
+                            Tensor<T> dy, Tensor<T> delta, Tensor<T> dq, Tensor<T> dk,
+                            Tensor<T> dv) {
+  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
+  attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv);
+}
+template <class T>
+void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
+                            Tensor<const T> v, const AttentionSegments& segments,
+                            Tensor<const Accum<T>> lse, Tensor<const T> y2,
+                            Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<Accum<T>> delta,
+                            Tensor<T> dq, Tensor<T> dk, Tensor<T> dv);
+
+}  // namespace fairway
