@@ -7,6 +7,7 @@
 #include "fairway/model/weights.h"
 #include "fairway/ops/adamw.h"
 #include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/ema.h"
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/grad_norm.h"
@@ -156,6 +157,12 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { attention_varlen<E>(device, q, k, v, cu_seqlens, yh, lse); });
   measure("attention_varlen backward", 3 * TD + 4 * TK, 5 * attention, [&] {
     attention_varlen_backward<E>(device, q, k, v, cu_seqlens, lse, dyh, delta, dq, dk, dv);
+  });
+  const AttentionSegments plan = attention_plan<E>(device, {T, H, K, d}, cu_seqlens);
+  measure("attention_xsa", 2 * TD + 2 * TK, 2 * attention,
+          [&] { attention_xsa<E>(device, q, k, v, plan, yh, lse, ydv); });
+  measure("attention_xsa backward", 4 * TD + 4 * TK, 5 * attention, [&] {
+    attention_xsa_backward<E>(device, q, k, v, plan, lse, yh, ydv, dyh, delta, dq, dk, dv);
   });
   measure("xsa", 2 * TD + TK, 0, [&] { xsa<E>(device, yh, v, ydv); });
   measure("xsa backward", 3 * TD + 2 * TK, 0,

@@ -1,4 +1,4 @@
-// fairway bench step|ops|ttt|data
+// fairway bench step|ops|ttt|quantize|data
 
 #include <cstdio>
 #include <memory>
@@ -8,6 +8,7 @@
 #include "fairway/base/fields.h"
 #include "fairway/io/atomic_file.h"
 #include "ops.h"
+#include "quantize.h"
 #include "recipe_options.h"
 #include "step.h"
 #include "step_gpu.h"
@@ -19,12 +20,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What step, ops and ttt have in common.
+// What step, ops, ttt and quantize have in common.
 struct Options {
   std::string recipe, json, device = "auto", precision = "auto";
   int threads = 0;
   int64_t tokens = 0;  // 0: as many as suit the device
-  int steps = 0;
+  int steps = 0, batches = 0;
   bool no_loop = false;
   bool memory = false;
   int64_t doc_tokens = 512, documents = 2;
@@ -176,6 +177,35 @@ void ttt(const Options& o) {
            {"threads", f.threads}});
 }
 
+void quantize(const Options& o) {
+  const Recipe recipe = recipe_of(o);
+  const auto f = bench::bench_quantize({.model = recipe.model,
+                                        .quant = recipe.quant,
+                                        .tokens = tokens_of(o),
+                                        .batches = o.batches > 0 ? o.batches
+                                                   : on_gpu(o)   ? 64
+                                                                 : 1,
+                                        .device = device_of(o)});
+  fmt::print(
+      "Hessians  {:.2f} s for {:.0f} tokens, {:.0f} tokens/s, their products {:.2f} TFLOP/s ({}, "
+      "{})\n"
+      "GPTQ      {:.2f} s ({} threads)\n"
+      "coding    {:.2f} s, {:.0f} bytes\n",
+      f.hessian_seconds, f.tokens, f.tokens / f.hessian_seconds,
+      f.hessian_flops / f.hessian_seconds / 1e12, f.device, o.precision, f.gptq_seconds, f.threads,
+      f.coding_seconds, f.artifact_bytes);
+  keep(o, {{"device", f.device},
+           {"matmul_precision", o.precision},
+           {"threads", f.threads},
+           {"tokens", f.tokens},
+           {"hessian_seconds", f.hessian_seconds},
+           {"hessian_tokens_per_second", f.tokens / f.hessian_seconds},
+           {"hessian_flops_per_second", f.hessian_flops / f.hessian_seconds},
+           {"gptq_seconds", f.gptq_seconds},
+           {"coding_seconds", f.coding_seconds},
+           {"artifact_bytes", f.artifact_bytes}});
+}
+
 CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
                    const std::shared_ptr<Options>& o) {
   CLI::App* command = bench.add_subcommand(name, what);
@@ -231,6 +261,16 @@ void add_bench(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   part->callback([t] { ttt(*t); });
+
+  auto q = std::make_shared<Options>();
+  part = add_part(*bench, "quantize",
+                  "Quantizing a model of random weights: summing the Hessians (forward pass and "
+                  "products on the\ndevice), GPTQ and entropy coding (on the CPU)",
+                  q);
+  part->add_option("--batches", q->batches,
+                   "Timed batches of --tokens tokens (default: 1 on a CPU, 64 on a GPU)")
+      ->check(CLI::PositiveNumber);
+  part->callback([q] { quantize(*q); });
 
   add_bench_data(*bench);
 }

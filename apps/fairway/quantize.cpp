@@ -8,11 +8,12 @@
 
 #include "commands.h"
 #include "fairway/base/check.h"
+#include "fairway/base/fields.h"
 #include "fairway/data/manifest.h"
 #include "fairway/data/stream.h"
 #include "fairway/data/tokenizer.h"
-#include "fairway/device/cpu_device.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/model/device_weights.h"
 #include "fairway/quant/calibrate.h"
 #include "fairway/quant/model_file.h"
 #include "fairway/report/report.h"
@@ -25,21 +26,23 @@ Budget quantize(const QuantizeJob& job) {
   job.config.validate();
   const ModelFile model = load_any_model(job.model);
   const TokenStream text(job.calibration, model.config.vocab_size);
-  CpuDevice device(job.threads);
   StatusLine status;
 
-  const Hessians hessians =
-      calibrate(device, model.config, model.flat.data(), text, job.config, [&](int done, int of) {
-        if (!status.due()) return;
-        const double left = status.seconds() / done * (of - done);
-        status.show(
-            fmt::format("calibrating: batch {} of {}, {} left", done, of, clock_text(left)));
-      });
+  const Hessians hessians = with_device(job.device, [&]<class Device, class T>(
+                                                        Device& device, std::type_identity<T>) {
+    const DeviceWeights<Device, T> weights(device, model.config, model.flat.data());
+    return calibrate(device, model.config, weights.view(), text, job.config, [&](int done, int of) {
+      if (!status.due()) return;
+      const double left = status.seconds() / done * (of - done);
+      status.show(fmt::format("calibrating: batch {} of {}, {} left", done, of, clock_text(left)));
+    });
+  });
+  status.show("quantizing");
+  CpuDevice cpu(job.device.threads);
   std::vector<std::string> remarks;
   QuantizedModel quantized = quantize_model(
-      device, model.config, model.flat.data(), hessians, job.config,
+      cpu, model.config, model.flat.data(), hessians, job.config,
       [&](const std::string& name, const GptqNotes& notes) {
-        if (status.due()) status.show(fmt::format("quantizing: {}", name));
         if (notes.dead_columns)
           remarks.push_back(fmt::format("{}: {} inputs were zero on all calibration text", name,
                                         notes.dead_columns));
@@ -68,7 +71,7 @@ namespace {
 
 struct Options {
   QuantizeJob job;
-  std::string model, out, tokenizer, json;
+  std::string model, out, tokenizer, json, device = "auto", precision = "auto";
   std::vector<std::string> calibration;
   bool no_brotli = false, allow_over_budget = false;
 };
@@ -77,6 +80,8 @@ void run(Options& o) {
   o.job.model = o.model, o.job.out = o.out;
   o.job.calibration = find_shards(o.calibration);
   o.job.compare_with_brotli = !o.no_brotli;
+  parse_field("--device", o.device, o.job.device.kind);
+  parse_field("--matmul-precision", o.precision, o.job.device.precision);
   if (!o.tokenizer.empty()) {
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     check_tokenizer_matches(o.job.calibration, tokenizer);
@@ -124,7 +129,23 @@ void add_quantize(CLI::App& app) {
       ->type_name("T.model");
   command->add_option("--json", o->json, "Writes the budget, tensor by tensor, as JSON")
       ->type_name("FILE");
-  command->add_option("--threads", o->job.threads, "CPU threads (0: all); never changes the result")
+  command
+      ->add_option(
+          "--device", o->device,
+          "Where the Hessians are summed; auto: a GPU where there is one. The rest runs on "
+          "the CPU")
+      ->capture_default_str()
+      ->type_name("auto|cpu|cuda");
+  command
+      ->add_option(
+          "--matmul-precision", o->precision,
+          "Inputs of the matrix products before that; auto: bfloat16 on a GPU, float32 on a "
+          "CPU")
+      ->capture_default_str()
+      ->type_name("auto|float32|bfloat16");
+  command
+      ->add_option("--threads", o->job.device.threads,
+                   "CPU threads (0: all); never changes the result")
       ->capture_default_str()
       ->type_name("N");
   command->add_flag("--no-brotli", o->no_brotli,

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "fairway/device/choose.h"
 #include "fairway/quant/config.h"
 #include "fairway/report/budget.h"
 
@@ -17,7 +18,7 @@ struct QuantizeJob {
   std::filesystem::path out;
   std::optional<uint64_t> tokenizer_hash;  // to record; else as the model or the shards say
   QuantConfig config;
-  int threads = 0;  // 0: all
+  DeviceChoice device;  // of the calibration; its threads do the rest
   bool compare_with_brotli = true;
 };
 

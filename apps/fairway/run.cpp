@@ -142,7 +142,7 @@ void run(const Options& o, const Recipe& recipe) {
     if (!recipe.data.tokenizer.empty())
       job.tokenizer_hash = Tokenizer::load(recipe.data.tokenizer).hash();
     job.config = recipe.quant;
-    job.threads = recipe.train.threads;
+    job.device = {recipe.train.device, recipe.train.threads, recipe.train.matmul_precision};
     job.compare_with_brotli = false;
     const Budget budget = quantize(job);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

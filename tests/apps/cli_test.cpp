@@ -151,6 +151,7 @@ TEST_F(Cli, HelpExplainsEveryCommand) {
                                {"bench", "step"},
                                {"bench", "ops"},
                                {"bench", "ttt"},
+                               {"bench", "quantize"},
                                {"bench", "data"}}) {
     Words words = command;
     words.push_back("--help");

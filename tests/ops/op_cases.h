@@ -234,10 +234,7 @@ void for_each_op_case(Visitor&& visit) {
         const auto q = h.in(q_shape, 1.5), k = h.in(kv_shape, 1.5), v = h.in(kv_shape);
         const AttentionExtents extents{T, H, K, d};
         const auto cu_seqlens = h.ints(segments);
-        const auto bytes = attention_plan_bytes(h.device, extents, cu_seqlens.size() - 1);
-        const auto tiles = h.template scratch<float>({static_cast<int64_t>(bytes / 4 + 4)});
-        const auto plan = attention_plan<U>(h.device, extents, cu_seqlens,
-                                            reinterpret_cast<std::byte*>(tiles.data));
+        const auto plan = attention_plan<U>(h.device, extents, cu_seqlens);
         const auto y2 = h.out("y2", q_shape, 4, T);
         const auto lse = h.out_vec("lse", {H, T}, 0, T), y_dot_v = h.out_vec("y·v", {T, H}, 4, T);
         attention_xsa<U>(h.device, q, k, v, plan, y2, lse, y_dot_v);

@@ -98,6 +98,52 @@ TEST(Gptq, SameBitsForAnyNumberOfThreads) {
             gptq(three, {w.data(), {rows, cols}}, {h.data(), {cols, cols}}, options));
 }
 
+// Two matrices that share a factor, beside one of another width.
+TEST(Gptq, SideBySideIsTheSameAsAlone) {
+  const int64_t wide = 130, narrow = 48;
+  const std::vector<float> a = random_matrix(70 * wide, 1), b = random_matrix(33 * wide, 2),
+                           c = random_matrix(40 * narrow, 3);
+  const std::vector<float> hw = random_hessian(wide, 300, 4), hn = random_hessian(narrow, 90, 5);
+  CpuDevice device(3);
+  const std::vector<Tensor<const float>> hessians{{hn.data(), {narrow, narrow}},
+                                                  {hw.data(), {wide, wide}}};
+  const std::vector<std::string> names{"c", "a"};
+  const std::vector<GptqFactor> factors = gptq_factors(device, hessians, names, 0.01);
+  GptqOptions coarse, fine;
+  coarse.bits = 4, fine.block = 32;
+  const std::vector<GptqJob> jobs{{"a", {a.data(), {70, wide}}, &factors[1], coarse},
+                                  {"c", {c.data(), {40, narrow}}, &factors[0], fine},
+                                  {"b", {b.data(), {33, wide}}, &factors[1], fine}};
+  const std::vector<QuantizedMatrix> together = gptq(device, jobs);
+  ASSERT_EQ(together.size(), 3u);
+  EXPECT_EQ(together[0], gptq(device, jobs[0].w, hessians[1], coarse));
+  EXPECT_EQ(together[1], gptq(device, jobs[1].w, hessians[0], fine));
+  EXPECT_EQ(together[2], gptq(device, jobs[2].w, hessians[1], fine));
+}
+
+TEST(Gptq, ErrorsSayWhichMatrix) {
+  std::vector<float> good(16, 0.0f), bad(16, 0.0f), w(16, 1.0f);
+  for (size_t j = 0; j < 4; ++j) good[j * 5] = bad[j * 5] = 1;
+  bad[1] = std::numeric_limits<float>::infinity();
+  CpuDevice device;
+  const std::vector<Tensor<const float>> hessians{{good.data(), {4, 4}}, {bad.data(), {4, 4}}};
+  const std::vector<std::string> names{"first", "second"};
+  const auto message = [](const auto& run) -> std::string {
+    try {
+      run();
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message([&] { gptq_factors(device, hessians, names, 0.01); }).find("second"),
+            std::string::npos);
+  const auto factors = gptq_factors(device, std::span(hessians).first(1), names, 0.01);
+  w[3] = std::numeric_limits<float>::quiet_NaN();
+  const GptqJob job{"third", {w.data(), {4, 4}}, &factors[0], {}};
+  EXPECT_NE(message([&] { gptq(device, std::span(&job, 1)); }).find("third"), std::string::npos);
+}
+
 // The purpose of it all: a smaller error of the outputs than rounding to nearest gives.
 TEST(Gptq, BeatsRoundingToNearest) {
   const int64_t rows = 40, cols = 96;

@@ -3,6 +3,7 @@
 #include "fairway/model/adapters.h"
 #include "fairway/model/instantiate.h"
 #include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/rope_gain.h"
 #include "fairway/ops/xsa.h"
@@ -25,9 +26,9 @@ AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& aren
 
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
-                  const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                  Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> residual,
-                  Tensor<T> out) {
+                  const Lora<const Accum<T>>* lora, const AttentionSegments& segments,
+                  const RopeTable<T>& rope, Tensor<const T> wo_scaled, const VisitActs<T>& acts,
+                  Tensor<const T> residual, Tensor<T> out) {
   const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
   linear<T>(device, n, layer.wq, acts.q, false);
@@ -38,8 +39,11 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
   adapt<Device, T>(device, slot_adapters(lora, s, Adapter::v), n, acts.v);
   rope_gain<T>(device, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, acts.q_rot);
   rope_gain<T>(device, acts.k, {}, rope.cosine, rope.sine, eps, acts.k_rot);
-  attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, batch.cu_seqlens, acts.y, acts.lse);
-  if (net.route[static_cast<size_t>(s)].xsa) xsa<T>(device, acts.y, acts.v, acts.y_dot_v);
+  if (net.route[static_cast<size_t>(s)].xsa)
+    attention_xsa<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.y, acts.lse,
+                     acts.y_dot_v);
+  else
+    attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.y, acts.lse);
   if (residual)
     linear_add<T>(device, acts.y, wo_scaled, residual, out);
   else
@@ -49,23 +53,25 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
 
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
-                   const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                   Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> dout,
-                   Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
-                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch) {
+                   const Lora<const Accum<T>>* lora, const AttentionSegments& segments,
+                   const RopeTable<T>& rope, Tensor<const T> wo_scaled, const VisitActs<T>& acts,
+                   Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   const AttnScratch<T>& scratch) {
   const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
   const auto& [dy, dq, dk, dv, delta] = scratch;
   linear_backward_input<T>(device, dout, wo_scaled, dy, false);
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
-    xsa_backward<T>(device, acts.y, acts.v, acts.y_dot_v, dy, dv, delta);
+    attention_xsa_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, acts.y,
+                              acts.y_dot_v, dy, delta, dq, dk, dv);
   } else {
     attention_delta<T>(device, acts.y, dy, delta);
     device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
+    attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
+                                 delta, dq, dk, dv);
   }
-  attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, batch.cu_seqlens, acts.lse,
-                               dy, delta, dq, dk, dv);
   rope_gain_backward<T>(device, dq, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, dq,
                         dlayer.q_gain);
   rope_gain_backward<T>(device, dk, acts.k, {}, rope.cosine, rope.sine, eps, dk, {});
@@ -91,15 +97,16 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                                          \
-  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,               \
-                             const Lora<const Accum<T>>*, const Batch&, const RopeTable<T>&,    \
-                             Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>); \
-  template void attn_backward(Device&, const Network&, int, const Layer<const T>&,              \
-                              const Lora<const Accum<T>>*, const Batch&, const RopeTable<T>&,   \
-                              Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
-                              const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*,  \
-                              const AttnScratch<T>&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                   \
+  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,        \
+                             const Lora<const Accum<T>>*, const AttentionSegments&,      \
+                             const RopeTable<T>&, Tensor<const T>, const VisitActs<T>&,  \
+                             Tensor<const T>, Tensor<T>);                                \
+  template void attn_backward(Device&, const Network&, int, const Layer<const T>&,       \
+                              const Lora<const Accum<T>>*, const AttentionSegments&,     \
+                              const RopeTable<T>&, Tensor<const T>, const VisitActs<T>&, \
+                              Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&,        \
+                              Tensor<Accum<T>>, const Lora<Accum<T>>*, const AttnScratch<T>&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

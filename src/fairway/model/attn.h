@@ -3,6 +3,7 @@
 
 #include "fairway/model/layer.h"
 #include "fairway/model/model.h"
+#include "fairway/ops/attention_varlen.h"
 
 namespace fairway {
 
@@ -27,17 +28,18 @@ AttnScratch<T> take_attn_scratch(const ModelConfig& config, int64_t rows, Arena&
 // attn_scale⊙attention (null residual: without). `wo_scaled`: Wo with the scale folded in.
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
-                  const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                  Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> residual,
-                  Tensor<T> out);
+                  const Lora<const Accum<T>>* lora, const AttentionSegments& segments,
+                  const RopeTable<T>& rope, Tensor<const T> wo_scaled, const VisitActs<T>& acts,
+                  Tensor<const T> residual, Tensor<T> out);
 
 // From dout, the gradient of what was added: dn, that of attn_in, is written; weight and adapter
 // gradients accumulate where there is a place for them.
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
-                   const Lora<const Accum<T>>* lora, const Batch& batch, const RopeTable<T>& rope,
-                   Tensor<const T> wo_scaled, const VisitActs<T>& acts, Tensor<const T> dout,
-                   Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
-                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch);
+                   const Lora<const Accum<T>>* lora, const AttentionSegments& segments,
+                   const RopeTable<T>& rope, Tensor<const T> wo_scaled, const VisitActs<T>& acts,
+                   Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   const AttnScratch<T>& scratch);
 
 }  // namespace fairway

@@ -89,6 +89,12 @@ Tensor<T> wo_bank(const Weights<T>& w) {
   return {w.wo(0).data, {w.layers(), all.extent(1), all.extent(2)}};
 }
 
+template <class Device, class T>
+AttentionSegments plan_segments(Device& device, const ModelConfig& c, const Batch& batch) {
+  return attention_plan<T>(device, {batch.T(), c.num_heads, c.num_kv_heads, c.head_dim()},
+                           batch.cu_seqlens);
+}
+
 template <class T>
 Tensor<T> row_of(Tensor<T> t, int i) {
   return t ? t.slice(i) : Tensor<T>{};
@@ -124,6 +130,7 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   embed<T>(device, batch.inputs, w.tok_emb, c.norm_eps, acts.emb_rstd, acts.x0);
 
+  const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
   fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
   fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
 
@@ -142,11 +149,11 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
     mix_norm<T>(device, v.x, acts.x0, layer.resid_mix, c.norm_eps, ln, serial ? u : Tensor<T>{},
                 v.rstd_attn, v.attn_in);
     if (serial) {
-      attn_forward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, u, h);
+      attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, u, h);
       rms_norm<T>(device, h, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
       mlp_forward<Device, T>(device, s, layer, lora, wdown, v, h, output_of(net, acts, s));
     } else {
-      attn_forward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, {}, v.a);
+      attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, {}, v.a);
       rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
       mlp_forward<Device, T>(device, s, layer, lora, wdown, v, {}, v.m);
       lane_join<T>(device, lane_join_of(v, layer), output_of(net, acts, s),
@@ -178,6 +185,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       take_backward_scratch<T>(net, batch.T(), dweights != nullptr, arena);
   const auto& [rope, attn, d0, d1, dx0, da, dm, dn, dskip, dwo_bank, dwdown_bank] = scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
+  const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
   zero(device, dx0);
   if (dweights) {
     zero(device, dwo_bank);
@@ -210,8 +218,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     if (visit.join == Join::serial) {
       mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d0);  // d0 is now dh
-      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, d0, dn, dlayer, dwo,
-                               dlora, attn);
+      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, dn, dlayer,
+                               dwo, dlora, attn);
       into.du = d0;  // u reaches h beside attention too
       mix_norm_backward<T>(device, into, false, d0, dx0, dlayer.resid_mix);
     } else {
@@ -219,8 +227,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
                             dlayer.resid_lambdas);
       mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);
-      attn_backward<Device, T>(device, net, s, layer, lora, batch, rope, wo, v, da, dn, dlayer, dwo,
-                               dlora, attn);
+      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, dn, dlayer,
+                               dwo, dlora, attn);
       mix_norm_backward<T>(device, into, true, d0, dx0, dlayer.resid_mix);
     }
     if (visit.skip >= 0)

@@ -8,7 +8,7 @@ namespace fairway {
 
 namespace {
 
-constexpr int kTilesSlot = 0, kWorkSlot = 1;  // of CudaDevice::workspace
+constexpr int kTilesSlot = 0, kWorkSlot = 1, kPlanSlot = 5;  // of CudaDevice::workspace
 
 cuda::AttentionShape shape_of(const AttentionExtents& e, int64_t segments) {
   return {e.T, static_cast<int>(e.H), static_cast<int>(e.K), static_cast<int>(e.d),
@@ -35,14 +35,11 @@ std::byte* work_of(CudaDevice& device, const cuda::AttentionPlan& plan) {
 
 }  // namespace
 
-size_t attention_plan_bytes(const CudaDevice&, const AttentionExtents& extents, int64_t segments) {
-  return cuda::attention_plan_bytes(shape_of(extents, segments));
-}
-
 template <class T>
 AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
-                                 Tensor<const int32_t> cu_seqlens, std::byte* tiles) {
+                                 Tensor<const int32_t> cu_seqlens) {
   const auto shape = shape_of(extents, cu_seqlens.size() - 1);
+  std::byte* tiles = device.workspace(kPlanSlot, cuda::attention_plan_bytes(shape));
   const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
   cuda::fill_attention_plan(device.stream(), cuda::attention_plan(shape, kernels, tiles),
                             cu_seqlens.data);
@@ -99,7 +96,7 @@ void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const 
 
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
   template AttentionSegments attention_plan<T>(CudaDevice&, const AttentionExtents&,             \
-                                               Tensor<const int32_t>, std::byte*);               \
+                                               Tensor<const int32_t>);                           \
   template void attention_varlen(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
                                  const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>);         \
   template void attention_varlen_backward(                                                       \

@@ -27,22 +27,16 @@ struct AttentionSegments {
 struct AttentionExtents {
   int64_t T, H, K, d;
 };
-// The memory that attention_plan fills; the CPU needs none.
-inline size_t attention_plan_bytes(const CpuDevice&, const AttentionExtents&, int64_t) {
-  return 0;
-}
-size_t attention_plan_bytes(const CudaDevice& device, const AttentionExtents& extents,
-                            int64_t segments);
-// Makes the tile lists in `tiles` for ops on elements T. To be issued again when the contents of
-// cu_seqlens have changed.
+// Makes the tile lists for ops on elements T, in memory of the device that its next plan uses
+// again.
 template <class T>
 AttentionSegments attention_plan(CpuDevice&, const AttentionExtents&,
-                                 Tensor<const int32_t> cu_seqlens, std::byte*) {
+                                 Tensor<const int32_t> cu_seqlens) {
   return cu_seqlens;
 }
 template <class T>
 AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
-                                 Tensor<const int32_t> cu_seqlens, std::byte* tiles);
+                                 Tensor<const int32_t> cu_seqlens);
 
 // q [T, H, d], k and v [T, K, d], S segments → y [T, H, d], lse [H, T] (log Σ e^score).
 template <class T>

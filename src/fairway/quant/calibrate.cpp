@@ -6,57 +6,51 @@
 #include "fairway/base/rng.h"
 #include "fairway/data/stream.h"
 #include "fairway/device/cpu_matmul.h"
-#include "fairway/model/model.h"
+#include "fairway/device/run_types.h"
 #include "fairway/model/weights.h"
+#include "fairway/ops/linear.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/rms_norm.h"
 
 namespace fairway {
 
-namespace {
-
-int64_t input_width(const ModelConfig& config, Hessians::Input input) {
-  return input == Hessians::mlp_hidden ? config.mlp_dim() : config.model_dim;
+int64_t Hessians::size(const ModelConfig& config) {
+  const int64_t D = config.model_dim, F = config.mlp_dim();
+  return config.num_layers * (3 * D * D + F * F) + D * D;
 }
 
-}  // namespace
-
-Hessians::Hessians(const ModelConfig& config) : config_(config) {
-  for (int layer = 0; layer < config.num_layers; ++layer)
-    for (int input = 0; input < kInputs; ++input) {
-      const int64_t n = input_width(config, static_cast<Input>(input));
-      layers_.emplace_back(static_cast<size_t>(n * n), 0.0f);
-    }
-  head_.assign(static_cast<size_t>(int64_t{config.model_dim} * config.model_dim), 0.0f);
+Tensor<float> Hessians::layer(const ModelConfig& config, float* flat, int layer, Input input) {
+  const int64_t D = config.model_dim, F = config.mlp_dim();
+  static_assert(mlp_hidden == 3, "the wide one comes last in a layer");
+  const int64_t n = input == mlp_hidden ? F : D;
+  return {flat + layer * (3 * D * D + F * F) + input * D * D, {n, n}};
 }
 
-Tensor<float> Hessians::layer(int layer, Input input) {
-  const int64_t n = input_width(config_, input);
-  return {layers_[static_cast<size_t>(layer * kInputs + input)].data(), {n, n}};
+Tensor<float> Hessians::head(const ModelConfig& config, float* flat) {
+  const int64_t D = config.model_dim;
+  return {flat + size(config) - D * D, {D, D}};
 }
 
-Tensor<float> Hessians::head() {
-  return {head_.data(), {config_.model_dim, config_.model_dim}};
-}
+Hessians::Hessians(const ModelConfig& config)
+    : config_(config), flat_(static_cast<size_t>(size(config))) {}
 
 Tensor<const float> Hessians::of(const std::string& name) const {
-  auto& self = const_cast<Hessians&>(*this);  // hands out a const view
-  if (name == "tok_emb.weight" || name == "lm_head.weight") return self.head();
+  auto* flat = const_cast<float*>(flat_.data());  // hands out a const view
+  if (name == "tok_emb.weight" || name == "lm_head.weight") return head(config_, flat);
   if (!name.starts_with("blocks.")) return {};
   const int at = std::stoi(name.substr(7));
+  const auto of_layer = [&](Input input) { return layer(config_, flat, at, input); };
   if (name.ends_with(".attn.c_q.weight") || name.ends_with(".attn.c_k.weight") ||
       name.ends_with(".attn.c_v.weight"))
-    return self.layer(at, attn_in);
-  if (name.ends_with(".attn.proj.weight")) return self.layer(at, attn_out);
-  if (name.ends_with(".mlp.fc.weight")) return self.layer(at, mlp_in);
-  if (name.ends_with(".mlp.proj.weight")) return self.layer(at, mlp_hidden);
+    return of_layer(attn_in);
+  if (name.ends_with(".attn.proj.weight")) return of_layer(attn_out);
+  if (name.ends_with(".mlp.fc.weight")) return of_layer(mlp_in);
+  if (name.ends_with(".mlp.proj.weight")) return of_layer(mlp_hidden);
   return {};
 }
 
 void Hessians::scale(float factor) {
-  for (auto& h : layers_)
-    for (float& x : h) x *= factor;
-  for (float& x : head_) x *= factor;
+  for (float& x : flat_) x *= factor;
 }
 
 std::vector<std::vector<int64_t>> calibration_windows(int64_t stream_tokens,
@@ -84,86 +78,161 @@ std::vector<std::vector<int64_t>> calibration_windows(int64_t stream_tokens,
 
 namespace {
 
-// h += xᵀx; x [T, n], h [n, n]. In float32 whatever the recipe's precision.
+// h += xᵀx; x [T, n], h [n, n]: the weight gradient of a linear map whose output's gradient is its
+// input. On a CPU in float32 whatever the recipe's precision.
 void add_gram(CpuDevice& device, Tensor<const float> x, Tensor<float> h) {
   const int64_t n = h.extent(0), rows = x.size() / n;
   matmul<float>(device, n, n, rows, mat_t(x.data, n), mat(x.data, n), h.data, n,
                 /*accumulate=*/true, /*exact=*/true);
 }
+#if FAIRWAY_WITH_CUDA
+template <class T>
+void add_gram(CudaDevice& device, Tensor<const T> x, Tensor<float> h) {
+  linear_backward_weight<T>(device, x, x, h);
+}
+#endif
+
+// What the matrices of a visit multiply.
+template <class T>
+struct MatrixInputs {
+  Tensor<const T> attn_in;     // [T, D] of Wq, Wk, Wv
+  Tensor<const T> attn_out;    // [T, D] of Wo
+  Tensor<const T> mlp_in;      // [T, D] of Wup
+  Tensor<const T> mlp_hidden;  // [T, F] of Wdown
+};
+
+// Those of visit s of a finished forward pass. `hidden` [T, F]: memory for f(z) where the forward
+// pass keeps z.
+template <class Device, class T>
+MatrixInputs<T> matrix_inputs(Device& device, const Acts<T>& acts, int s, Tensor<T> hidden) {
+  const VisitActs<T>& visit = acts.visits[static_cast<size_t>(s)];
+  if constexpr (std::is_same_v<T, bf16>)
+    hidden = visit.hidden.z;
+  else
+    leaky_sq<T>(device, visit.hidden, hidden);
+  return {visit.attn_in, visit.y, visit.mlp_in, hidden};
+}
 
 }  // namespace
 
-void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const float* flat,
-                         Tensor<const int32_t> inputs, int64_t window, Hessians& hessians) {
-  const int64_t rows = inputs.size();
-  check(rows > 0 && rows % window == 0, "accumulate_hessians: whole windows");
-  const Network net(config, /*looped=*/true);
-  const Weights<const float> w = weights_view(config, flat);
-  std::vector<int32_t> cu_seqlens;
-  for (int64_t at = 0; at <= rows; at += window) cu_seqlens.push_back(static_cast<int32_t>(at));
+template <class Device, class T>
+struct Calibration<Device, T>::Layout {
+  Tensor<int32_t> inputs, cu_seqlens;
+  Acts<T> acts;
+  Tensor<T> hidden;    // [T, F]; null for bf16, see matrix_inputs
+  Tensor<T> final_in;  // [T, D]
+  Tensor<Accum<T>> final_rstd;
+  Arena rest;
+};
 
-  struct Buffers {
-    Acts<float> acts;
-    Tensor<float> hidden, final_in, final_rstd;  // [T, F], [T, D], [T]
-  };
-  // Every visit's activations stay, as for a backward pass: the inputs of products are among them.
-  const auto take = [&](Arena& arena) {
-    Buffers b;
-    b.acts =
-        take_acts<float>(config, net.route, rows, /*head_rows=*/1, /*for_backward=*/true, arena);
-    b.hidden = arena.take<float>("hidden", {rows, config.mlp_dim()});
-    b.final_in = arena.take<float>("final input", {rows, config.model_dim});
-    b.final_rstd = arena.take<float>("norms", {rows});
-    return b;
-  };
-  Arena dry;
-  take(dry);
-  const size_t scratch = scratch_bytes<float>(net, rows, 1, /*for_backward=*/false);
-  const HostBuffer memory(dry.peak() + scratch);
-  Arena arena(memory.data(), memory.bytes());
-  const Buffers b = take(arena);
-
-  Batch batch;
-  batch.inputs = inputs;
-  batch.cu_seqlens = {cu_seqlens.data(), {static_cast<int64_t>(cu_seqlens.size())}};
-  forward<CpuDevice, float>(device, net, w, /*lora=*/nullptr, batch, b.acts, arena);
-
-  for (int s = 0; s < net.slots(); ++s) {
-    const int layer = net.route[static_cast<size_t>(s)].layer;
-    const VisitActs<float>& visit = b.acts.visits[static_cast<size_t>(s)];
-    leaky_sq<float>(device, visit.hidden, b.hidden);
-    add_gram(device, visit.attn_in, hessians.layer(layer, Hessians::attn_in));
-    add_gram(device, visit.y, hessians.layer(layer, Hessians::attn_out));
-    add_gram(device, visit.mlp_in, hessians.layer(layer, Hessians::mlp_in));
-    add_gram(device, b.hidden, hessians.layer(layer, Hessians::mlp_hidden));
-  }
-  rms_norm<float>(device, b.acts.final_x, config.norm_eps, 1.0, b.final_rstd, b.final_in);
-  add_gram(device, b.final_in, hessians.head());
+// Every visit's activations stay, as for a backward pass: its inputs are computed again from them.
+template <class Device, class T>
+typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& arena,
+                                                                     int64_t tokens) const {
+  const ModelConfig& config = net_.config;
+  Layout l;
+  l.inputs = arena.take<int32_t>("inputs", {tokens});
+  l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {tokens / window_ + 1});
+  l.acts = take_acts<T>(config, net_.route, tokens, /*head_rows=*/1, /*for_backward=*/true, arena);
+  if constexpr (!std::is_same_v<T, bf16>)
+    l.hidden = arena.take<T>("hidden", {tokens, config.mlp_dim()});
+  l.final_in = arena.take<T>("final input", {tokens, config.model_dim});
+  l.final_rstd = arena.take<Accum<T>>("norms", {tokens});
+  const auto bytes =
+      static_cast<int64_t>(scratch_bytes<T>(net_, tokens, 1, /*for_backward=*/false));
+  l.rest = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
+  return l;
 }
 
-Hessians calibrate(CpuDevice& device, const ModelConfig& config, const float* flat,
+template <class Device, class T>
+Calibration<Device, T>::Calibration(Device& device, const ModelConfig& config,
+                                    const Weights<const T>& weights, int64_t tokens, int64_t window)
+    : device_(device),
+      net_(config, /*looped=*/true),
+      weights_(weights),
+      tokens_(tokens),
+      window_(window) {
+  sums_ = device.allocate(static_cast<size_t>(Hessians::size(config)) * sizeof(float));
+  Arena dry;
+  take(dry, tokens);
+  memory_ = device.allocate(dry.peak());
+}
+
+template <class Device, class T>
+void Calibration<Device, T>::add(std::span<const int32_t> inputs) {
+  const int64_t tokens = std::ssize(inputs);
+  check(tokens > 0 && tokens % window_ == 0 && tokens <= tokens_, "Calibration: whole windows");
+  std::vector<int32_t> cu_seqlens;
+  for (int64_t at = 0; at <= tokens; at += window_) cu_seqlens.push_back(static_cast<int32_t>(at));
+  Arena arena(memory_.data(), memory_.bytes());
+  const Layout l = take(arena, tokens);
+  device_.upload(l.inputs.data, inputs.data(), inputs.size_bytes());
+  device_.upload(l.cu_seqlens.data, cu_seqlens.data(), cu_seqlens.size() * sizeof(int32_t));
+
+  Batch batch;
+  batch.inputs = l.inputs;
+  batch.cu_seqlens = l.cu_seqlens;
+  forward<Device, T>(device_, net_, weights_, /*lora=*/nullptr, batch, l.acts, l.rest);
+
+  const ModelConfig& config = net_.config;
+  auto* sums = reinterpret_cast<float*>(sums_.data());
+  for (int s = 0; s < net_.slots(); ++s) {
+    const int layer = net_.route[static_cast<size_t>(s)].layer;
+    const MatrixInputs<T> in = matrix_inputs<Device, T>(device_, l.acts, s, l.hidden);
+    const auto add = [&](Hessians::Input input, Tensor<const T> x) {
+      add_gram(device_, x, Hessians::layer(config, sums, layer, input));
+    };
+    add(Hessians::attn_in, in.attn_in);
+    add(Hessians::attn_out, in.attn_out);
+    add(Hessians::mlp_in, in.mlp_in);
+    add(Hessians::mlp_hidden, in.mlp_hidden);
+  }
+  rms_norm<T>(device_, l.acts.final_x, config.norm_eps, 1.0, l.final_rstd, l.final_in);
+  add_gram(device_, Tensor<const T>(l.final_in), Hessians::head(config, sums));
+}
+
+template <class Device, class T>
+Hessians Calibration<Device, T>::sums() const {
+  Hessians hessians(net_.config);
+  device_.download(hessians.flat().data(), sums_.data(), hessians.flat().size_bytes());
+  return hessians;
+}
+
+template <class Device, class T>
+Hessians calibrate(Device& device, const ModelConfig& config, const Weights<const T>& weights,
                    const TokenStream& text, const QuantConfig& quant,
                    const std::function<void(int done, int of)>& progress) {
   quant.validate();
-  Hessians hessians(config);
   const int64_t window = quant.calibration_window;
-  // Windows that go through the model together: memory for about 4,096 tokens.
-  const auto together = static_cast<size_t>(std::max<int64_t>(1, 4096 / window));
+  const auto batches = calibration_windows(text.size(), quant);
+  const size_t together = std::clamp<size_t>(
+      static_cast<size_t>(kCalibrationTokens<Device, T> / window), 1, batches.front().size());
+  Calibration<Device, T> calibration(device, config, weights,
+                                     static_cast<int64_t>(together) * window, window);
   std::vector<int32_t> inputs;
   int done = 0;
-  for (const std::vector<int64_t>& batch : calibration_windows(text.size(), quant)) {
+  for (const std::vector<int64_t>& batch : batches) {
     for (size_t begin = 0; begin < batch.size(); begin += together) {
       const size_t count = std::min(together, batch.size() - begin);
       inputs.resize(count * static_cast<size_t>(window));
       for (size_t i = 0; i < count; ++i)
         text.copy(batch[begin + i], window, inputs.data() + i * static_cast<size_t>(window));
-      accumulate_hessians(device, config, flat,
-                          {inputs.data(), {static_cast<int64_t>(inputs.size())}}, window, hessians);
+      calibration.add(inputs);
     }
+    device.synchronize();  // so that `progress` speaks of work done, not of work issued
     if (progress) progress(++done, quant.calibration_batches);
   }
+  Hessians hessians = calibration.sums();
   hessians.scale(1.0f / static_cast<float>(quant.calibration_batches));
   return hessians;
 }
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                              \
+  template class Calibration<Device, T>;                                            \
+  template Hessians calibrate(Device&, const ModelConfig&, const Weights<const T>&, \
+                              const TokenStream&, const QuantConfig&,               \
+                              const std::function<void(int, int)>&);
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

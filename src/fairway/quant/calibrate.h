@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "fairway/base/arena.h"
 #include "fairway/base/tensor.h"
-#include "fairway/device/cpu_device.h"
-#include "fairway/model/config.h"
+#include "fairway/device/device.h"
+#include "fairway/model/model.h"
 #include "fairway/quant/config.h"
 
 namespace fairway {
@@ -17,7 +20,8 @@ namespace fairway {
 class TokenStream;
 
 // Matrices that read the same input share one Hessian: Wq, Wk and Wv of a layer; the uses of a
-// looped layer add up.
+// looped layer add up. All of them lie in one buffer, in host memory here, on a device while they
+// are summed.
 class Hessians {
  public:
   explicit Hessians(const ModelConfig& config);
@@ -28,16 +32,19 @@ class Hessians {
 
   // The inputs that Hessians are kept for.
   enum Input { attn_in, attn_out, mlp_in, mlp_hidden, kInputs };
-  Tensor<float> layer(int layer, Input input);
-  Tensor<float> head();
 
   // Multiplies every Hessian by `factor`.
   void scale(float factor);
 
+  // The buffer, and where in one laid out alike each Hessian lies.
+  static int64_t size(const ModelConfig& config);
+  static Tensor<float> layer(const ModelConfig& config, float* flat, int layer, Input input);
+  static Tensor<float> head(const ModelConfig& config, float* flat);
+  std::span<float> flat() { return flat_; }
+
  private:
   ModelConfig config_;
-  std::vector<std::vector<float>> layers_;  // [L · kInputs]
-  std::vector<float> head_;
+  std::vector<float> flat_;
 };
 
 // The windows of text that calibration reads: [batches][windows of a batch] start offsets, drawn
@@ -46,15 +53,45 @@ class Hessians {
 std::vector<std::vector<int64_t>> calibration_windows(int64_t stream_tokens,
                                                       const QuantConfig& config);
 
-// Adds Σ xᵀx of every matrix input over `inputs` [windows · window] token ids, every window one
-// attention segment, looping on (when the model has loops).
-void accumulate_hessians(CpuDevice& device, const ModelConfig& config, const float* flat,
-                         Tensor<const int32_t> inputs, int64_t window, Hessians& hessians);
+// Sums the Hessians of one model in the memory of a device. T: the element type of activations and
+// matrices (model/model.h); the sums are float32.
+template <class Device, class T>
+class Calibration {
+ public:
+  // `tokens`: the most that one call of add will bring, in whole windows of `window`. What
+  // `weights` points to must outlive this.
+  Calibration(Device& device, const ModelConfig& config, const Weights<const T>& weights,
+              int64_t tokens, int64_t window);
+
+  // Adds Σ xᵀx of every matrix input over `inputs`, token ids in host memory, every window one
+  // attention segment, looping on (when the model has loops).
+  void add(std::span<const int32_t> inputs);
+
+  // The sums so far.
+  Hessians sums() const;
+
+ private:
+  struct Layout;
+  Layout take(Arena& arena, int64_t tokens) const;
+
+  Device& device_;
+  Network net_;
+  Weights<const T> weights_;
+  int64_t tokens_, window_;
+  typename Device::Buffer sums_, memory_;
+};
 
 // All of it, on windows drawn from `text`, divided by n. `progress`, if given, hears of each batch
 // done.
-Hessians calibrate(CpuDevice& device, const ModelConfig& config, const float* flat,
+template <class Device, class T>
+Hessians calibrate(Device& device, const ModelConfig& config, const Weights<const T>& weights,
                    const TokenStream& text, const QuantConfig& quant,
                    const std::function<void(int done, int of)>& progress = {});
+
+// Tokens that a device takes through the model together.
+template <class Device, class T>
+constexpr int64_t kCalibrationTokens = std::is_same_v<Device, CpuDevice> ? 4096
+                                       : sizeof(T) == 2                  ? 98304
+                                                                         : 49152;
 
 }  // namespace fairway

@@ -1,5 +1,6 @@
 #include "fairway/quant/quantize.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "fairway/base/fp16.h"
@@ -14,6 +15,12 @@ QuantizedModel quantize_model(
   quant.validate();
   QuantizedModel model;
   model.config = config;
+  std::vector<GptqJob> jobs;
+  std::vector<size_t> at;  // jobs' places in the model
+  // Matrices that read the same input share its Hessian, and the factor with it.
+  std::vector<Tensor<const float>> inputs;
+  std::vector<std::string> names;  // of the first matrix of each
+  std::vector<size_t> input_of;
   for_each_named(weights_view(config, flat), [&](const std::string& name, Tensor<const float> t) {
     StoredTensor stored;
     stored.name = name;
@@ -26,13 +33,15 @@ QuantizedModel quantize_model(
       options.clip_sigmas = embedding ? quant.embed_clip_sigmas : quant.clip_sigmas;
       options.damping = quant.damping;
       options.block = quant.block;
-      GptqNotes notes;
-      try {
-        stored.matrix = gptq(device, t, h, options, &notes);
-      } catch (const Error& e) {
-        fail("{}: {}", name, e.what());
+      const auto known = std::find_if(inputs.begin(), inputs.end(),
+                                      [&](const auto& input) { return input.data == h.data; });
+      input_of.push_back(static_cast<size_t>(known - inputs.begin()));
+      if (known == inputs.end()) {
+        inputs.push_back(h);
+        names.push_back(name);
       }
-      if (note) note(name, notes);
+      jobs.push_back({name, t, nullptr, options});
+      at.push_back(model.tensors.size());
     } else {
       stored.half.reserve(static_cast<size_t>(t.size()));
       for (float x : t) {
@@ -42,6 +51,13 @@ QuantizedModel quantize_model(
     }
     model.tensors.push_back(std::move(stored));
   });
+  const std::vector<GptqFactor> factors = gptq_factors(device, inputs, names, quant.damping);
+  for (size_t i = 0; i < jobs.size(); ++i) jobs[i].factor = &factors[input_of[i]];
+  std::vector<QuantizedMatrix> matrices = gptq(device, jobs);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    model.tensors[at[i]].matrix = std::move(matrices[i]);
+    if (note) note(jobs[i].name, jobs[i].factor->notes);
+  }
   return model;
 }
 

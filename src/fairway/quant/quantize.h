@@ -11,7 +11,8 @@
 namespace fairway {
 
 // Tensors of more than keep_float_elements elements go through gptq (matrices only: two extents),
-// the others are rounded to float16. `note`, if given, hears of each matrix as it is done.
+// the others are rounded to float16. `note`, if given, hears of each matrix in the end. Throws
+// Error naming the tensor that holds what it cannot.
 QuantizedModel quantize_model(
     CpuDevice& device, const ModelConfig& config, const float* flat, const Hessians& hessians,
     const QuantConfig& quant,
