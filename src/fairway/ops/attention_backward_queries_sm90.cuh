@@ -165,6 +165,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   }
   for (int i = 0; i < begin; ++i) {  // tiles that only the other warpgroup sees
     mbarrier_wait(&shared.full[i % kStages], i / kStages & 1);
+    __syncwarp();  // every lane has seen this phase
     release(i % kStages);
   }
   if (row0 < tile.length && lane % 4 == 0) {

@@ -86,9 +86,9 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
   }
   __syncthreads();
 
-  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 32 = 61,440.
+  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 24 <= 61,440.
   if (warpgroup == 2 * kTeams) {
-    registers_decrease<32>();
+    registers_decrease<24>();
     if (warp >= kTeams || lane != 0) return;
     Team& team = shared.team[warp];
     auto& state = shared.state[warp];
@@ -151,6 +151,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         key_tile = last_key_tile(state.tile[b], kHeight);
         for (; key_tile > (row0 < length ? own_tile : -1); --key_tile) {
           mbarrier_wait(&state.full[s], parity);
+          __syncwarp();  // every lane has seen this phase
           release(&state.empty[s]);
           if (++s == kStages) s = 0, parity ^= 1;
         }

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "fairway/device/cuda_check.h"
+#include "fairway/ops/attention_mma_cuda.h"
 #include "fairway/ops/attention_simt_cuda.h"
 #include "fairway/ops/attention_tiles_fill.cuh"
 #include "fairway/ops/attention_varlen_cuda.cuh"
@@ -27,6 +28,8 @@ TileHeights tile_heights(const AttentionShape& s, AttentionKernels kernels) {
   switch (kernels) {
     case AttentionKernels::sm90:
       return {attention_sm90::query_tile_height(s), attention_sm90::key_tile_height(s)};
+    case AttentionKernels::mma:
+      return {attention_mma::tile_height(s), attention_mma::tile_height(s)};
     default:
       return {attention_simt::tile_height(s), attention_simt::tile_height(s)};
   }
@@ -36,13 +39,16 @@ TileHeights tile_heights(const AttentionShape& s, AttentionKernels kernels) {
 
 template <class T>
 AttentionKernels attention_kernels(const AttentionShape& s, int capability) {
-  if (std::is_same_v<T, bf16> && s.d == 64 && capability == 90) return AttentionKernels::sm90;
+  if (!std::is_same_v<T, bf16>) return AttentionKernels::simt;
+  if (s.d == 64 && capability == 90) return AttentionKernels::sm90;
+  if (attention_mma::supports(s) && capability >= 80) return AttentionKernels::mma;
   return AttentionKernels::simt;
 }
 
 size_t attention_plan_bytes(const AttentionShape& s) {
   size_t most = 0;
-  for (const auto kernels : {AttentionKernels::simt, AttentionKernels::sm90}) {
+  for (const auto kernels :
+       {AttentionKernels::simt, AttentionKernels::mma, AttentionKernels::sm90}) {
     const TileHeights heights = tile_heights(s, kernels);
     most = std::max(most, AttentionTiles::bytes(s.T, s.segments, heights.queries) +
                               AttentionTiles::bytes(s.T, s.segments, heights.keys));
@@ -84,6 +90,9 @@ void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* 
     if (plan.kernels == AttentionKernels::sm90)
       return attention_sm90::forward(stream, s, plan.query_tiles, q, k, v, y, lse, y_dot_v);
   check(!y_dot_v, "attention: these kernels do not include xsa");
+  if constexpr (std::is_same_v<T, bf16>)
+    if (plan.kernels == AttentionKernels::mma)
+      return attention_mma::forward(stream, s, plan.query_tiles, q, k, v, y, lse);
   attention_simt::forward(stream, s, plan.query_tiles, q, k, v, y, lse);
 }
 
@@ -104,6 +113,10 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
       attention_sm90::backward_keys(stream, s, plan.key_tiles, q, k, v, dy, workspace, dk, dv);
       return;
     }
+  if constexpr (std::is_same_v<T, bf16>)
+    if (plan.kernels == AttentionKernels::mma)
+      return attention_mma::backward(stream, s, plan.query_tiles, plan.key_tiles, q, k, v, lse, dy,
+                                     delta, dq, dk, dv);
   attention_simt::backward(stream, s, plan.query_tiles, plan.key_tiles, q, k, v, lse, dy, delta, dq,
                            dk, dv);
 }

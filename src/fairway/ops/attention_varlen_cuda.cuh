@@ -24,6 +24,7 @@ struct AttentionShape {
 
 enum class AttentionKernels {
   simt,  // any type, d <= 256, any GPU
+  mma,   // bf16, d = 32, 64 or 128: tensor cores, any GPU since compute capability 8.0
   sm90   // bf16, d = 64: Hopper
 };
 // The fastest for this element type and compute capability (90 for 9.0).

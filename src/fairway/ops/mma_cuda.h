@@ -30,6 +30,14 @@ __device__ inline void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Four 8x8 matrices of 16-bit elements: lanes 8i … 8i+7 give the addresses of the rows of matrix i;
+// lane l receives elements (l/4, 2(l%4)) and (l/4, 2(l%4)+1) of each.
+__device__ inline void load_matrices(uint32_t (&to)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared_row)))
+               : "memory");
+}
 // Four transposed 8x8 matrices of 16-bit elements: lanes 8i … 8i+7 give the addresses of the rows
 // of matrix i; lane l receives elements (2(l%4), l/4) and (2(l%4)+1, l/4) of each.
 __device__ inline void load_matrices_transposed(uint32_t (&to)[4], const void* shared_row) {
