@@ -1,6 +1,6 @@
 # make            install what is missing, then build      -> build/apps/fairway/fairway
 # make demo       text in, a scored artifact out, in a few minutes on two cores
-# make test       the whole test suite
+# make test       the whole test suite;  make test-gpu the part that needs a GPU
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
 # make tsan       what uses std::thread (training batches, shard building) under ThreadSanitizer
 # make tidy       clang-tidy on the program itself;  make format rewrites, make format-check only looks
@@ -9,12 +9,14 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 
 ifneq ($(shell command -v ccache),)
-CMAKE_FLAGS += -DCMAKE_CXX_COMPILER_LAUNCHER=ccache
+CMAKE_FLAGS += -DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache
 endif
 
-sources = $(shell git ls-files '*.cpp' '*.h')
+sources = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+# Builds that only check the host's code leave the GPU's out.
+CPU_ONLY = -DFAIRWAY_CUDA=OFF
 
-.PHONY: all deps check-deps build-all demo test sanitize tsan tidy format format-check clean
+.PHONY: all deps check-deps build-all demo test test-gpu sanitize tsan tidy format format-check clean
 .DEFAULT_GOAL := all
 
 deps:
@@ -38,9 +40,13 @@ demo: all
 test: build-all
 	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
+# What needs a GPU; says so and passes where there is none.
+test-gpu: build-all
+	ctest --test-dir $(BUILD) --output-on-failure -L gpu
+
 sanitize: deps
 	cmake -B $(BUILD)-sanitize -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=address,undefined
+	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=address,undefined $(CPU_ONLY)
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize --output-on-failure -j $(JOBS) -LE slow
 
@@ -48,13 +54,13 @@ sanitize: deps
 # are none.
 tsan: deps
 	cmake -B $(BUILD)-tsan -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=thread
+	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=thread $(CPU_ONLY)
 	cmake --build $(BUILD)-tsan -j $(JOBS) --target data_threads_test
 	$(BUILD)-tsan/tests/data/data_threads_test
 
 tidy: check-deps $(BUILD)/build.ninja
 	run-clang-tidy -quiet -j $(JOBS) -p $(BUILD) -extra-arg=-Wno-unknown-warning-option \
-	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|bench)/'
+	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|bench)/.*\.cpp$$'
 
 format: check-deps
 	clang-format -i $(sources)

@@ -37,14 +37,21 @@ function(fairway_library name)
 endfunction()
 
 function(fairway_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "GPU" "" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE fairway_options ${ARG_DEPENDS} GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE FAIRWAY_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*Gpu*" PROPERTIES TIMEOUT 600
     # Tests run side by side: idle OpenMP threads must not spin.
     ENVIRONMENT "OMP_WAIT_POLICY=passive")
+  # GPU: some tests' names begin with Gpu. They are one entry, labelled gpu: opening a GPU takes longer than most
+  # of them, and where there is none they skip together.
+  if(ARG_GPU AND FAIRWAY_WITH_CUDA)
+    add_test(NAME gpu.${name} COMMAND ${name} --gtest_filter=*Gpu*)
+    set_tests_properties(gpu.${name} PROPERTIES LABELS gpu RUN_SERIAL ON TIMEOUT 600
+      SKIP_REGULAR_EXPRESSION "no GPU here")
+  endif()
 endfunction()
 
 # CUDA sources of a library: files *_sm90.cu use instructions that only Hopper has, the others run on

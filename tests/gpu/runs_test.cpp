@@ -1,0 +1,190 @@
+// Whole runs on a GPU: the same bits every time and for any batching, and what the CPU gets.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "eval/support.h"
+#include "fairway/base/rng.h"
+#include "fairway/data/packing.h"
+#include "fairway/eval/evaluate.h"
+#include "fairway/model/device_weights.h"
+#include "fairway/train/trainer.h"
+#include "support/model_run.h"
+
+namespace fairway {
+namespace {
+
+#if FAIRWAY_WITH_CUDA
+
+class GpuRuns : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cuda_available()) GTEST_SKIP() << "no GPU here";
+  }
+};
+
+// Small, but with everything that the record has, in widths that Hopper's kernels take.
+ModelConfig small_model() {
+  ModelConfig c;
+  c.vocab_size = 512;
+  c.num_layers = 5;
+  c.model_dim = 256;
+  c.num_heads = 4;
+  c.num_kv_heads = 2;
+  c.max_doc_len = 300;
+  c.num_loops = 1;
+  c.loop_start = 1;
+  c.loop_end = 2;
+  c.parallel_start_layer = 4;
+  return c;
+}
+
+// Documents of many lengths, in which each token depends on the one before it.
+std::vector<int32_t> text(int64_t tokens, uint64_t seed) {
+  const Philox rng(seed, 0);
+  std::vector<int32_t> out;
+  uint64_t drawn = 0;
+  while (std::ssize(out) < tokens) {
+    const auto length = static_cast<int64_t>(rng.below(drawn++, 700)) + 1;
+    int64_t token = 1;
+    for (int64_t i = 0; i < length; ++i) {
+      out.push_back(static_cast<int32_t>(token));
+      token = 2 + (token * 37 + static_cast<int64_t>(rng.below(drawn++, 4))) % 510;
+    }
+  }
+  out.resize(static_cast<size_t>(tokens));
+  return out;
+}
+
+PackedBatch batch_of(int64_t tokens, uint64_t seed, int64_t max_doc_len) {
+  const auto stream = text(tokens + 1, seed);
+  PackedBatch batch;
+  batch.inputs.assign(stream.begin(), stream.end() - 1);
+  batch.targets.assign(stream.begin() + 1, stream.end());
+  batch.cu_seqlens = make_cu_seqlens(batch.inputs, 1, max_doc_len);
+  return batch;
+}
+
+struct TrainedRun {
+  std::vector<double> losses;
+  std::vector<float> weights, ema;
+};
+
+template <class Device, class T>
+TrainedRun trained(Device& device, int steps) {
+  const ModelConfig model = small_model();
+  OptimConfig optim;
+  optim.muon_momentum_warmup_steps = 50;
+  TrainConfig train;
+  train.batch_tokens = 4096;
+  train.micro_steps = 2;
+  Trainer<Device, T> trainer(device, model, optim, train);
+  trainer.warm_up(2);
+  trainer.init();
+  TrainedRun run;
+  uint64_t seed = 100;
+  for (int step = 0; step < steps; ++step) {
+    const auto result = trainer.step({step, 1.0, step >= steps / 2}, [&] {
+      return batch_of(train.micro_batch_tokens(), seed++, model.max_doc_len);
+    });
+    run.losses.push_back(result->loss);
+  }
+  run.weights = testing::host_values(device, trainer.weights());
+  run.ema = testing::host_values(device, trainer.optim_state().ema);
+  return run;
+}
+
+TEST_F(GpuRuns, TwoHundredStepsTwiceAreTheSameBits) {
+  CudaDevice first, second;
+  const TrainedRun a = trained<CudaDevice, bf16>(first, 200);
+  const TrainedRun b = trained<CudaDevice, bf16>(second, 200);
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.weights, b.weights);
+  EXPECT_EQ(a.ema, b.ema);
+  EXPECT_LT(a.losses.back(), 0.6 * a.losses.front());  // and it has learned something
+}
+
+// The updates' directions pass through bf16 products on the GPU, whatever T is: a step's update
+// errs by about 2^-8, and losses drift apart by as much of what has been learned so far.
+TEST_F(GpuRuns, TrainingFollowsTheCpu) {
+  constexpr int kSteps = 20;
+  CpuDevice cpu;
+  CudaDevice gpu;
+  const TrainedRun want = trained<CpuDevice, float>(cpu, kSteps);
+  const TrainedRun in_float = trained<CudaDevice, float>(gpu, kSteps);
+  const TrainedRun in_bf16 = trained<CudaDevice, bf16>(gpu, kSteps);
+  EXPECT_NEAR(in_float.losses[0], want.losses[0], 1e-5 * want.losses[0]);
+  for (size_t i = 0; i < kSteps; ++i) {
+    const double learned = 0x1p-9 * want.losses[0] + std::fabs(want.losses[0] - want.losses[i]);
+    EXPECT_NEAR(in_float.losses[i], want.losses[i], 0x1p-6 * learned + 1e-5) << "step " << i;
+    EXPECT_NEAR(in_bf16.losses[i], want.losses[i], 0x1p-4 * learned) << "step " << i;
+  }
+}
+
+template <class T>
+std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, int batch_docs) {
+  CudaDevice device;
+  const ModelConfig model = small_model();
+  std::vector<float> flat(static_cast<size_t>(flat_size(model)));
+  CpuDevice cpu;
+  init_weights(cpu, model, 7, flat.data());
+  const DeviceWeights<CudaDevice, T> weights(device, model, flat.data());
+  EvalConfig eval;
+  eval.mode = mode;
+  eval.window = 256;
+  eval.stride = 64;
+  TttConfig ttt;
+  ttt.rank = 16;
+  ttt.lr = 0.003;
+  ttt.window = 256;
+  ttt.batch_docs = batch_docs;
+  return evaluate(device, model, weights.view(), eval_test::StreamOf(tokens), eval_test::kBos,
+                  nullptr, eval, ttt, {})
+      .nll;
+}
+
+TEST_F(GpuRuns, TestTimeTrainingIsTheSameBitsForAnyBatching) {
+  const auto wide = text(3000, 5);
+  const std::vector<uint16_t> tokens(wide.begin(), wide.end());
+  const auto together = scores<bf16>(tokens, EvalMode::ttt, 64);
+  EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 1), together);
+  EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 3), together);
+}
+
+TEST_F(GpuRuns, NoTokenSeesALaterOne) {
+  const auto wide = text(1500, 6);
+  std::vector<uint16_t> tokens(wide.begin(), wide.end());
+  for (const EvalMode mode : {EvalMode::chunked, EvalMode::sliding, EvalMode::ttt}) {
+    const auto before = scores<bf16>(tokens, mode, 64);
+    auto changed = tokens;
+    constexpr size_t kAt = 700;
+    changed[kAt] = static_cast<uint16_t>(2 + (changed[kAt] + 11) % 500);
+    const auto after = scores<bf16>(changed, mode, 64);
+    for (size_t t = 0; t + 1 < kAt; ++t) ASSERT_EQ(before[t], after[t]) << "token " << t;
+    EXPECT_NE(before, after);
+  }
+}
+
+TEST_F(GpuRuns, ScoresAreTheCpus) {
+  const auto wide = text(1200, 8);
+  const std::vector<uint16_t> tokens(wide.begin(), wide.end());
+  const ModelConfig model = small_model();
+  std::vector<float> flat(static_cast<size_t>(flat_size(model)));
+  CpuDevice cpu;
+  init_weights(cpu, model, 7, flat.data());
+  EvalConfig eval;
+  eval.mode = EvalMode::chunked;
+  const auto want = evaluate(cpu, model, weights_view<const float>(model, flat.data()),
+                             eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {}, {})
+                        .nll;
+  const auto in_float = scores<float>(tokens, EvalMode::chunked, 64);
+  const auto in_bf16 = scores<bf16>(tokens, EvalMode::chunked, 64);
+  EXPECT_LT(testing::relative_error(in_float, want, want.size()), 1e-5);
+  EXPECT_LT(testing::relative_error(in_bf16, want, want.size()), 0x1p-6);
+}
+
+#endif
+
+}  // namespace
+}  // namespace fairway
