@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "eval/support.h"
@@ -9,6 +11,8 @@
 #include "fairway/data/packing.h"
 #include "fairway/eval/evaluate.h"
 #include "fairway/model/device_weights.h"
+#include "fairway/ops/grad_norm.h"
+#include "fairway/optim/optimizer.h"
 #include "fairway/train/trainer.h"
 #include "support/model_run.h"
 
@@ -67,7 +71,7 @@ PackedBatch batch_of(int64_t tokens, uint64_t seed, int64_t max_doc_len) {
 }
 
 struct TrainedRun {
-  std::vector<double> losses;
+  std::vector<double> losses, norms;
   std::vector<float> weights, ema;
 };
 
@@ -89,6 +93,7 @@ TrainedRun trained(Device& device, int steps) {
       return batch_of(train.micro_batch_tokens(), seed++, model.max_doc_len);
     });
     run.losses.push_back(result->loss);
+    run.norms.push_back(result->grad_norm);
   }
   run.weights = testing::host_values(device, trainer.weights());
   run.ema = testing::host_values(device, trainer.optim_state().ema);
@@ -115,11 +120,86 @@ TEST_F(GpuRuns, TrainingFollowsTheCpu) {
   const TrainedRun in_float = trained<CudaDevice, float>(gpu, kSteps);
   const TrainedRun in_bf16 = trained<CudaDevice, bf16>(gpu, kSteps);
   EXPECT_NEAR(in_float.losses[0], want.losses[0], 1e-5 * want.losses[0]);
+  EXPECT_NEAR(in_float.norms[0], want.norms[0], 1e-4 * want.norms[0]);
+  EXPECT_NEAR(in_bf16.norms[0], want.norms[0], 0x1p-5 * want.norms[0]);
   for (size_t i = 0; i < kSteps; ++i) {
     const double learned = 0x1p-9 * want.losses[0] + std::fabs(want.losses[0] - want.losses[i]);
     EXPECT_NEAR(in_float.losses[i], want.losses[i], 0x1p-6 * learned + 1e-5) << "step " << i;
     EXPECT_NEAR(in_bf16.losses[i], want.losses[i], 0x1p-4 * learned) << "step " << i;
   }
+}
+
+// One update from the same weights, gradients and state.
+TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
+  const ModelConfig model = small_model();
+  const auto n = static_cast<size_t>(flat_size(model));
+  const auto step = [&]<class Device>(Device& device) {
+    Arena dry;
+    const auto lay_out = [&](Arena& arena) {
+      struct {
+        Tensor<float> weights, gradients;
+        OptimState state;
+        Tensor<std::byte> scratch;
+      } b;
+      b.weights = arena.take<float>("", {static_cast<int64_t>(n)});
+      b.gradients = arena.take<float>("", {static_cast<int64_t>(n)});
+      b.state = take_optim_state(model, arena);
+      b.scratch = arena.take<std::byte>("", {static_cast<int64_t>(optim_scratch_bytes(model))});
+      return b;
+    };
+    lay_out(dry);
+    const auto memory = device.allocate(dry.peak());
+    Arena arena(memory.data(), memory.bytes());
+    const auto b = lay_out(arena);
+    const auto fill = [&](Tensor<float> t, uint64_t stream, double size, double mean) {
+      const Philox rng(3, stream);
+      std::vector<float> values(static_cast<size_t>(t.size()));
+      for (size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<float>(mean + size * rng.uniform(i));
+      device.upload(t.data, values.data(), values.size() * sizeof(float));
+    };
+    fill(b.weights, 0, 2, -1);
+    fill(b.gradients, 1, 2e-3, -1e-3);
+    fill(b.state.momentum, 2, 2e-3, -1e-3);
+    fill(b.state.adam_m, 3, 2e-3, -1e-3);
+    fill(b.state.adam_v, 4, 1e-6, 1e-9);
+    fill(b.state.ema, 5, 2, -1);
+    const double norm = grad_norm(device, b.gradients.size(), b.gradients.data);
+    clip_grad(device, b.gradients.size(), b.gradients.data, norm, 0.3);
+    optimizer_step(device, model, OptimConfig{}, 10, 0.7, b.weights.data, b.gradients.data, b.state,
+                   Arena(b.scratch.data, static_cast<size_t>(b.scratch.size())));
+    std::map<std::string, std::vector<float>> all;
+    all["weights"] = testing::host_values(device, b.weights);
+    for_each(b.state, [&](const char* name, Tensor<float> t) {
+      all[name] = testing::host_values(device, t);
+    });
+    all["norm"] = {static_cast<float>(norm)};
+    return all;
+  };
+  CpuDevice cpu;
+  CudaDevice gpu;
+  const auto want = step(cpu), got = step(gpu);
+  for (const auto& [name, values] : want) {
+    // What Newton-Schulz adds to weights and their average errs by its bf16 products.
+    const bool muon = name == "weights" || name == "ema";
+    EXPECT_LT(testing::relative_error(got.at(name), values, values.size()), muon ? 0x1p-10 : 1e-6)
+        << name;
+  }
+  // The same, of what has changed: each group of parameters.
+  std::vector<float> start(n);
+  const Philox rng(3, 0);
+  for (size_t i = 0; i < n; ++i) start[i] = static_cast<float>(-1 + 2 * rng.uniform(i));
+  for_each(weights_view(model, start.data()),
+           [&](const char* name, ParamGroup group, Tensor<float> t) {
+             const auto at = static_cast<size_t>(t.data - start.data());
+             double error = 0, moved = 0;
+             for (size_t i = at; i < at + static_cast<size_t>(t.size()); ++i) {
+               error += std::pow(double{got.at("weights")[i]} - want.at("weights")[i], 2);
+               moved += std::pow(double{want.at("weights")[i]} - start[i], 2);
+             }
+             EXPECT_GT(moved, 0) << name;
+             EXPECT_LT(std::sqrt(error / moved), group == ParamGroup::bank ? 0.05 : 1e-4) << name;
+           });
 }
 
 template <class T>

@@ -41,6 +41,8 @@ CudaBuffer::CudaBuffer(size_t bytes) : bytes_(bytes) {
   cuda_check(status, "allocating memory");
   data_.reset(static_cast<std::byte*>(p));
   cuda_check(cudaMemset(p, 0, bytes), "clearing memory");
+  // Devices' streams do not wait for the default stream, which clears on its own time.
+  cuda_check(cudaStreamSynchronize(cudaStreamLegacy), "clearing memory");
 }
 
 void CudaBuffer::Free::operator()(std::byte* p) const {
