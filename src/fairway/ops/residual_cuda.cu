@@ -96,8 +96,8 @@ struct LaneJoinForward {
     return lane_weights(pl, rl);
   }
   template <int kVec>
-  __device__ void row(const LaneWeights& v, const float (&in)[kIn][kVec],
-                      float (&out)[kOut][kVec], float (&)[1][kVec], float (&)[1]) const {
+  __device__ void row(const LaneWeights& v, const float (&in)[kIn][kVec], float (&out)[kOut][kVec],
+                      float (&)[1][kVec], float (&)[1]) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       const float a = in[0][i], m = in[1][i];
@@ -121,9 +121,8 @@ struct LaneJoinBackward {
     return lane_weights(pl, rl);
   }
   template <int kVec, int kScalarsHere>
-  __device__ void row(const LaneWeights& v, const float (&in)[kIn][kVec],
-                      float (&out)[kOut][kVec], float (&)[1][kVec],
-                      float (&scalars)[kScalarsHere]) const {
+  __device__ void row(const LaneWeights& v, const float (&in)[kIn][kVec], float (&out)[kOut][kVec],
+                      float (&)[1][kVec], float (&scalars)[kScalarsHere]) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       const float d0 = in[0][i], d1 = in[1][i];
@@ -187,8 +186,8 @@ void lane_join(CudaDevice& device, const LaneJoin<T>& in, Tensor<T> out0, Tensor
                               {out0.data, out1.data},
                               in.pl.data,
                               in.rl.data};
-  const bool packs = packs_of(D, aligned16(in.a.data, in.m.data, in.lane0.data, in.lane1.data,
-                                           out0.data, out1.data));
+  const bool packs = packs_of(
+      D, aligned16(in.a.data, in.m.data, in.lane0.data, in.lane1.data, out0.data, out1.data));
   run_columns<T>(device, op, in.a.extent(0), D, packs, "lane_join");
 }
 
@@ -207,10 +206,8 @@ void lane_join_backward(CudaDevice& device, const LaneJoin<T>& in, Tensor<T> d0,
     const ColumnSums partials = run_columns<T>(device, op, rows, D, packs, "lane_join_backward");
     add_partials(device, partials.scalars, partials.scalar_blocks, 4, dpl.data, 2, drl.data);
   } else {
-    const LaneJoinBackward<T, false> op{{d0.data, d1.data},
-                                        {d0.data, d1.data, da.data, dm.data},
-                                        in.pl.data,
-                                        in.rl.data};
+    const LaneJoinBackward<T, false> op{
+        {d0.data, d1.data}, {d0.data, d1.data, da.data, dm.data}, in.pl.data, in.rl.data};
     run_columns<T>(device, op, rows, D, packs, "lane_join_backward");
   }
 }
@@ -238,8 +235,8 @@ void mean_of(CudaDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T>
                                      Tensor<const Accum<T>>, Tensor<const Accum<T>>, Tensor<T>,    \
                                      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);               \
   template void lane_join<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>);               \
-  template void lane_join_backward<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,     \
-                                      Tensor<T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);                         \
+  template void lane_join_backward<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,       \
+                                      Tensor<T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);   \
   template void scale_to<T>(CudaDevice&, Tensor<const T>, double, Tensor<T>);                      \
   template void add<T>(CudaDevice&, Tensor<const T>, Tensor<T>);                                   \
   template void mean_of<T>(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
