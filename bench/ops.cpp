@@ -187,18 +187,33 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { linear_backward_weight<E>(device, logits, head_x, dtable); });
   measure("softcap_xent with gradient", 2 * n(head_rows, vocab), 0,
           [&] { softcap_xent<E>(device, logits, targets, c.logit_softcap, weight.data, nll); });
-  // Adapters of one document that owns every row, at the record's rank.
+  // Adapters at the record's rank: four of one input, in documents of a window each.
   constexpr int64_t kRank = 96;
-  const V a = vec({kRank, D}), b = vec({D, kRank}), da = vec({kRank, D}), db = vec({D, kRank});
-  const auto doc_rows = ints({0, static_cast<int32_t>(T)}, 2);
-  const auto pair_of = [&]<class U>(U* first, U* second) {
-    return LowRankPairs<U>{first, second, 0, 1, doc_rows, kRank, D, D};
+  const int64_t docs = (T + 2047) / 2048, per_doc = kRank * 5 * D;
+  const V lora = vec({docs, per_doc}), dlora = vec({docs, per_doc});
+  std::vector<int32_t> doc_starts;
+  for (int64_t i = 0; i <= docs; ++i)
+    doc_starts.push_back(static_cast<int32_t>(std::min<int64_t>(T, 2048 * i)));
+  const auto doc_rows = ints(doc_starts, docs + 1);
+  const auto down_of = [&]<class U>(U* base) {
+    LowRankDown<U> down;
+    for (int64_t i = 0; i < 4; ++i) down.a[static_cast<size_t>(i)] = base + i * kRank * D;
+    down.count = 4, down.stride = per_doc, down.docs = docs, down.doc_rows = doc_rows;
+    down.rank = kRank, down.in = D;
+    return down;
   };
-  const auto pairs_of = pair_of(Tensor<const A>(a).data, Tensor<const A>(b).data);
-  const double rank_flops = 4 * TD * kRank;
-  measure("low_rank", 3 * TD, rank_flops, [&] { low_rank<E>(device, x, pairs_of, y); });
-  measure("low_rank backward", 4 * TD, 2.5 * rank_flops,
-          [&] { low_rank_backward<E>(device, y, x, pairs_of, z, pair_of(da.data, db.data)); });
+  const Tensor<const A> lora_in = lora;
+  const auto down = down_of(lora_in.data);
+  const LowRankUp<const A> up{lora_in.data + 4 * kRank * D, per_doc, docs, doc_rows, kRank, D};
+  const F xa = take_as(E{}, {T, 4 * kRank}), dxa = take_as(E{}, {T, 4 * kRank});
+  const double TR = n(T, kRank), rank_flops = 2 * TD * kRank, adapters = n(docs, kRank * D);
+  measure("low_rank_down of 4", TD + 4 * TR, 4 * rank_flops,
+          [&] { low_rank_down<E>(device, x, down, xa); });
+  measure("low_rank_up", 2 * TD + TR, rank_flops, [&] { low_rank_up<E>(device, xa, up, y); });
+  measure("low_rank_up backward", TD + 2 * TR + 2 * adapters, 2 * rank_flops,
+          [&] { low_rank_up_backward<E>(device, y, xa, up, dxa, dlora.data + 4 * kRank * D); });
+  measure("low_rank_down backward of 4", 3 * TD + 4 * TR + 8 * adapters, 8 * rank_flops,
+          [&] { low_rank_down_backward<E>(device, dxa, x, down, z, down_of(dlora.data)); });
 
   // The optimizer, on the whole model's parameters.
   const int64_t flat = flat_size(c);

@@ -106,7 +106,7 @@ TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
   const int slots = static_cast<int>(make_route(config, GetParam().looped).size());
   const LoraLayout layout(config, slots, {.rank = 3});
   std::vector<double> adapters = random_values(2 * layout.size(), 1, 0.3);
-  std::vector<double> gradient(adapters.size(), 0.0);
+  std::vector<double> gradient(adapters.size(), 7.0);  // every element is written
   const std::vector<int32_t> doc_rows{0, 5, 12}, head_rows{0, 2, 4};
   const auto lora_of = [&]<class T>(T* base) {
     return Lora<T>{
@@ -116,11 +116,12 @@ TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
   const auto w = weights_view(config, static_cast<const double*>(params.data()));
   const auto lora = lora_of(static_cast<const double*>(adapters.data()));
   const auto dlora = lora_of(gradient.data());
-  ModelRun<double> run(device, config, GetParam().looped, kInputs, targets, segments, rows);
+  ModelRun<double> run(device, config, GetParam().looped, kInputs, targets, segments, rows,
+                       &layout.config());
   run.loss(w, &lora, nullptr, &dlora);
 
-  ModelRun<Complex> complex_run(device, config, GetParam().looped, kInputs, targets, segments,
-                                rows);
+  ModelRun<Complex> complex_run(device, config, GetParam().looped, kInputs, targets, segments, rows,
+                                &layout.config());
   const std::vector<Complex> complex_params(params.begin(), params.end());
   const auto complex_w = weights_view(config, static_cast<const Complex*>(complex_params.data()));
   std::vector<Complex> stepped(adapters.begin(), adapters.end());

@@ -113,25 +113,36 @@ TEST(LowRank, DocumentsDoNotDependOnEachOther) {
     std::copy_n(b.cview().data + doc * kOut * kR, kOut * kR,
                 pairs.view().data + doc * kStride + kR * kIn);
   }
-  const auto view = [&]<class U>(U* base, const std::vector<int32_t>& rows_of) {
+  const auto down_of = [&]<class U>(U* base, const std::vector<int32_t>& rows_of) {
     const int64_t docs = std::ssize(rows_of) - 1;
-    return LowRankPairs<U>{
-        base, base + kR * kIn, kStride, docs, {rows_of.data(), {docs + 1}}, kR, kIn, kOut};
+    return LowRankDown<U>{{base}, 1, kStride, docs, {rows_of.data(), {docs + 1}}, kR, kIn};
   };
-  const auto all = view(pairs.cview().data, starts);
-  low_rank<float>(device, x.cview(), all, y.view());
-  low_rank_backward<float>(device, dy.cview(), x.cview(), all, dx.view(),
-                           view(dpairs.view().data, starts));
+  const auto up_of = [&](const float* base, const std::vector<int32_t>& rows_of) {
+    const int64_t docs = std::ssize(rows_of) - 1;
+    return LowRankUp<const float>{
+        base + kR * kIn, kStride, docs, {rows_of.data(), {docs + 1}}, kR, kOut};
+  };
+  const auto run = [&](const float* base, float* gradient, const std::vector<int32_t>& rows_of,
+                       Tensor<const float> xs, Tensor<const float> dys, Tensor<float> ys,
+                       Tensor<float> dxs) {
+    Owned<float> xa({rows_of.back(), kR}), dxa({rows_of.back(), kR});
+    const auto down = down_of(base, rows_of);
+    const auto up = up_of(base, rows_of);
+    low_rank_down<float>(device, xs, down, xa.view());
+    low_rank_up<float>(device, xa.cview(), up, ys);
+    low_rank_up_backward<float>(device, dys, xa.cview(), up, dxa.view(), gradient + kR * kIn);
+    low_rank_down_backward<float>(device, dxa.cview(), xs, down, dxs, down_of(gradient, rows_of));
+    EXPECT_TRUE(xa.intact() && dxa.intact());
+  };
+  run(pairs.cview().data, dpairs.view().data, starts, x.cview(), dy.cview(), y.view(), dx.view());
   EXPECT_TRUE(y.intact() && dx.intact() && dpairs.intact());
   for (size_t doc = 0; doc < 3; ++doc) {
     const int64_t begin = starts[doc], n = starts[doc + 1] - begin;
     const std::vector<int32_t> own{0, static_cast<int32_t>(n)};
     Owned<float> y1({n, kOut}), dx1({n, kIn}), dpair({kStride});
-    const Tensor<const float> xd(x.cview().data + begin * kIn, {n, kIn});
-    const auto one = view(pairs.cview().data + static_cast<int64_t>(doc) * kStride, own);
-    low_rank<float>(device, xd, one, y1.view());
-    low_rank_backward<float>(device, {dy.cview().data + begin * kOut, {n, kOut}}, xd, one,
-                             dx1.view(), view(dpair.view().data, own));
+    run(pairs.cview().data + static_cast<int64_t>(doc) * kStride, dpair.view().data, own,
+        {x.cview().data + begin * kIn, {n, kIn}}, {dy.cview().data + begin * kOut, {n, kOut}},
+        y1.view(), dx1.view());
     for (int64_t i = 0; i < n * kOut; ++i)
       ASSERT_EQ(y1[static_cast<size_t>(i)], y[static_cast<size_t>(begin * kOut + i)]);
     for (int64_t i = 0; i < n * kIn; ++i)

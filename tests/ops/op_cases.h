@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -269,35 +268,72 @@ void for_each_op_case(Visitor&& visit) {
                       h.out_vec("nll, evaluation", {N}, 0, V));
     });
 
-  for (const auto& [in, out, R] :
-       {std::tuple<int64_t, int64_t, int64_t>{48, 40, 5}, {512, 256, 96}, {512, 1024, 96}})
-    visit("low_rank_" + std::to_string(in) + "x" + std::to_string(out) + "x" + std::to_string(R),
-          [in = in, out = out, R = R](auto& h) {
-            using U = typename std::remove_reference_t<decltype(h)>::T;
-            using A = Accum<U>;
-            const std::vector<int32_t> starts{5, 42, 42, 305, 306};  // rows count from the first
-            const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
-            const int64_t stride = (R * (in + out) + 3) / 4 * 4;
-            const auto doc_rows = h.ints(starts);
-            const auto pairs = h.vec({docs, stride}, 1 / std::sqrt(static_cast<double>(in)));
-            const auto dpairs = h.inout_vec("dA, dB", {docs, stride}, 4, 300);
-            const auto view = [&]<class W>(Tensor<W> base, const A* out_scale = nullptr) {
-              return LowRankPairs<W>{base.data, base.data + R * in, stride, docs, doc_rows, R, in,
-                                     out,       out_scale};
-            };
-            const auto x = h.in({rows, in}), dy = h.in({rows, out});
-            low_rank<U>(h.device, x, view(pairs), h.inout("y", {rows, out}, 4, in));
-            low_rank_backward<U>(h.device, dy, x, view(pairs), h.inout("dx", {rows, in}, 4, out),
-                                 view(dpairs));
-            low_rank_backward<U>(h.device, dy, x, view(pairs),
-                                 h.inout("dx, frozen", {rows, in}, 4, out), LowRankPairs<A>{});
-            low_rank_backward<U>(h.device, dy, x, view(pairs), {}, view(dpairs));
-            const auto scale = h.vec({out}, 0.5, 1);
-            const auto scaled = view(pairs, scale.data);
-            low_rank<U>(h.device, x, scaled, h.inout("y, scaled", {rows, out}, 4, in));
-            low_rank_backward<U>(h.device, dy, x, scaled, h.inout("dx, scaled", {rows, in}, 4, out),
-                                 view(h.inout_vec("dA, dB, scaled", {docs, stride}, 4, 300)));
-          });
+  // Documents in pieces of the kernels' tiles and chunks; of G adapters, the third is applied.
+  struct LowRankCase {
+    int64_t in, out, R;
+    int G;
+    std::vector<int32_t> starts;
+  };
+  const std::vector<int32_t> short_docs{5, 42, 42, 305, 306};  // rows count from the first
+  for (const LowRankCase& c : {LowRankCase{48, 40, 5, 1, short_docs},
+                               {50, 34, 5, 4, short_docs},
+                               {512, 256, 96, 1, short_docs},
+                               {512, 1024, 96, 1, short_docs},
+                               {512, 512, 96, 4, short_docs},
+                               {64, 8192, 96, 1, {0, 32, 64}},
+                               {72, 136, 8, 4, short_docs},
+                               {64, 64, 160, 2, short_docs},
+                               {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}}})
+    visit(
+        "low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
+            std::to_string(c.R) + "_of_" + std::to_string(c.G),
+        [c](auto& h) {
+          using U = typename std::remove_reference_t<decltype(h)>::T;
+          using A = Accum<U>;
+          const auto& [in, out, R, G, starts] = c;
+          const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
+          const int64_t longest = 5300;
+          const int place = G / 2, width = static_cast<int>(G * R);
+          const int64_t stride = (R * (in * G + out) + 3) / 4 * 4;
+          const auto doc_rows = h.ints(starts);
+          const auto pairs = h.vec({docs, stride}, 1 / std::sqrt(static_cast<double>(in)));
+          const auto down = [&, in = in, R = R, G = G]<class W>(W* base) {
+            LowRankDown<W> d;
+            for (int i = 0; i < G; ++i) d.a[static_cast<size_t>(i)] = base + i * R * in;
+            d.count = G, d.stride = stride, d.docs = docs, d.doc_rows = doc_rows;
+            d.rank = R, d.in = in;
+            return d;
+          };
+          const auto up = [&, in = in, out = out, R = R, G = G](const A* out_scale) {
+            return LowRankUp<const A>{
+                pairs.data + G * R * in, stride, docs, doc_rows, R, out, place, out_scale};
+          };
+          const auto x = h.in({rows, in}), dy = h.in({rows, out}), xa = h.in({rows, width});
+          const auto dxa = h.in({rows, width});
+          const auto scale = h.vec({out}, 0.5, 1);
+          low_rank_down<U>(h.device, x, down(pairs.data), h.out("xa", {rows, width}, 3, in));
+          // Gradients of documents without rows are zeros; the gap behind a document stays.
+          for (const A* s : {static_cast<const A*>(nullptr), scale.data}) {
+            const char* const names[] = {"y", "dxa", "dxa, frozen", "dB"};
+            const char* const scaled[] = {"y, scaled", "dxa, scaled", "dxa, scaled, frozen",
+                                          "dB, scaled"};
+            const auto& name = s ? scaled : names;
+            low_rank_up<U>(h.device, xa, up(s), h.inout(name[0], {rows, out}, 4, R));
+            low_rank_up_backward<U>(h.device, dy, xa, up(s),
+                                    h.inout(name[1], {rows, width}, 4, out),
+                                    h.inout_vec(name[3], {docs, stride}, 4, longest).data);
+            low_rank_up_backward<U>(h.device, dy, xa, up(s),
+                                    h.inout(name[2], {rows, width}, 4, out),
+                                    static_cast<A*>(nullptr));
+          }
+          low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data),
+                                    h.inout("dx", {rows, in}, 4, width),
+                                    down(h.inout_vec("dA", {docs, stride}, 4, longest).data));
+          low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data),
+                                    h.inout("dx, frozen", {rows, in}, 4, width), LowRankDown<A>{});
+          low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data), {},
+                                    down(h.inout_vec("dA alone", {docs, stride}, 4, longest).data));
+        });
 }
 
 }  // namespace fairway::testing

@@ -22,15 +22,16 @@ class ModelRun {
  public:
   ModelRun(Device& device, const ModelConfig& config, bool looped,
            const std::vector<int32_t>& inputs, const std::vector<int32_t>& targets,
-           const std::vector<int32_t>& cu_seqlens, const std::vector<int32_t>& rows = {})
+           const std::vector<int32_t>& cu_seqlens, const std::vector<int32_t>& rows = {},
+           const LoraConfig* lora = nullptr)
       : device_(device), net(config, looped) {
     batch = {ints(inputs), ints(cu_seqlens), ints(rows), ints(targets)};
     Arena dry;
-    take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry);
+    take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry, lora);
     acts_memory_ = device.allocate(dry.peak());
     Arena arena(acts_memory_.data(), dry.peak());
-    acts = take_acts<T>(config, net.route, batch.T(), batch.N(), true, arena);
-    scratch_memory_ = device.allocate(scratch_bytes<T>(net, batch.T(), batch.N(), true));
+    acts = take_acts<T>(config, net.route, batch.T(), batch.N(), true, arena, lora);
+    scratch_memory_ = device.allocate(scratch_bytes<T>(net, batch.T(), batch.N(), true, lora));
     nll.resize(targets.size());
     const auto n = static_cast<double>(batch.N());
     const std::vector<Accum<T>> weights(targets.size(), Accum<T>(1.0f) / Accum<T>(n));
@@ -38,7 +39,8 @@ class ModelRun {
     nll_ = device.allocate(targets.size() * sizeof(Accum<T>));
   }
 
-  // Mean nll; with dweights or dlora also its gradients (accumulated). Every pointer is the
+  // Mean nll; with dweights or dlora also its gradients (those of
+  // weights accumulated, those of adapters written). Every pointer is the
   // device's.
   Accum<T> loss(const Weights<const T>& w, const Lora<const Accum<T>>* lora = nullptr,
                 const Weights<Accum<T>>* dweights = nullptr,

@@ -30,15 +30,16 @@ class Pass {
   struct Capacity {
     int64_t rows = 0, scored = 0, windows = 0;
     bool for_backward = false;
+    const LoraConfig* lora = nullptr;  // the adapters that `run` may be given; null: none
   };
 
-  // `net` and what `weights` points to must outlive the pass.
+  // `net` and what `weights` and `capacity` point to must outlive the pass.
   Pass(Device& device, const Network& net, const Weights<const T>& weights,
        const Capacity& capacity);
 
   // nll of every scored row, window after window; valid until the next call. With `lora`, window i
-  // runs through adapter i; with its gradients, also accumulates into gradient i the gradient of
-  // the mean nll of window i's scored rows. Each window's result is the same bits whatever else is
+  // runs through adapter i; with its gradients, also writes to gradient i the gradient of the mean
+  // nll of window i's scored rows. Each window's result is the same bits whatever else is
   // in the pass. Throws Error naming the position of a non-finite nll.
   std::span<const float> run(const TokenStream& stream, std::span<const Window> windows,
                              const PassLora* lora);

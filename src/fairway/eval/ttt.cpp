@@ -81,7 +81,7 @@ class Ttt {
   const Document& document(int64_t i) const { return documents_[static_cast<size_t>(i)]; }
 
   typename Pass<Device, T>::Capacity capacity(const Batches& batches) const {
-    typename Pass<Device, T>::Capacity most{.for_backward = true};
+    typename Pass<Device, T>::Capacity most{.for_backward = true, .lora = &layout_.config()};
     for (const auto& batch : batches) {
       int64_t rows = 0;
       for (int64_t i : batch) rows += std::min(document(i).targets(), config_.window);
@@ -110,7 +110,6 @@ class Ttt {
   void learn(const std::vector<int64_t>& batch, size_t docs, int64_t c, F&& score) {
     const int64_t elements = static_cast<int64_t>(docs) * learners_.stride;
     for (int step = 0; step < config_.grad_steps; ++step) {
-      device_.zero(learners_.gradients, static_cast<size_t>(elements) * sizeof(float));
       if (step == 0)
         pass(batch, 0, docs, c, true, score);
       else

@@ -16,7 +16,8 @@ bool is_skip_source(const Route& route, int s) {
 
 // The tensors that a sub-layer fills; one set a visit for a backward pass, one set in all without.
 template <class T>
-VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& arena) {
+VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& arena,
+                        const LoraConfig* lora) {
   const int64_t D = c.model_dim, H = c.num_heads, K = c.num_kv_heads, d = c.head_dim();
   VisitActs<T> v;
   v.rstd_attn = arena.take<Accum<T>>("norms", {T_});
@@ -31,6 +32,10 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& aren
   v.y_dot_v = arena.take<Accum<T>>("attention y·v", {T_, H});
   v.rstd_mlp = arena.take<Accum<T>>("norms", {T_});
   v.mlp_in = arena.take<T>("sub-layer inputs", {T_, D});
+  if (lora) {
+    v.attn_xa = arena.take<T>("adapters", {T_, lora->attn_columns()});
+    if (lora->mlp) v.mlp_xa = arena.take<T>("adapters", {T_, lora->mlp_columns()});
+  }
   if (keep) {
     v.hidden.z = arena.take<T>("MLP hidden", {T_, c.mlp_dim()});
     v.hidden.signs =
@@ -43,7 +48,7 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& aren
 
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
-                  bool for_backward, Arena& arena) {
+                  bool for_backward, Arena& arena, const LoraConfig* lora) {
   const int64_t D = config.model_dim;
   const int slots = static_cast<int>(route.size());
   const auto stream = [&] { return arena.take<T>("residual stream", {rows, D}); };
@@ -56,7 +61,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   VisitActs<T> shared;
   Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
   if (!for_backward) {
-    shared = take_visit<T>(config, rows, false, arena);
+    shared = take_visit<T>(config, rows, false, arena, lora);
     for (int i = 0; i < 2; ++i) lane0[i] = stream();
     mixed = stream();
     lane_a = stream();
@@ -65,7 +70,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   }
   for (int s = 0; s < slots; ++s) {
     const Visit& visit = route[static_cast<size_t>(s)];
-    VisitActs<T> v = for_backward ? take_visit<T>(config, rows, true, arena) : shared;
+    VisitActs<T> v = for_backward ? take_visit<T>(config, rows, true, arena, lora) : shared;
     if (s == 0)
       v.x_pre = acts.x0;
     else if (for_backward || is_skip_source(route, s - 1))
@@ -95,8 +100,9 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   return acts;
 }
 
-#define FAIRWAY_INSTANTIATE(T) \
-  template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&);
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&, \
+                             const LoraConfig*);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

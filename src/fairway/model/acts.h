@@ -9,6 +9,7 @@
 #include "fairway/base/arena.h"
 #include "fairway/base/tensor.h"
 #include "fairway/model/config.h"
+#include "fairway/model/lora.h"
 #include "fairway/model/route.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 
@@ -31,6 +32,7 @@ struct VisitActs {
   Tensor<Accum<T>> rstd_mlp;   // [T]    1/rms of the MLP's input stream
   Tensor<T> mlp_in;            // [T, D] rms(stream)·ln: the input of Wup
   MlpHidden<T> hidden;         // [T, F] of the MLP; backward consumes it
+  Tensor<T> attn_xa, mlp_xa;   // [T, adapters·R] attn_in Aᵀ, mlp_in Aᵀ (with adapters only)
   Tensor<T> a, m;  // [T, D] attn_scale⊙attention, mlp_scale⊙MLP (parallel visits only)
 };
 
@@ -50,9 +52,10 @@ struct Acts {
 };
 
 // Lays the tensors out in `arena` (dry or real). Without `for_backward`, visits share their
-// tensors: only what the rest of the forward pass reads is kept apart.
+// tensors: only what the rest of the forward pass reads is kept apart. `lora`: what adapters there
+// may be; null: none.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
-                  bool for_backward, Arena& arena);
+                  bool for_backward, Arena& arena, const LoraConfig* lora = nullptr);
 
 }  // namespace fairway

@@ -1,6 +1,7 @@
 // Applying a batch's adapters: nothing happens where there are none. Internal to model/.
 #pragma once
 
+#include <initializer_list>
 #include <type_traits>
 
 #include "fairway/base/accum.h"
@@ -9,43 +10,94 @@
 
 namespace fairway {
 
-// The pairs of every document for one adapted product of slot s. `out_scale`: see LowRankPairs.
+// The adapters of attn_in, in the order of their columns in VisitActs::attn_xa.
+inline constexpr std::initializer_list<Adapter> kAttnAdapters{Adapter::q, Adapter::k, Adapter::v,
+                                                              Adapter::o};
+
+// The A of those of `kinds` in slot s that are switched on.
 template <class T>
-LowRankPairs<T> slot_adapters(const Lora<T>* lora, int s, Adapter kind,
-                              const std::remove_const_t<T>* out_scale = nullptr) {
-  if (!lora) return {};
-  const LowRank<T> first = lora->layout->slot(lora->docs, s, kind);
-  return {first.a,  first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
-          first.in, first.out, out_scale};
+LowRankDown<T> slot_down(const Lora<T>* lora, int s, std::initializer_list<Adapter> kinds) {
+  LowRankDown<T> down;
+  if (!lora) return down;
+  for (const Adapter kind : kinds)
+    if (const LowRank<T> first = lora->layout->slot(lora->docs, s, kind)) {
+      down.a[static_cast<size_t>(down.count++)] = first.a;
+      down.in = first.in;
+    }
+  down.stride = lora->stride;
+  down.docs = lora->count;
+  down.doc_rows = lora->doc_rows;
+  down.rank = lora->layout->rank();
+  return down;
 }
 
-// Those of the head, for documents [first, last).
+// The B of adapter `kind` of slot s. `out_scale`: see LowRankUp.
 template <class T>
-LowRankPairs<T> head_adapters(const Lora<T>* lora, int64_t first, int64_t last) {
+LowRankUp<T> slot_up(const Lora<T>* lora, int s, Adapter kind,
+                     const std::remove_const_t<T>* out_scale = nullptr) {
+  if (!lora) return {};
+  const LowRank<T> first = lora->layout->slot(lora->docs, s, kind);
+  int place = 0;
+  if (kind != Adapter::mlp)
+    for (const Adapter before : kAttnAdapters)
+      if (before < kind && lora->layout->slot(lora->docs, s, before)) ++place;
+  return {first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
+          first.out, place,        out_scale};
+}
+
+// The head's adapter, of documents [first, last).
+template <class T>
+LowRankDown<T> head_down(const Lora<T>* lora, int64_t first, int64_t last) {
   if (!lora) return {};
   const LowRank<T> pair = lora->layout->head(lora->docs + first * lora->stride);
-  return {pair.a,
-          pair.b,
+  return {{pair.a},
+          1,
           lora->stride,
           last - first,
           {lora->doc_head_rows.data + first, {last - first + 1}},
           lora->layout->rank(),
-          pair.in,
+          pair.in};
+}
+template <class T>
+LowRankUp<T> head_up(const Lora<T>* lora, int64_t first, int64_t last) {
+  if (!lora) return {};
+  const LowRank<T> pair = lora->layout->head(lora->docs + first * lora->stride);
+  return {pair.b,
+          lora->stride,
+          last - first,
+          {lora->doc_head_rows.data + first, {last - first + 1}},
+          lora->layout->rank(),
           pair.out};
 }
 
-// y += (x Aᵀ) Bᵀ, document by document.
+// xa = x Aᵀ, and y += xa Bᵀ, document by document.
 template <class Device, class T>
-void adapt(Device& device, const LowRankPairs<const Accum<T>>& adapters, Tensor<const T> x,
-           Tensor<T> y) {
-  if (adapters) low_rank<T>(device, x, adapters, y);
+void adapt_down(Device& device, const LowRankDown<const Accum<T>>& down, Tensor<const T> x,
+                Tensor<T> xa) {
+  if (!down) return;
+  check(xa && xa.extent(1) == down.width(), "adapters: activations laid out for others");
+  low_rank_down<T>(device, x, down, xa);
+}
+template <class Device, class T>
+void adapt_up(Device& device, const LowRankUp<const Accum<T>>& up, Tensor<const T> xa,
+              Tensor<T> y) {
+  if (up) low_rank_up<T>(device, xa, up, y);
 }
 
+// From dy, the columns of dxa that are this adapter's; from all of dxa, dx += . The adapters'
+// gradients are written where there is a place for them.
 template <class Device, class T>
-void adapt_backward(Device& device, const LowRankPairs<const Accum<T>>& adapters,
-                    Tensor<const T> dy, Tensor<const T> x, Tensor<T> dx,
-                    const LowRankPairs<Accum<T>>& gradients) {
-  if (adapters) low_rank_backward<T>(device, dy, x, adapters, dx, gradients);
+void adapt_up_backward(Device& device, const LowRankUp<const Accum<T>>& up, Tensor<const T> dy,
+                       Tensor<const T> xa, Tensor<T> dxa, const LowRankUp<Accum<T>>& gradient) {
+  if (!up) return;
+  check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
+  low_rank_up_backward<T>(device, dy, xa, up, dxa, gradient.b);
+}
+template <class Device, class T>
+void adapt_down_backward(Device& device, const LowRankDown<const Accum<T>>& down,
+                         Tensor<const T> dxa, Tensor<const T> x, Tensor<T> dx,
+                         const LowRankDown<Accum<T>>& gradient) {
+  if (down) low_rank_down_backward<T>(device, dxa, x, down, dx, gradient);
 }
 
 }  // namespace fairway

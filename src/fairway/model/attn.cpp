@@ -17,11 +17,15 @@ RopeTable<T> take_rope_table(const ModelConfig& config, int64_t rows, Arena& are
 }
 
 template <class T>
-AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& arena) {
+AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& arena,
+                                 const LoraConfig* lora) {
   const Shape q{rows, c.num_heads, c.head_dim()}, kv{rows, c.num_kv_heads, c.head_dim()};
-  return {arena.take<T>("attention gradients", q), arena.take<T>("attention gradients", q),
-          arena.take<T>("attention gradients", kv), arena.take<T>("attention gradients", kv),
-          arena.take<Accum<T>>("attention gradients", {c.num_heads, rows})};
+  return {arena.take<T>("attention gradients", q),
+          arena.take<T>("attention gradients", q),
+          arena.take<T>("attention gradients", kv),
+          arena.take<T>("attention gradients", kv),
+          arena.take<Accum<T>>("attention gradients", {c.num_heads, rows}),
+          lora ? arena.take<T>("adapters", {rows, lora->attn_columns()}) : Tensor<T>{}};
 }
 
 template <class Device, class T>
@@ -34,9 +38,13 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
   linear<T>(device, n, layer.wq, acts.q, false);
   linear<T>(device, n, layer.wk, acts.k, false);
   linear<T>(device, n, layer.wv, acts.v, false);
-  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::q), n, acts.q);
-  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::k), n, acts.k);
-  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::v), n, acts.v);
+  adapt_down<Device, T>(device, slot_down(lora, s, kAttnAdapters), n, acts.attn_xa);
+  const auto adapt = [&](Adapter kind, Tensor<T> to, const Accum<T>* out_scale) {
+    adapt_up<Device, T>(device, slot_up(lora, s, kind, out_scale), acts.attn_xa, to);
+  };
+  adapt(Adapter::q, acts.q, nullptr);
+  adapt(Adapter::k, acts.k, nullptr);
+  adapt(Adapter::v, acts.v, nullptr);
   rope_gain<T>(device, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, acts.q_rot);
   rope_gain<T>(device, acts.k, {}, rope.cosine, rope.sine, eps, acts.k_rot);
   if (net.route[static_cast<size_t>(s)].xsa)
@@ -48,7 +56,7 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
     linear_add<T>(device, acts.y, wo_scaled, residual, out);
   else
     linear<T>(device, acts.y, wo_scaled, out, false);
-  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::o, layer.attn_scale.data), n, out);
+  adapt(Adapter::o, out, layer.attn_scale.data);
 }
 
 template <class Device, class T>
@@ -60,7 +68,7 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                    const AttnScratch<T>& scratch) {
   const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
-  const auto& [dy, dq, dk, dv, delta] = scratch;
+  const auto& [dy, dq, dk, dv, delta, dxa] = scratch;
   linear_backward_input<T>(device, dout, wo_scaled, dy, false);
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
@@ -82,18 +90,20 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     linear_backward_weight<T>(device, dv, n, dlayer.wv);
   }
   const auto adapter = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
-    adapt_backward<Device, T>(device, slot_adapters(lora, s, kind, out_scale), d, n, dn,
-                              slot_adapters(dlora, s, kind));
+    adapt_up_backward<Device, T>(device, slot_up(lora, s, kind, out_scale), d, acts.attn_xa,
+                                 scratch.dxa, slot_up(dlora, s, kind));
   };
   adapter(Adapter::q, dq, nullptr);
   adapter(Adapter::k, dk, nullptr);
   adapter(Adapter::v, dv, nullptr);
   adapter(Adapter::o, dout, layer.attn_scale.data);
+  adapt_down_backward<Device, T>(device, slot_down(lora, s, kAttnAdapters), dxa, n, dn,
+                                 slot_down(dlora, s, kAttnAdapters));
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                \
   template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&); \
-  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, Arena&);
+  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, Arena&, const LoraConfig*);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -20,11 +20,13 @@ struct AttnScratch {
   Tensor<T> dy, dq;        // [T, D]
   Tensor<T> dk, dv;        // [T, Kd]
   Tensor<Accum<T>> delta;  // [H, T]
+  Tensor<T> dxa;           // like VisitActs::attn_xa
 };
 template <class T>
-AttnScratch<T> take_attn_scratch(const ModelConfig& config, int64_t rows, Arena& arena);
+AttnScratch<T> take_attn_scratch(const ModelConfig& config, int64_t rows, Arena& arena,
+                                 const LoraConfig* lora);
 
-// From acts' attn_in: fills q, k, v, q_rot, k_rot, lse, y, y_dot_v, and out = residual +
+// From acts' attn_in: fills q, k, v, q_rot, k_rot, lse, y, y_dot_v, attn_xa, and out = residual +
 // attn_scale⊙attention (null residual: without). `wo_scaled`: Wo with the scale folded in.
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
@@ -32,8 +34,8 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
                   const RopeTable<T>& rope, Tensor<const T> wo_scaled, const VisitActs<T>& acts,
                   Tensor<const T> residual, Tensor<T> out);
 
-// From dout, the gradient of what was added: dn, that of attn_in, is written; weight and adapter
-// gradients accumulate where there is a place for them.
+// From dout, the gradient of what was added: dn, that of attn_in, is written; where there
+// is a place for them, weight gradients accumulate and adapter gradients are written.
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const AttentionSegments& segments,

@@ -51,11 +51,13 @@ Tensor<U> rows_of(Tensor<U> t, int64_t begin, int64_t end) {
 
 template <class T>
 HeadScratch<T> take_head_scratch(const ModelConfig& config, int64_t head_rows, bool for_backward,
-                                 Arena& arena) {
+                                 Arena& arena, const LoraConfig* lora) {
   const int64_t rows = std::min(head_rows, kHeadChunk<T>);
   HeadScratch<T> scratch;
   scratch.logits = arena.take<T>("logits", {rows, config.vocab_size});
   if (for_backward) scratch.d_head_in = arena.take<T>("head gradients", {rows, config.model_dim});
+  if (lora) scratch.xa = arena.take<T>("adapters", {rows, lora->rank});
+  if (lora && for_backward) scratch.dxa = arena.take<T>("adapters", {rows, lora->rank});
   return scratch;
 }
 
@@ -65,7 +67,8 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
                Tensor<Accum<T>> nll, const Accum<T>* d_nll, const Weights<Accum<T>>* dweights,
                const Lora<Accum<T>>* dlora, Arena arena) {
   const int64_t N = batch.N();
-  const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena);
+  const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena,
+                                                      lora ? &lora->layout->config() : nullptr);
   // Gather the rows that are scored, then norm them where they lie.
   gather_rows<T>(device, acts.final_x, batch.rows, acts.head_in);
   rms_norm<T>(device, acts.head_in, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
@@ -77,17 +80,22 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
     check(rows <= scratch.logits.extent(0), "head_loss: a document with more rows than a chunk");
     const Tensor<T> x = rows_of(acts.head_in, begin, chunk.end);
     const Tensor<T> z = rows_of(scratch.logits, 0, rows);
-    const auto adapters = head_adapters(lora, chunk.first, chunk.last);
+    const auto down = head_down(lora, chunk.first, chunk.last);
+    const auto up = head_up(lora, chunk.first, chunk.last);
+    const Tensor<T> xa = rows_of(scratch.xa, 0, rows);
     linear<T>(device, x, w.head(), z, false);
-    adapt<Device, T>(device, adapters, x, z);
+    adapt_down<Device, T>(device, down, x, xa);
+    adapt_up<Device, T>(device, up, xa, z);
     softcap_xent<T>(device, z, {batch.targets.data + begin, {rows}}, net.config.logit_softcap,
                     d_nll ? d_nll + begin : nullptr, {nll.data + begin, {rows}});
     if (!d_nll) continue;
 
     const Tensor<T> dx = rows_of(scratch.d_head_in, 0, rows);
     linear_backward_input<T>(device, z, w.head(), dx, false);
-    adapt_backward<Device, T>(device, adapters, z, x, dx,
-                              head_adapters(dlora, chunk.first, chunk.last));
+    const Tensor<T> dxa = rows_of(scratch.dxa, 0, rows);
+    adapt_up_backward<Device, T>(device, up, z, xa, dxa, head_up(dlora, chunk.first, chunk.last));
+    adapt_down_backward<Device, T>(device, down, dxa, x, dx,
+                                   head_down(dlora, chunk.first, chunk.last));
     if (dweights) linear_backward_weight<T>(device, z, x, dweights->head());
     // The norm's backward goes by its output: the gathered rows themselves are gone.
     const Tensor<const int32_t> row_ids{batch.rows ? batch.rows.data + begin : nullptr, {rows}};
@@ -97,8 +105,9 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
   }
 }
 
-#define FAIRWAY_INSTANTIATE(T) \
-  template HeadScratch<T> take_head_scratch(const ModelConfig&, int64_t, bool, Arena&);
+#define FAIRWAY_INSTANTIATE(T)                                                         \
+  template HeadScratch<T> take_head_scratch(const ModelConfig&, int64_t, bool, Arena&, \
+                                            const LoraConfig*);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

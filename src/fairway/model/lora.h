@@ -20,6 +20,9 @@ inline constexpr int kAdapters = 5;
 struct LoraConfig {
   int rank = 96;  // R
   bool k = true, o = true, mlp = true;
+  // Columns of x Aᵀ of all adapters of attention's input, and of the MLP's.
+  int64_t attn_columns() const { return int64_t{2 + k + o} * rank; }
+  int64_t mlp_columns() const { return mlp ? rank : 0; }
   bool operator==(const LoraConfig&) const = default;
 };
 

@@ -11,8 +11,9 @@ void mlp_forward(Device& device, int s, const Layer<const T>& layer,
                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
                  const VisitActs<T>& acts, Tensor<const T> residual, Tensor<T> out) {
   mlp_leaky_sq<T>(device, acts.mlp_in, layer.wup, wdown_scaled, residual, acts.hidden, out);
-  adapt<Device, T>(device, slot_adapters(lora, s, Adapter::mlp, layer.mlp_scale.data), acts.mlp_in,
-                   out);
+  adapt_down<Device, T>(device, slot_down(lora, s, {Adapter::mlp}), acts.mlp_in, acts.mlp_xa);
+  adapt_up<Device, T>(device, slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), acts.mlp_xa,
+                      out);
 }
 
 template <class Device, class T>
@@ -20,11 +21,13 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
-                  const Lora<Accum<T>>* dlora) {
+                  const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
   mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
                            dlayer.wup, dwdown_scaled);
-  adapt_backward<Device, T>(device, slot_adapters(lora, s, Adapter::mlp, layer.mlp_scale.data),
-                            dout, acts.mlp_in, dn, slot_adapters(dlora, s, Adapter::mlp));
+  adapt_up_backward<Device, T>(device, slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), dout,
+                               acts.mlp_xa, dxa, slot_up(dlora, s, Adapter::mlp));
+  adapt_down_backward<Device, T>(device, slot_down(lora, s, {Adapter::mlp}), dxa, acts.mlp_in, dn,
+                                 slot_down(dlora, s, {Adapter::mlp}));
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                         \
@@ -32,7 +35,8 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
                             Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>); \
   template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*, \
                              Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
-                             const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*);
+                             const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*,  \
+                             Tensor<T>);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

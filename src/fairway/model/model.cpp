@@ -48,21 +48,23 @@ struct BackwardScratch {
   Tensor<T> dskip;   // [num_skip, T, D] gradients on their way from a skip's end to its source
   // Gradients of Acts' scaled matrices; null without weight gradients.
   Tensor<Accum<T>> dwo_scaled, dwdown_scaled;
+  Tensor<T> mlp_dxa;  // like VisitActs::mlp_xa
 };
 template <class T>
 BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, bool with_weights,
-                                         Arena& arena) {
+                                         Arena& arena, const LoraConfig* lora) {
   const int64_t D = net.config.model_dim, L = net.config.num_layers;
   const auto stream = [&] { return arena.take<T>("backward scratch", {rows, D}); };
   BackwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
-  s.attn = take_attn_scratch<T>(net.config, rows, arena);
+  s.attn = take_attn_scratch<T>(net.config, rows, arena, lora);
   for (Tensor<T>* t : {&s.d0, &s.d1, &s.dx0, &s.da, &s.dm, &s.dn}) *t = stream();
   s.dskip = arena.take<T>("skip gradients", {num_skip_weights(net.config), rows, D});
   if (with_weights) {
     s.dwo_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, D});
     s.dwdown_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, net.config.mlp_dim()});
   }
+  if (lora && lora->mlp) s.mlp_dxa = arena.take<T>("adapters", {rows, lora->mlp_columns()});
   return s;
 }
 
@@ -112,11 +114,12 @@ void zero(Device& device, Tensor<T> t) {
 }  // namespace
 
 template <class T>
-size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward) {
+size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward,
+                     const LoraConfig* lora) {
   Arena forward_arena, head_arena, backward_arena;
   take_forward_scratch<T>(net, rows, forward_arena);
-  take_head_scratch<T>(net.config, head_rows, for_backward, head_arena);
-  if (for_backward) take_backward_scratch<T>(net, rows, true, backward_arena);
+  take_head_scratch<T>(net.config, head_rows, for_backward, head_arena, lora);
+  if (for_backward) take_backward_scratch<T>(net, rows, true, backward_arena, lora);
   return std::max({forward_arena.peak(), head_arena.peak(), backward_arena.peak()});
 }
 
@@ -181,9 +184,10 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
               const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena arena) {
   const ModelConfig& c = net.config;
-  const BackwardScratch<T> scratch =
-      take_backward_scratch<T>(net, batch.T(), dweights != nullptr, arena);
-  const auto& [rope, attn, d0, d1, dx0, da, dm, dn, dskip, dwo_bank, dwdown_bank] = scratch;
+  const BackwardScratch<T> scratch = take_backward_scratch<T>(
+      net, batch.T(), dweights != nullptr, arena, lora ? &lora->layout->config() : nullptr);
+  const auto& [rope, attn, d0, d1, dx0, da, dm, dn, dskip, dwo_bank, dwdown_bank, mlp_dxa] =
+      scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
   zero(device, dx0);
@@ -216,7 +220,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 
     MixNormGradient<T> into{dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora);
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora,
+                              mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d0);  // d0 is now dh
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, dn, dlayer,
                                dwo, dlora, attn);
@@ -225,7 +230,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     } else {
       lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.post_lambdas,
                             dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora);
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora,
+                              mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, dn, dlayer,
                                dwo, dlora, attn);
@@ -250,7 +256,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 }
 
 #define FAIRWAY_INSTANTIATE(T) \
-  template size_t scratch_bytes<T>(const Network&, int64_t, int64_t, bool);
+  template size_t scratch_bytes<T>(const Network&, int64_t, int64_t, bool, const LoraConfig*);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -33,9 +33,11 @@ struct Network {
   int slots() const { return static_cast<int>(route.size()); }
 };
 
-// Bytes of scratch, beyond Acts, that the three calls below need for T rows and N head rows.
+// Bytes of scratch, beyond Acts, that the three calls below need for T rows and N head rows, with
+// the adapters that there may be.
 template <class T>
-size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward);
+size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward,
+                     const LoraConfig* lora = nullptr);
 
 // Runs the route: fills `acts` up to final_x. Token ids must be < V.
 template <class Device, class T>
@@ -45,16 +47,16 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
 
 // The head and the loss: nll[n] = −log softmax(logits)[target] for each head row. With `d_nll`
 // (the weight of each row in the loss; 1/N for a mean), also accumulates the head's gradients into
-// *dweights and *dlora (each may be null) and writes acts.d_final_x.
+// *dweights, writes those of its adapters to *dlora (each may be null) and writes acts.d_final_x.
 template <class Device, class T>
 void head_loss(Device& device, const Network& net, const Weights<const T>& w,
                const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
                Tensor<Accum<T>> nll, const Accum<T>* d_nll, const Weights<Accum<T>>* dweights,
                const Lora<Accum<T>>* dlora, Arena scratch);
 
-// From acts.d_final_x back to every parameter: accumulates into *dweights and *dlora (each may be
-// null). Needs acts laid out for_backward and filled by forward and head_loss on the same
-// arguments.
+// From acts.d_final_x back to every parameter: accumulates into *dweights and writes *dlora (each
+// may be null), but for the head's adapter. Needs acts laid out for_backward and filled by forward
+// and head_loss on the same arguments.
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,

@@ -1,8 +1,11 @@
-// Low-rank products beside a linear map: y += out_scale⊙((x Aᵀ) Bᵀ), one pair (A [R, in], B [out,
-// R]) a document. Documents own consecutive rows; a document's result does not depend on its
-// neighbours.
+// Low-rank adapters beside linear maps: y += out_scale⊙((x Aᵀ) Bᵀ), one pair (A [R, in], B [out,
+// R]) a document, in two halves. Adapters with the same input share the first: xa [T, G·R] holds
+// the products of all G of them, R columns each.
+//
+// Documents own consecutive rows; a document's result does not depend on its neighbours.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <type_traits>
 
@@ -12,38 +15,71 @@
 
 namespace fairway {
 
+inline constexpr int kMaxLowRankGroup = 4;
+
+// The A of G adapters with the same input.
 template <class T>
-struct LowRankPairs {
-  T* a = nullptr;      // of the first document; null: there are no adapters
-  T* b = nullptr;      //
-  int64_t stride = 0;  // elements from a document's A (or B) to the next one's
+struct LowRankDown {
+  std::array<T*, kMaxLowRankGroup> a{};  // of the first document
+  int count = 0;                         // G; 0: there are no adapters
+  int64_t stride = 0;                    // elements from a document's A to the next one's
   int64_t docs = 0;
   Tensor<const int32_t> doc_rows;  // [docs + 1], device memory; rows count from doc_rows[0]
-  int64_t rank = 0, in = 0, out = 0;
+  int64_t rank = 0, in = 0;
+
+  explicit operator bool() const { return count > 0; }
+  int64_t width() const { return count * rank; }
+};
+
+// The B of one adapter.
+template <class T>
+struct LowRankUp {
+  T* b = nullptr;  // of the first document; null: there is no adapter
+  int64_t stride = 0;
+  int64_t docs = 0;
+  Tensor<const int32_t> doc_rows;
+  int64_t rank = 0, out = 0;
+  int place = 0;  // its columns of xa are [place·R, (place + 1)·R)
   // [out], device memory, the same for all documents: a scale that the linear map has folded into
   // its matrix. Null: 1.
   const std::remove_const_t<T>* out_scale = nullptr;
 
-  explicit operator bool() const { return a != nullptr; }
+  explicit operator bool() const { return b != nullptr; }
 };
 
-// x [T, in], y [T, out] += .
+// xa_i = x A_iᵀ for each adapter i of the group. x [T, in], xa [T, G·R].
 template <class T>
-void low_rank(CpuDevice& device, Tensor<const T> x, const LowRankPairs<const T>& pairs,
-              Tensor<T> y);
+void low_rank_down(CpuDevice& device, Tensor<const T> x, const LowRankDown<const T>& down,
+                   Tensor<T> xa);
 template <class T>
-void low_rank(CudaDevice& device, Tensor<const T> x, const LowRankPairs<const Accum<T>>& pairs,
-              Tensor<T> y);
+void low_rank_down(CudaDevice& device, Tensor<const T> x, const LowRankDown<const Accum<T>>& down,
+                   Tensor<T> xa);
 
-// With g = out_scale⊙dy:  dx [T, in] += g B A;  for each document dB += gᵀ (x Aᵀ), dA += (g B)ᵀ x.
-// dx may be null (the input needs no gradient), dpairs null (the adapters need none).
+// y += out_scale⊙(xa_i Bᵀ). y [T, out].
 template <class T>
-void low_rank_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> x,
-                       const LowRankPairs<const T>& pairs, Tensor<T> dx,
-                       const LowRankPairs<T>& dpairs);
+void low_rank_up(CpuDevice& device, Tensor<const T> xa, const LowRankUp<const T>& up, Tensor<T> y);
 template <class T>
-void low_rank_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> x,
-                       const LowRankPairs<const Accum<T>>& pairs, Tensor<T> dx,
-                       const LowRankPairs<Accum<T>>& dpairs);
+void low_rank_up(CudaDevice& device, Tensor<const T> xa, const LowRankUp<const Accum<T>>& up,
+                 Tensor<T> y);
+
+// With g = out_scale⊙dy:  dxa_i = g B, for each document db = gᵀ xa_i. Both are written. `db` is
+// the place of B's gradient, at the same stride as B; null: it is not wanted.
+template <class T>
+void low_rank_up_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T> xa,
+                          const LowRankUp<const T>& up, Tensor<T> dxa, T* db);
+template <class T>
+void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> xa,
+                          const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, Accum<T>* db);
+
+// dx += Σ_i dxa_i A_i; for each document da_i = dxa_iᵀ x, written. dx may be null (the input needs
+// no gradient), `da` empty (the adapters need none).
+template <class T>
+void low_rank_down_backward(CpuDevice& device, Tensor<const T> dxa, Tensor<const T> x,
+                            const LowRankDown<const T>& down, Tensor<T> dx,
+                            const LowRankDown<T>& da);
+template <class T>
+void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<const T> x,
+                            const LowRankDown<const Accum<T>>& down, Tensor<T> dx,
+                            const LowRankDown<Accum<T>>& da);
 
 }  // namespace fairway

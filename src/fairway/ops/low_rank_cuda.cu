@@ -18,9 +18,6 @@ constexpr int kTile = 64, kDepth = 16;
 constexpr int kSide = kTile / 4;  // a thread owns 4 x 4 elements of a tile
 constexpr int kThreads = kSide * kSide;
 
-// Of CudaDevice::workspace.
-constexpr int kSlotMid = 2, kSlotDmid = 3;
-
 // sum += A B over `depth`, for a tile of kTile x kTile. a(i, k) and b(k, j) are elements of A and B
 // within the tile, zero outside of the matrices; thread (u, v) owns elements
 // (u + kSide·i, v + kSide·j), where threadIdx.x = u·kSide + v.
@@ -60,19 +57,20 @@ struct DocMatrix {
   const float *in_scale = nullptr, *out_scale = nullptr;  // factors of its rows or columns; null: 1
 };
 
-// y = x M, or y += x M, for the rows of each document. Grid (row tiles, tiles of columns).
+// y = x M, or y += x M, for the rows of each document; rows of x and y lie a pitch apart. Grid (row
+// tiles, tiles of columns).
 template <bool kAdd, class X, class Y>
 __global__ void __launch_bounds__(kThreads)
-    rows_kernel(const int32_t* doc_rows, int docs, const X* x, int in, DocMatrix m, Y* y, int out) {
+    rows_kernel(const int32_t* doc_rows, int docs, const X* x, int in, int64_t x_pitch, DocMatrix m,
+                Y* y, int out, int64_t y_pitch) {
   const DocTile tile = find_doc_tile<kTile>(doc_rows, docs, blockIdx.x);
   if (tile.rows == 0) return;
   const int first = kTile * blockIdx.y;
-  const X* const rows = x + tile.begin * in;
+  const X* const rows = x + tile.begin * x_pitch;
   const float* const matrix = m.data + tile.doc * m.doc_step;
   float sum[4][4] = {};
   product_tile(
-      in,
-      [&](int i, int k) { return i < tile.rows ? load_element(rows + int64_t{i} * in + k) : 0.0f; },
+      in, [&](int i, int k) { return i < tile.rows ? load_element(rows + i * x_pitch + k) : 0.0f; },
       [&](int k, int j) {
         if (first + j >= out) return 0.0f;
         float v = matrix[k * m.in_step + (first + j) * m.out_step];
@@ -86,22 +84,21 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < 4; ++j) {
       const int row = u + kSide * i, col = first + v + kSide * j;
       if (row >= tile.rows || col >= out) continue;
-      Y* to = y + (tile.begin + row) * out + col;
+      Y* to = y + (tile.begin + row) * y_pitch + col;
       store_element(to, kAdd ? load_element(to) + sum[i][j] : sum[i][j]);
     }
 }
 
-// d[wide, rank] += wideᵀ narrow over each document's rows, element (w, r) at w·wide_step +
+// d[wide, rank] = wideᵀ narrow over each document's rows, element (w, r) at w·wide_step +
 // r·rank_step. Grid (tiles of wide, tiles of the rank, documents).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    gradient_kernel(const int32_t* doc_rows, const T* wide, int width, const float* narrow,
-                    int rank, float* d, int64_t doc_step, int64_t wide_step, int64_t rank_step,
-                    const float* wide_scale) {
+    gradient_kernel(const int32_t* doc_rows, const T* wide, int width, const T* narrow,
+                    int64_t narrow_pitch, int rank, float* d, int64_t doc_step, int64_t wide_step,
+                    int64_t rank_step, const float* wide_scale) {
   const int doc = blockIdx.z;
   const int64_t begin = int64_t{doc_rows[doc]} - doc_rows[0];
   const int rows = doc_rows[doc + 1] - doc_rows[doc];
-  if (rows <= 0) return;
   const int first_wide = kTile * blockIdx.x, first_rank = kTile * blockIdx.y;
   float sum[4][4] = {};
   product_tile(
@@ -112,7 +109,7 @@ __global__ void __launch_bounds__(kThreads)
       },
       [&](int k, int j) {
         const int r = first_rank + j;
-        return r < rank ? narrow[(begin + k) * rank + r] : 0.0f;
+        return r < rank ? load_element(narrow + (begin + k) * narrow_pitch + r) : 0.0f;
       },
       sum);
   const int u = threadIdx.x / kSide, v = threadIdx.x % kSide;
@@ -120,7 +117,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < 4; ++j) {
       const int w = first_wide + u + kSide * i, r = first_rank + v + kSide * j;
       if (w < width && r < rank)
-        d[doc * doc_step + w * wide_step + r * rank_step] +=
+        d[doc * doc_step + w * wide_step + r * rank_step] =
             wide_scale ? wide_scale[w] * sum[i][j] : sum[i][j];
     }
 }
@@ -129,101 +126,115 @@ unsigned tiles(int64_t n) {
   return static_cast<unsigned>((n + kTile - 1) / kTile);
 }
 
-template <bool kAdd, class X, class Y>
-void rows_times(CudaDevice& device, const LowRankPairs<const float>& p, int64_t rows, const X* x,
-                int64_t in, const DocMatrix& m, Y* y, int64_t out) {
+template <bool kAdd, class Pairs, class T>
+void rows_times(CudaDevice& device, const Pairs& p, int64_t rows, const T* x, int64_t in,
+                int64_t x_pitch, const DocMatrix& m, T* y, int64_t out, int64_t y_pitch) {
   const dim3 grid(most_doc_tiles<kTile>(rows, p.docs), tiles(out));
-  rows_kernel<kAdd>
-      <<<grid, kThreads, 0, device.stream()>>>(p.doc_rows.data, static_cast<int>(p.docs), x,
-                                               static_cast<int>(in), m, y, static_cast<int>(out));
+  rows_kernel<kAdd><<<grid, kThreads, 0, device.stream()>>>(
+      p.doc_rows.data, static_cast<int>(p.docs), x, static_cast<int>(in), x_pitch, m, y,
+      static_cast<int>(out), y_pitch);
   cuda_check_launch("low_rank: rows");
 }
 
-template <class T>
-void gradient(CudaDevice& device, const LowRankPairs<const float>& p, const T* wide, int64_t width,
-              const float* narrow, float* d, int64_t doc_step, int64_t wide_step, int64_t rank_step,
-              const float* wide_scale) {
+template <class Pairs, class T>
+void gradient(CudaDevice& device, const Pairs& p, const T* wide, int64_t width, const T* narrow,
+              int64_t narrow_pitch, float* d, int64_t doc_step, int64_t wide_step,
+              int64_t rank_step, const float* wide_scale) {
   const dim3 grid(tiles(width), tiles(p.rank), static_cast<unsigned>(p.docs));
   gradient_kernel<<<grid, kThreads, 0, device.stream()>>>(
-      p.doc_rows.data, wide, static_cast<int>(width), narrow, static_cast<int>(p.rank), d, doc_step,
-      wide_step, rank_step, wide_scale);
+      p.doc_rows.data, wide, static_cast<int>(width), narrow, narrow_pitch,
+      static_cast<int>(p.rank), d, doc_step, wide_step, rank_step, wide_scale);
   cuda_check_launch("low_rank: gradient");
 }
 
-float* mid_rows(CudaDevice& device, int slot, int64_t rows, int64_t rank) {
-  return reinterpret_cast<float*>(
-      device.workspace(slot, static_cast<size_t>(rows * rank) * sizeof(float)));
-}
-
-// Documents are a dimension of some grids.
-void check_docs(int64_t docs) {
-  check(docs <= 65535, "low_rank: too many documents");
-}
-
-// A and B as [in, out] of the product they stand in.
-DocMatrix a_transposed(const LowRankPairs<const float>& p) {
-  return {p.a, p.stride, 1, p.in};
-}
-DocMatrix b_transposed(const LowRankPairs<const float>& p) {
-  return {p.b, p.stride, 1, p.rank, nullptr, p.out_scale};
-}
-DocMatrix a_plain(const LowRankPairs<const float>& p) {
-  return {p.a, p.stride, p.in, 1};
-}
-DocMatrix b_plain(const LowRankPairs<const float>& p) {
-  return {p.b, p.stride, p.rank, 1, p.out_scale, nullptr};
+// Whether there is anything to do.
+template <class Pairs>
+bool any(const Pairs& p) {
+  check(p.docs <= 65535, "low_rank: too many documents");  // a dimension of some grids
+  return p && p.docs > 0 && p.rank > 0;
 }
 
 }  // namespace
 
 template <class T>
-void low_rank(CudaDevice& device, Tensor<const T> x, const LowRankPairs<const Accum<T>>& pairs,
-              Tensor<T> y) {
-  const int64_t rows = x.extent(0);
-  if (rows == 0 || pairs.docs == 0 || pairs.rank == 0) return;
-  check_docs(pairs.docs);
+void low_rank_down(CudaDevice& device, Tensor<const T> x, const LowRankDown<const Accum<T>>& down,
+                   Tensor<T> xa) {
+  if (x.extent(0) == 0 || !any(down)) return;
   if constexpr (std::is_same_v<T, bf16>)
-    if (low_rank_fits_mma(pairs, x.data, y.data, nullptr)) {
-      low_rank_mma(device, x, pairs, y);
+    if (low_rank_fits_mma(down.rank, down.in, x.data, xa.data)) {
+      low_rank_down_mma(device, x, down, xa);
       return;
     }
-  float* xa = mid_rows(device, kSlotMid, rows, pairs.rank);
-  rows_times<false>(device, pairs, rows, x.data, pairs.in, a_transposed(pairs), xa, pairs.rank);
-  rows_times<true>(device, pairs, rows, static_cast<const float*>(xa), pairs.rank,
-                   b_transposed(pairs), y.data, pairs.out);
+  for (int i = 0; i < down.count; ++i)
+    rows_times<false>(device, down, x.extent(0), x.data, down.in, down.in,
+                      {down.a[static_cast<size_t>(i)], down.stride, 1, down.in},
+                      xa.data + i * down.rank, down.rank, down.width());
 }
 
 template <class T>
-void low_rank_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> x,
-                       const LowRankPairs<const Accum<T>>& pairs, Tensor<T> dx,
-                       const LowRankPairs<Accum<T>>& dpairs) {
-  const int64_t rows = dy.extent(0);
-  if (rows == 0 || pairs.docs == 0 || pairs.rank == 0 || (!dx && !dpairs)) return;
-  check_docs(pairs.docs);
+void low_rank_up(CudaDevice& device, Tensor<const T> xa, const LowRankUp<const Accum<T>>& up,
+                 Tensor<T> y) {
+  if (y.extent(0) == 0 || !any(up)) return;
   if constexpr (std::is_same_v<T, bf16>)
-    if (low_rank_fits_mma(pairs, x.data, dy.data, dx.data)) {
-      low_rank_backward_mma(device, dy, x, pairs, dx, dpairs);
+    if (low_rank_fits_mma(up.rank, up.out, xa.data, y.data)) {
+      low_rank_up_mma(device, xa, up, y);
       return;
     }
-  float* dxa = mid_rows(device, kSlotDmid, rows, pairs.rank);
-  rows_times<false>(device, pairs, rows, dy.data, pairs.out, b_plain(pairs), dxa, pairs.rank);
-  if (dx)
-    rows_times<true>(device, pairs, rows, static_cast<const float*>(dxa), pairs.rank,
-                     a_plain(pairs), dx.data, pairs.in);
-  if (!dpairs) return;
-  float* xa = mid_rows(device, kSlotMid, rows, pairs.rank);
-  rows_times<false>(device, pairs, rows, x.data, pairs.in, a_transposed(pairs), xa, pairs.rank);
-  gradient(device, pairs, dy.data, pairs.out, xa, dpairs.b, dpairs.stride, pairs.rank, 1,
-           pairs.out_scale);
-  gradient(device, pairs, x.data, pairs.in, dxa, dpairs.a, dpairs.stride, 1, pairs.in, nullptr);
+  rows_times<true>(device, up, y.extent(0), xa.data + up.place * up.rank, up.rank, xa.extent(1),
+                   {up.b, up.stride, 1, up.rank, nullptr, up.out_scale}, y.data, up.out, up.out);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                              \
-  template void low_rank(CudaDevice&, Tensor<const T>, const LowRankPairs<const Accum<T>>&, \
-                         Tensor<T>);                                                        \
-  template void low_rank_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,            \
-                                  const LowRankPairs<const Accum<T>>&, Tensor<T>,           \
-                                  const LowRankPairs<Accum<T>>&);
+template <class T>
+void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> xa,
+                          const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, Accum<T>* db) {
+  if (!any(up)) return;
+  if constexpr (std::is_same_v<T, bf16>)
+    if (low_rank_fits_mma(up.rank, up.out, dy.data, dxa.data, xa.data)) {
+      low_rank_up_backward_mma(device, dy, xa, up, dxa, db);
+      return;
+    }
+  const int64_t column = up.place * up.rank;
+  if (dy.extent(0) > 0)
+    rows_times<false>(device, up, dy.extent(0), dy.data, up.out, up.out,
+                      {up.b, up.stride, up.rank, 1, up.out_scale, nullptr}, dxa.data + column,
+                      up.rank, dxa.extent(1));
+  if (db)
+    gradient(device, up, dy.data, up.out, xa.data + column, xa.extent(1), db, up.stride, up.rank, 1,
+             up.out_scale);
+}
+
+template <class T>
+void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<const T> x,
+                            const LowRankDown<const Accum<T>>& down, Tensor<T> dx,
+                            const LowRankDown<Accum<T>>& da) {
+  if (!any(down)) return;
+  if constexpr (std::is_same_v<T, bf16>)
+    if (low_rank_fits_mma(down.rank, down.in, dxa.data, x.data, dx.data)) {
+      low_rank_down_backward_mma(device, dxa, x, down, dx, da);
+      return;
+    }
+  for (int i = 0; i < down.count; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const T* const columns = dxa.data + i * down.rank;
+    if (dx && dx.extent(0) > 0)
+      rows_times<true>(device, down, dx.extent(0), columns, down.rank, down.width(),
+                       {down.a[at], down.stride, down.in, 1}, dx.data, down.in, down.in);
+    if (da)
+      gradient(device, down, x.data, down.in, columns, down.width(), da.a[at], da.stride, 1,
+               down.in, nullptr);
+  }
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                  \
+  template void low_rank_down(CudaDevice&, Tensor<const T>, const LowRankDown<const Accum<T>>&, \
+                              Tensor<T>);                                                       \
+  template void low_rank_up(CudaDevice&, Tensor<const T>, const LowRankUp<const Accum<T>>&,     \
+                            Tensor<T>);                                                         \
+  template void low_rank_up_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,             \
+                                     const LowRankUp<const Accum<T>>&, Tensor<T>, Accum<T>*);   \
+  template void low_rank_down_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
+                                       const LowRankDown<const Accum<T>>&, Tensor<T>,           \
+                                       const LowRankDown<Accum<T>>&);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

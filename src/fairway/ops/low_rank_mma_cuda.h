@@ -9,17 +9,19 @@
 
 namespace fairway {
 
-// The largest rank that the kernels hold in registers.
-inline constexpr int64_t kMmaRank = 256;
+// Whether the kernels can: rows of `rank` and `wide` elements, and all these arrays, are read and
+// written 16 bytes at a time.
+bool low_rank_fits_mma(int64_t rank, int64_t wide, const bf16* a, const bf16* b,
+                       const bf16* c = nullptr);
 
-// Rows are read and written 16 bytes at a time.
-bool low_rank_fits_mma(const LowRankPairs<const float>& pairs, const bf16* in_rows,
-                       const bf16* out_rows, const bf16* more_rows);
-
-void low_rank_mma(CudaDevice& device, Tensor<const bf16> x, const LowRankPairs<const float>& pairs,
-                  Tensor<bf16> y);
-void low_rank_backward_mma(CudaDevice& device, Tensor<const bf16> dy, Tensor<const bf16> x,
-                           const LowRankPairs<const float>& pairs, Tensor<bf16> dx,
-                           const LowRankPairs<float>& dpairs);
+void low_rank_down_mma(CudaDevice& device, Tensor<const bf16> x,
+                       const LowRankDown<const float>& down, Tensor<bf16> xa);
+void low_rank_up_mma(CudaDevice& device, Tensor<const bf16> xa, const LowRankUp<const float>& up,
+                     Tensor<bf16> y);
+void low_rank_up_backward_mma(CudaDevice& device, Tensor<const bf16> dy, Tensor<const bf16> xa,
+                              const LowRankUp<const float>& up, Tensor<bf16> dxa, float* db);
+void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
+                                const LowRankDown<const float>& down, Tensor<bf16> dx,
+                                const LowRankDown<float>& da);
 
 }  // namespace fairway
