@@ -7,7 +7,6 @@
 
 #include "fairway/base/fields.h"
 #include "fairway/device/cpu_device.h"
-#include "fairway/ops/low_rank.h"
 #include "fairway/ops/softcap_xent.h"
 #include "support/random.h"
 
@@ -93,64 +92,6 @@ INSTANTIATE_TEST_SUITE_P(Cases, Linear,
                                            Case{2100, 32, 48, MatmulPrecision::float32},
                                            Case{17, 24, 40, MatmulPrecision::bfloat16},
                                            Case{300, 64, 192, MatmulPrecision::bfloat16}));
-
-TEST(LowRank, DocumentsDoNotDependOnEachOther) {
-  constexpr int64_t kIn = 48, kOut = 40, kR = 5;
-  const std::vector<int32_t> starts{0, 37, 300, 301};
-  const int64_t rows = starts.back();
-  CpuDevice device(2);
-  const Owned<float> x({rows, kIn}, random_doubles(rows * kIn, 0)),
-      dy({rows, kOut}, random_doubles(rows * kOut, 1));
-  const Owned<float> a({3, kR, kIn}, random_doubles(3 * kR * kIn, 2)),
-      b({3, kOut, kR}, random_doubles(3 * kOut * kR, 3));
-  Owned<float> y({rows, kOut}), dx({rows, kIn});
-  // A and B of the three documents lie apart: pairs that share one stride, as views of a flat
-  // buffer do.
-  constexpr int64_t kStride = kR * (kIn + kOut);
-  Owned<float> pairs({3, kStride}), dpairs({3, kStride});
-  for (int64_t doc = 0; doc < 3; ++doc) {
-    std::copy_n(a.cview().data + doc * kR * kIn, kR * kIn, pairs.view().data + doc * kStride);
-    std::copy_n(b.cview().data + doc * kOut * kR, kOut * kR,
-                pairs.view().data + doc * kStride + kR * kIn);
-  }
-  const auto down_of = [&]<class U>(U* base, const std::vector<int32_t>& rows_of) {
-    const int64_t docs = std::ssize(rows_of) - 1;
-    return LowRankDown<U>{{base}, 1, kStride, docs, {rows_of.data(), {docs + 1}}, kR, kIn};
-  };
-  const auto up_of = [&](const float* base, const std::vector<int32_t>& rows_of) {
-    const int64_t docs = std::ssize(rows_of) - 1;
-    return LowRankUp<const float>{
-        base + kR * kIn, kStride, docs, {rows_of.data(), {docs + 1}}, kR, kOut};
-  };
-  const auto run = [&](const float* base, float* gradient, const std::vector<int32_t>& rows_of,
-                       Tensor<const float> xs, Tensor<const float> dys, Tensor<float> ys,
-                       Tensor<float> dxs) {
-    Owned<float> xa({rows_of.back(), kR}), dxa({rows_of.back(), kR});
-    const auto down = down_of(base, rows_of);
-    const auto up = up_of(base, rows_of);
-    low_rank_down<float>(device, xs, down, xa.view());
-    low_rank_up<float>(device, xa.cview(), up, ys);
-    low_rank_up_backward<float>(device, dys, xa.cview(), up, dxa.view(), gradient + kR * kIn);
-    low_rank_down_backward<float>(device, dxa.cview(), xs, down, dxs, down_of(gradient, rows_of));
-    EXPECT_TRUE(xa.intact() && dxa.intact());
-  };
-  run(pairs.cview().data, dpairs.view().data, starts, x.cview(), dy.cview(), y.view(), dx.view());
-  EXPECT_TRUE(y.intact() && dx.intact() && dpairs.intact());
-  for (size_t doc = 0; doc < 3; ++doc) {
-    const int64_t begin = starts[doc], n = starts[doc + 1] - begin;
-    const std::vector<int32_t> own{0, static_cast<int32_t>(n)};
-    Owned<float> y1({n, kOut}), dx1({n, kIn}), dpair({kStride});
-    run(pairs.cview().data + static_cast<int64_t>(doc) * kStride, dpair.view().data, own,
-        {x.cview().data + begin * kIn, {n, kIn}}, {dy.cview().data + begin * kOut, {n, kOut}},
-        y1.view(), dx1.view());
-    for (int64_t i = 0; i < n * kOut; ++i)
-      ASSERT_EQ(y1[static_cast<size_t>(i)], y[static_cast<size_t>(begin * kOut + i)]);
-    for (int64_t i = 0; i < n * kIn; ++i)
-      ASSERT_EQ(dx1[static_cast<size_t>(i)], dx[static_cast<size_t>(begin * kIn + i)]);
-    for (size_t i = 0; i < static_cast<size_t>(kStride); ++i)
-      ASSERT_EQ(dpair[i], dpairs[doc * static_cast<size_t>(kStride) + i]);
-  }
-}
 
 TEST(SoftcapXent, MatchesDouble) {
   constexpr int64_t kN = 37, kV = 301;

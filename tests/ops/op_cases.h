@@ -76,6 +76,7 @@ void for_each_op_case(Visitor&& visit) {
       in.du = {};
       mix_norm_backward<U>(h.device, in, true, h.inout("dx + of n alone", rows, 1, D), dx0,
                            h.inout_vec("dmix of n alone", {2, D}, 0, T));
+      mix_norm_backward<U>(h.device, in, true, h.inout("dx +, without dx0", rows, 1, D), {}, {});
     });
     visit(named("fold_scale"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;

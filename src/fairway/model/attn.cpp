@@ -83,7 +83,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
   rope_gain_backward<T>(device, dq, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, dq,
                         dlayer.q_gain);
   rope_gain_backward<T>(device, dk, acts.k, {}, rope.cosine, rope.sine, eps, dk, {});
-  linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
+  if (dn)
+    linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
   if (dlayer.wq) {
     linear_backward_weight<T>(device, dq, n, dlayer.wq);
     linear_backward_weight<T>(device, dk, n, dlayer.wk);

@@ -34,8 +34,8 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
                   const RopeTable<T>& rope, Tensor<const T> wo_scaled, const VisitActs<T>& acts,
                   Tensor<const T> residual, Tensor<T> out);
 
-// From dout, the gradient of what was added: dn, that of attn_in, is written; where there
-// is a place for them, weight gradients accumulate and adapter gradients are written.
+// From dout, the gradient of what was added: dn, that of attn_in, is written (null: not wanted);
+// where there is a place for them, weight gradients accumulate and adapter gradients are written.
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const AttentionSegments& segments,

@@ -190,8 +190,10 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
-  zero(device, dx0);
+  // Adapters alone need no gradient of x0, nor of the first visit's input.
+  const Tensor<T> to_x0 = dweights ? dx0 : Tensor<T>{};
   if (dweights) {
+    zero(device, dx0);
     zero(device, dwo_bank);
     zero(device, dwdown_bank);
   }
@@ -214,6 +216,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const Tensor<Accum<T>> dwo = row_of(dwo_bank, visit.layer);
     const Tensor<Accum<T>> dwdown = row_of(dwdown_bank, visit.layer);
     const double ln = c.ln(visit.layer);
+    const bool ends_here = s == 0 && !dweights;
+    const Tensor<T> attn_dn = ends_here ? Tensor<T>{} : dn;
     // d0 is the gradient of this visit's output; add what its skip connection brings back.
     for (const Visit& later : net.route)
       if (later.skip_from == s) add<T>(device, dskip.slice(later.skip), d0);
@@ -223,19 +227,21 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora,
                               mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d0);  // d0 is now dh
-      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, dn, dlayer,
-                               dwo, dlora, attn);
+      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, attn_dn,
+                               dlayer, dwo, dlora, attn);
+      if (ends_here) break;
       into.du = d0;  // u reaches h beside attention too
-      mix_norm_backward<T>(device, into, false, d0, dx0, dlayer.resid_mix);
+      mix_norm_backward<T>(device, into, false, d0, to_x0, dlayer.resid_mix);
     } else {
       lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.post_lambdas,
                             dlayer.resid_lambdas);
       mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora,
                               mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);
-      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, dn, dlayer,
-                               dwo, dlora, attn);
-      mix_norm_backward<T>(device, into, true, d0, dx0, dlayer.resid_mix);
+      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, attn_dn,
+                               dlayer, dwo, dlora, attn);
+      if (ends_here) break;
+      mix_norm_backward<T>(device, into, true, d0, to_x0, dlayer.resid_mix);
     }
     if (visit.skip >= 0)
       skip_mix_backward<T>(

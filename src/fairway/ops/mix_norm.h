@@ -30,7 +30,7 @@ struct MixNormGradient {
 
 // With g = du + rstd·(scale·dn − n·mean(dn⊙n)/scale):
 //   dx = mix0⊙g, or dx += with `accumulate_dx`;  dx0 += mix1⊙g;
-//   dmix[0] += Σ_t g⊙x, dmix[1] += Σ_t g⊙x0 (null: not computed).
+//   dmix[0] += Σ_t g⊙x, dmix[1] += Σ_t g⊙x0.  dx0 and dmix may be null: not computed.
 // dx may be du.
 template <class T>
 void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,

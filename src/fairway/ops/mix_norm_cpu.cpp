@@ -44,7 +44,7 @@ void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool acc
         std::fill_n(g, D, T{});
       row_rms_backward_from_output(in.dn.data + row, in.n.data + row, in.rstd[t], in.scale, D, g);
       const T *xt = in.x.data + row, *x0t = in.x0.data + row;
-      T *dxt = dx.data + row, *dx0t = dx0.data + row;
+      T* dxt = dx.data + row;
       if (with_mix) {
 #pragma omp simd
         for (int64_t j = 0; j < D; ++j) {
@@ -52,11 +52,14 @@ void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool acc
           partial[D + j] += g[j] * x0t[j];
         }
       }
+      if (dx0) {
+        T* dx0t = dx0.data + row;
 #pragma omp simd
-      for (int64_t j = 0; j < D; ++j) {
-        dx0t[j] += mix1[j] * g[j];
-        dxt[j] = accumulate_dx ? dxt[j] + mix0[j] * g[j] : mix0[j] * g[j];
+        for (int64_t j = 0; j < D; ++j) dx0t[j] += mix1[j] * g[j];
       }
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j)
+        dxt[j] = accumulate_dx ? dxt[j] + mix0[j] * g[j] : mix0[j] * g[j];
     }
   };
   if (with_mix) {

@@ -53,7 +53,7 @@ struct Gradient {
   const T *dn, *du, *n, *x, *x0;
   const float *rstd, *mix;
   float scale;
-  T *dx, *dx0;
+  T *dx, *dx0;  // dx0 may be null
   int64_t rows, D, rows_per_block;
   float* partials;  // [blocks, 2, D]
 };
@@ -80,7 +80,7 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient
     const auto fetch = [&](int c, int64_t j) {
       load<kVec>(p.dn + at + j, dn[c]);
       load<kVec>(p.n + at + j, n[c]);
-      load<kVec>(p.dx0 + at + j, dx0[c]);
+      if (p.dx0) load<kVec>(p.dx0 + at + j, dx0[c]);
       if constexpr (kDu) load<kVec>(p.du + at + j, du[c]);
       if constexpr (kAccumulate) load<kVec>(p.dx + at + j, dx[c]);
       if constexpr (kWithMix) {
@@ -137,11 +137,13 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient
         }
       }
       load<kVec>(p.mix + j, m0);
-      load<kVec>(p.mix + D + j, m1);
-      unpack(dx0[c], v);
+      if (p.dx0) {
+        load<kVec>(p.mix + D + j, m1);
+        unpack(dx0[c], v);
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) v[i] += m1[i] * g[i];
-      store<kVec>(p.dx0 + at + j, v);
+        for (int i = 0; i < kVec; ++i) v[i] += m1[i] * g[i];
+        store<kVec>(p.dx0 + at + j, v);
+      }
 #pragma unroll
       for (int i = 0; i < kVec; ++i) out[i] = m0[i] * g[i];
       if constexpr (kAccumulate) {

@@ -1,0 +1,130 @@
+// A document's adapters give the same bits whatever other documents are in the call.
+#include "fairway/ops/low_rank.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "fairway/base/rng.h"
+#include "fairway/device/run_types.h"
+
+namespace fairway {
+namespace {
+
+constexpr int64_t kIn = 64, kOut = 72, kG = 3;
+
+template <class Device, class T>
+class Documents {
+ public:
+  Documents(Device& device, int64_t rank) : device_(device), rank_(rank) {}
+
+  // What the four products leave of documents with rows [starts[i], starts[i + 1]) each, as bytes:
+  // first what has rows, then what has documents.
+  struct Result {
+    std::vector<std::string> rows, docs;
+  };
+  Result run(const std::vector<int32_t>& starts, int64_t first_doc) {
+    memory_.clear();
+    const int64_t docs = std::ssize(starts) - 1, begin = starts.front();
+    const int64_t rows = starts.back() - begin, width = kG * rank_;
+    const auto doc_rows = upload(starts);
+    using A = Accum<T>;
+    const auto* pairs = values<A>(docs * stride(), first_doc * stride(), 0);
+    auto* gradient = values<A>(docs * stride(), first_doc * stride(), 1);
+    const Tensor<T> x{values<T>(rows * kIn, begin * kIn, 2), {rows, kIn}};
+    const Tensor<T> dy{values<T>(rows * kOut, begin * kOut, 3), {rows, kOut}};
+    const Tensor<T> y{values<T>(rows * kOut, begin * kOut, 4), {rows, kOut}};
+    const Tensor<T> dx{values<T>(rows * kIn, begin * kIn, 5), {rows, kIn}};
+    const Tensor<T> xa{values<T>(rows * width, begin * width, 6), {rows, width}};
+    const Tensor<T> dxa{values<T>(rows * width, begin * width, 7), {rows, width}};
+    const auto down_of = [&]<class U>(U* base) {
+      LowRankDown<U> down;
+      for (int64_t i = 0; i < kG; ++i) down.a[static_cast<size_t>(i)] = base + i * rank_ * kIn;
+      down.count = kG;
+      down.stride = stride();
+      down.docs = docs;
+      down.doc_rows = {doc_rows, {docs + 1}};
+      down.rank = rank_;
+      down.in = kIn;
+      return down;
+    };
+    const auto down = down_of(static_cast<const A*>(pairs));
+    const LowRankUp<const A> up{pairs + width * kIn, stride(), docs, down.doc_rows, rank_, kOut, 1};
+    low_rank_down<T>(device_, x, down, xa);
+    low_rank_up<T>(device_, xa, up, y);
+    low_rank_up_backward<T>(device_, dy, xa, up, dxa, gradient + width * kIn);
+    low_rank_down_backward<T>(device_, dxa, x, down, dx, down_of(gradient));
+    return {{bytes(xa.data, rows * width), bytes(y.data, rows * kOut),
+             bytes(dxa.data, rows * width), bytes(dx.data, rows * kIn)},
+            {bytes(gradient, docs * stride())}};
+  }
+
+ private:
+  int64_t stride() const { return rank_ * (kG * kIn + kOut) + 8; }
+
+  template <class U>
+  U* upload(const std::vector<U>& host) {
+    memory_.push_back(device_.allocate(host.size() * sizeof(U) + 16));
+    device_.upload(memory_.back().data(), host.data(), host.size() * sizeof(U));
+    return reinterpret_cast<U*>(memory_.back().data());
+  }
+  // Elements [from, from + n) of stream `stream`.
+  template <class U>
+  U* values(int64_t n, int64_t from, uint64_t stream) {
+    const Philox rng(11, stream);
+    std::vector<U> host;
+    for (int64_t i = 0; i < n; ++i)
+      host.push_back(U(static_cast<float>(rng.normal(static_cast<uint64_t>(from + i)) / 8)));
+    return upload(host);
+  }
+  template <class U>
+  std::string bytes(const U* data, int64_t n) {
+    std::string host(static_cast<size_t>(n) * sizeof(U), '\0');
+    device_.download(host.data(), data, host.size());
+    return host;
+  }
+
+  Device& device_;
+  int64_t rank_;
+  std::vector<typename Device::Buffer> memory_;
+};
+
+template <class Device, class T>
+void expect_independent(Device& device, int64_t rank) {
+  // The third is longer than two chunks of a gradient's sum on a GPU.
+  const std::vector<int32_t> starts{7, 44, 307, 4700, 4700, 4701};
+  Documents<Device, T> documents(device, rank);
+  const auto all = documents.run(starts, 0);
+  for (size_t doc = 0; doc + 1 < starts.size(); ++doc) {
+    const auto one = documents.run({starts[doc], starts[doc + 1]}, static_cast<int64_t>(doc));
+    const auto rows = static_cast<size_t>(starts.back() - starts.front());
+    for (size_t i = 0; i < all.rows.size(); ++i) {
+      const size_t row = all.rows[i].size() / rows;
+      EXPECT_TRUE(one.rows[i] ==
+                  all.rows[i].substr(static_cast<size_t>(starts[doc] - starts.front()) * row,
+                                     one.rows[i].size()))
+          << "rows of output " << i << ", document " << doc << ", rank " << rank;
+    }
+    EXPECT_TRUE(one.docs[0] == all.docs[0].substr(doc * one.docs[0].size(), one.docs[0].size()))
+        << "gradients of document " << doc << ", rank " << rank;
+  }
+}
+
+TEST(LowRank, DocumentsDoNotDependOnEachOther) {
+  CpuDevice device(2);
+  for (const int64_t rank : {5, 96}) expect_independent<CpuDevice, float>(device, rank);
+}
+
+#if FAIRWAY_WITH_CUDA
+TEST(LowRank, DocumentsDoNotDependOnEachOtherOnGpu) {
+  if (!cuda_available()) GTEST_SKIP() << "no GPU here";
+  CudaDevice device;
+  for (const int64_t rank : {5, 16, 96}) expect_independent<CudaDevice, bf16>(device, rank);
+  expect_independent<CudaDevice, float>(device, 5);
+}
+#endif
+
+}  // namespace
+}  // namespace fairway
