@@ -44,10 +44,15 @@ class CpuDevice {
   MatmulPrecision precision() const { return precision_; }
 
   Buffer allocate(size_t bytes) { return Buffer(bytes); }
-  void upload(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
-  void download(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
-  void copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
-  void zero(void* device, size_t bytes) { std::memset(device, 0, bytes); }
+  void upload(void* device, const void* host, size_t bytes) { copy(device, host, bytes); }
+  void download(void* host, const void* device, size_t bytes) { copy(host, device, bytes); }
+  // An empty span may begin at null, which memcpy does not take.
+  void copy(void* to, const void* from, size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  void zero(void* device, size_t bytes) {
+    if (bytes > 0) std::memset(device, 0, bytes);
+  }
   void synchronize() {}
 
   // Scratch of the calling OpenMP thread: at least `bytes`, 64-byte aligned, undefined content,
