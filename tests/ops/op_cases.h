@@ -38,7 +38,7 @@ void for_each_op_case(Visitor&& visit) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto x = h.in(rows);
       const auto rstd = h.out_vec("rstd", {T}, 0, D);
-      rms_norm<U>(h.device, x, kEps, 0.5, rstd, h.out("n", rows));
+      rms_norm<U>(h.device, x, kEps, 0.5, rstd, h.out("n", rows, 1, D));
       rms_norm_backward<U>(h.device, h.in(rows), h.in(rows), rstd, 0.5, h.inout("dx", rows, 1, D));
     });
     visit(named("head_rows"), [=](auto& h) {
@@ -126,7 +126,7 @@ void for_each_op_case(Visitor&& visit) {
     const auto ids = h.ints(tokens);
     const auto table = h.in({kV, kD});
     const auto rstd = h.out_vec("rstd", {kT}, 0, kD);
-    embed<U>(h.device, ids, table, kEps, rstd, h.out("x0", {kT, kD}));
+    embed<U>(h.device, ids, table, kEps, rstd, h.out("x0", {kT, kD}, 1, kD));
     embed_backward<U>(h.device, ids, table, rstd, h.in({kT, kD}),
                       h.inout_vec("dtable", {kV, kD}, 0, kT));
   });
