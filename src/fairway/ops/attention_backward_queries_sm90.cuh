@@ -2,16 +2,13 @@
 // rows, which are shared out as in the forward pass; keys and values stream past in tiles of 64,
 // the diagonal tile first.
 //   P = exp(scale QKᵀ − lse),   dS = P ∘ (dY Vᵀ − delta),   dQ = scale dS K.
-// Also lays lse and delta out by tiles for the kernel of the keys' gradients. With kExclusive it
-// starts from the gradient of exclusive attention's output, which it replaces by that of
-// attention's own, makes delta, and writes exclusive attention's part of the values' gradient.
+// Also lays lse and delta out by tiles for the kernel of the keys' gradients.
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
-#include "fairway/ops/attention_xsa_sm90.cuh"
 #include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
@@ -25,7 +22,6 @@ struct BackwardQueriesShared {
   struct {
     char k[kTileBytes], v[kTileBytes];
   } stage[kStages];
-  float delta[2][kTile];  // with kExclusive
   uint64_t q_full, full[kStages], empty[kStages];
 
   static constexpr size_t kBytes();
@@ -34,27 +30,16 @@ constexpr size_t BackwardQueriesShared::kBytes() {
   return sizeof(BackwardQueriesShared) + 1024;
 }
 
-// What kExclusive adds: y·v̂ [T, H] as the forward pass left it, dy as it is replaced, dv.
-struct ExclusiveRows {
-  const float* y_dot_v;
-  __nv_bfloat16 *dy, *dv;
-};
-
-// q, dy, y2: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64.
-// kExclusive: y2 is what the forward pass wrote; H / K is 2 with kPairHeads, else 1; no delta.
-template <bool kPairHeads, bool kExclusive>
+// q, dy: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64.
+template <bool kPairHeads>
 __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     backward_queries_kernel(const __grid_constant__ CUtensorMap q_map,
                             const __grid_constant__ CUtensorMap dy_map,
                             const __grid_constant__ CUtensorMap k_map,
-                            const __grid_constant__ CUtensorMap v_map,
-                            const __grid_constant__ CUtensorMap y2_map, const AttentionTiles list,
+                            const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
                             int64_t T, int H, int K, float scale, const float* lse,
-                            const float* delta, const ExclusiveRows exclusive, __nv_bfloat16* dq,
-                            RowTerms* row_terms) {
+                            const float* delta, __nv_bfloat16* dq, RowTerms* row_terms) {
   constexpr int kStages = BackwardQueriesShared::kStages, kLag = 2;
-  // Exclusive attention's y2 arrives in the last stage.
-  constexpr int kFirstLoads = kExclusive ? kStages - 1 : kStages;
   constexpr int kHeight = query_tile_rows(kPairHeads);
   extern __shared__ char dynamic_shared[];
   const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
@@ -90,17 +75,14 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     }
     mbarrier_init_fence();
     fence_async_shared();
-    mbarrier_arrive_expect(&shared.q_full, (kExclusive ? 6 : 4) * kTileBytes);
+    mbarrier_arrive_expect(&shared.q_full, 4 * kTileBytes);
     for (int w = 0; w < 2; ++w) {
       const int column = (head0 + (kPairHeads ? w : 0)) * kTile;
       const int row = tile.begin + tile.index * kHeight + (kPairHeads ? 0 : kTile * w);
       tma_load_2d(shared.q[w], &q_map, &shared.q_full, column, row);
       tma_load_2d(shared.dy[w], &dy_map, &shared.q_full, column, row);
-      if (kExclusive)
-        tma_load_2d(w == 0 ? shared.stage[kStages - 1].k : shared.stage[kStages - 1].v, &y2_map,
-                    &shared.q_full, column, row);
     }
-    for (int i = 0; i < min(count, kFirstLoads); ++i) load(i);
+    for (int i = 0; i < min(count, kStages); ++i) load(i);
   }
   __syncthreads();
 
@@ -115,53 +97,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     const int row = row0 + 16 * warp + 8 * h + lane / 4;
     const int64_t at = head * T + tile.begin + row;
     row_lse[h] = row < tile.length ? lse[at] * kLog2e : INFINITY;
-    if (!kExclusive) row_delta[h] = row < tile.length ? delta[at] : 0;
-  }
-  if constexpr (kExclusive) {
-    // Two heads: each warpgroup takes half of the rows, both heads of them. One: its own rows.
-    constexpr int kHeads = kPairHeads ? 2 : 1, kRounds = kTile / 16 / kHeads;
-    const int first_row = 16 * kRounds * (kPairHeads ? warpgroup : 0) + 4 * warp + lane / 8;
-    if (row0 < tile.length) {
-      const int64_t first = tile.begin + row0;
-      float y_dot_v[kRounds][kHeads];
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r)
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h)
-          y_dot_v[r][h] = row0 + first_row + 16 * r < tile.length
-                              ? exclusive.y_dot_v[(first + first_row + 16 * r) * H + head0 + h]
-                              : 0.f;
-      auto& last = shared.stage[kStages - 1];
-      const char* y2[kHeads];
-      char* dy[kHeads];
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        const int at = kPairHeads ? h : warpgroup;
-        y2[h] = at == 0 ? last.k : last.v;
-        dy[h] = shared.dy[at];
-      }
-      mbarrier_wait(&shared.q_full, 0);
-      mbarrier_wait(&shared.full[begin], 0);  // the diagonal tile has the rows' own values
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        const int row = first_row + 16 * r;
-        const bool exists = row0 + row < tile.length;
-        float row_deltas[kHeads];
-        exclude_row<kHeads>(shared.stage[begin].v, y2, dy, y_dot_v[r], row, lane % 8, exists,
-                            exclusive.dy + ((first + row) * H + head0) * kTile,
-                            exclusive.dv + ((first + row) * K + kv) * kTile, row_deltas);
-        if (lane % 8 == 0)
-#pragma unroll
-          for (int h = 0; h < kHeads; ++h)
-            shared.delta[kPairHeads ? h : warpgroup][row] = exists ? row_deltas[h] : 0;
-      }
-      fence_async_shared();
-    }
-    __syncthreads();
-    if (loader && count >= kStages) load(kStages - 1);
-#pragma unroll
-    for (int h = 0; h < 2; ++h)
-      row_delta[h] = shared.delta[warpgroup][16 * warp + 8 * h + lane / 4];
+    row_delta[h] = row < tile.length ? delta[at] : 0;
   }
   for (int i = 0; i < begin; ++i) {  // tiles that only the other warpgroup sees
     mbarrier_wait(&shared.full[i % kStages], i / kStages & 1);

@@ -81,17 +81,8 @@ void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const 
                             Tensor<const Accum<T>> lse, Tensor<const T> y2,
                             Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<Accum<T>> delta,
                             Tensor<T> dq, Tensor<T> dk, Tensor<T> dv) {
-  const auto plan = plan_of<T>(device, q, k, segments);
-  std::byte* work = work_of(device, plan);
-  if (cuda::backward_fuses_xsa(plan)) {
-    cuda::attention_xsa_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data,
-                                    y2.data, y_dot_v.data, dy.data, dq.data, dk.data, dv.data,
-                                    work);
-  } else {
-    xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
-    cuda::attention_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data, dy.data,
-                                delta.data, dq.data, dk.data, dv.data, work);
-  }
+  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
+  attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                   \

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "fairway/base/bf16_cuda.cuh"
 #include "fairway/ops/mma_cuda.h"
 
 namespace fairway::cuda::attention_mma {
@@ -23,14 +24,6 @@ struct alignas(16) Tile {
 // A left operand of kK columns: [16 columns][fragment register].
 template <int kK>
 using Fragment = uint32_t[kK / 16][4];
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-__device__ __forceinline__ float2 unpack(uint32_t pair) {
-  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
-}
 
 // The row and column in a tile of element e of c[j].
 __device__ __forceinline__ int row_of(int warp, int lane, int e) {
@@ -99,7 +92,7 @@ __device__ __forceinline__ void to_fragment(const float (&c)[kN / 8][4], Fragmen
   for (int k = 0; k < kN / 16; ++k)
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      a[k][i] = pack(c[2 * k + i / 2][2 * (i % 2)], c[2 * k + i / 2][2 * (i % 2) + 1]);
+      a[k][i] = pack_bf16(c[2 * k + i / 2][2 * (i % 2)], c[2 * k + i / 2][2 * (i % 2) + 1]);
 }
 
 // Adds the warp's 16 rows in global memory, `stride` elements apart, to c; `rows` rows of the whole
@@ -121,7 +114,7 @@ __device__ __forceinline__ void add_rows(float (&c)[kD / 8][4], Tile<kD>& scratc
   for (int j = 0; j < kD / 8; ++j)
 #pragma unroll
     for (int e = 0; e < 4; e += 2) {
-      const float2 x = unpack(*reinterpret_cast<const uint32_t*>(
+      const float2 x = unpack_bf16(*reinterpret_cast<const uint32_t*>(
           &scratch.row[row_of(warp, lane, e)][column_of(lane, j, e)]));
       c[j][e] += x.x;
       c[j][e + 1] += x.y;
@@ -140,7 +133,7 @@ __device__ __forceinline__ void store_rows(const float (&c)[kD / 8][4], float fa
 #pragma unroll
     for (int e = 0; e < 4; e += 2)
       *reinterpret_cast<uint32_t*>(&scratch.row[row_of(warp, lane, e)][column_of(lane, j, e)]) =
-          pack(factor * c[j][e], factor * c[j][e + 1]);
+          pack_bf16(factor * c[j][e], factor * c[j][e + 1]);
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < kPieces / 2; ++i) {

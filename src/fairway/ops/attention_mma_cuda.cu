@@ -1,8 +1,8 @@
 // Launches of the attention kernels on mma.sync.
-#include <cmath>
 #include <type_traits>
 
 #include "fairway/device/cuda_check.h"
+#include "fairway/ops/attention_launch.cuh"
 #include "fairway/ops/attention_mma_backward.cuh"
 #include "fairway/ops/attention_mma_cuda.h"
 #include "fairway/ops/attention_mma_forward.cuh"
@@ -10,17 +10,6 @@
 namespace fairway::cuda::attention_mma {
 
 namespace {
-
-const __nv_bfloat16* storage(const bf16* p) {
-  return reinterpret_cast<const __nv_bfloat16*>(p);
-}
-__nv_bfloat16* storage(bf16* p) {
-  return reinterpret_cast<__nv_bfloat16*>(p);
-}
-
-float softmax_scale(int d) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-}
 
 // f(integral_constant<int, d>)
 template <class F>
@@ -41,8 +30,7 @@ void launch(cudaStream_t stream, Kernel* kernel, const AttentionTiles& tiles, in
   cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(sizeof(Shared))),
              "attention: shared memory");
-  const unsigned blocks = static_cast<unsigned>(tiles.entries) * static_cast<unsigned>(heads);
-  kernel<<<blocks, kThreads, sizeof(Shared), stream>>>(tiles, args...);
+  kernel<<<tile_blocks(tiles, heads), kThreads, sizeof(Shared), stream>>>(tiles, args...);
   cuda_check_launch("attention");
 }
 

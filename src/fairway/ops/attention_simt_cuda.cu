@@ -1,35 +1,14 @@
 // Launches of the general attention kernels.
-#include <cmath>
 #include <type_traits>
 
-#include "fairway/base/bf16.h"
 #include "fairway/device/cuda_check.h"
+#include "fairway/ops/attention_launch.cuh"
 #include "fairway/ops/attention_simt.cuh"
 #include "fairway/ops/attention_simt_cuda.h"
 
 namespace fairway::cuda::attention_simt {
 
 namespace {
-
-template <class T>
-using Storage = std::conditional_t<std::is_same_v<T, bf16>, __nv_bfloat16, T>;
-
-template <class T>
-const Storage<T>* storage(const T* p) {
-  return reinterpret_cast<const Storage<T>*>(p);
-}
-template <class T>
-Storage<T>* storage(T* p) {
-  return reinterpret_cast<Storage<T>*>(p);
-}
-
-unsigned blocks(const AttentionTiles& tiles, int per_tile) {
-  return static_cast<unsigned>(tiles.entries) * static_cast<unsigned>(per_tile);
-}
-
-float softmax_scale(int d) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-}
 
 // f(integral_constant<int, kD>): the narrowest compiled width that holds d.
 template <class F>
@@ -55,7 +34,7 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
              const T* q, const T* k, const T* v, T* y, float* lse) {
   with_width(s.d, [&](auto width) {
     simt::forward<Storage<T>, decltype(width)::value>
-        <<<blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
+        <<<tile_blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
             query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
             storage(y), lse);
   });
@@ -68,12 +47,13 @@ void backward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles
               const T* dy, const float* delta, T* dq, T* dk, T* dv) {
   with_width(s.d, [&](auto width) {
     constexpr int kD = decltype(width)::value;
-    simt::backward_keys<Storage<T>, kD><<<blocks(key_tiles, s.K), simt::kThreads, 0, stream>>>(
+    simt::backward_keys<Storage<T>, kD><<<tile_blocks(key_tiles, s.K), simt::kThreads, 0, stream>>>(
         key_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v), lse,
         storage(dy), delta, storage(dk), storage(dv));
-    simt::backward_queries<Storage<T>, kD><<<blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
-        query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
-        lse, storage(dy), delta, storage(dq));
+    simt::backward_queries<Storage<T>, kD>
+        <<<tile_blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
+            query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
+            lse, storage(dy), delta, storage(dq));
   });
   cuda_check_launch("attention backward");
 }

@@ -19,6 +19,7 @@ struct alignas(16) AttentionTile {
 
   // A numbering of all segments' tiles of `height` rows that needs no sum over segments: tile i of
   // this segment has number slot(height) + i, below slots(T, segments, height); some stay unused.
+  // Σ ceil(length / height) over the segments is at most slots, too.
 #ifdef __CUDACC__
   __device__
 #endif
@@ -41,12 +42,9 @@ struct AttentionTiles {
   // with most work comes first.
   bool last_tile_first;
 
-  // Σ ceil(length / height) over `segments` segments of T rows in all is at most this.
-  static int64_t capacity(int64_t T, int64_t segments, int64_t height) {
-    return T / height + segments;
-  }
   static size_t bytes(int64_t T, int64_t segments, int64_t height) {
-    return sizeof(AttentionTile) * static_cast<size_t>(capacity(T, segments, height) + 1);
+    return sizeof(AttentionTile) *
+           static_cast<size_t>(AttentionTile::slots(T, segments, height) + 1);
   }
   // A list in `memory`, which is 16-byte aligned and has `bytes` bytes.
   static AttentionTiles in(void* memory, int64_t T, int64_t segments, int32_t height,
@@ -55,7 +53,7 @@ struct AttentionTiles {
     return {header,
             header + 1,
             static_cast<AttentionTile*>(memory) + 1,
-            static_cast<int32_t>(capacity(T, segments, height)),
+            static_cast<int32_t>(AttentionTile::slots(T, segments, height)),
             height,
             last_tile_first};
   }

@@ -121,34 +121,13 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
                            dk, dv);
 }
 
-bool backward_fuses_xsa(const AttentionPlan& plan) {
-  return plan.kernels == AttentionKernels::sm90 && plan.shape.H / plan.shape.K <= 2;
-}
-
-template <class T>
-void attention_xsa_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
-                            const T* v, const float* lse, const T* y2, const float* y_dot_v, T* dy,
-                            T* dq, T* dk, T* dv, void* workspace) {
-  const AttentionShape& s = plan.shape;
-  if (s.T == 0) return;
-  check(backward_fuses_xsa(plan), "attention: these kernels do not include xsa");
-  if constexpr (std::is_same_v<T, bf16>) {
-    attention_sm90::backward_queries_xsa(stream, s, plan.query_tiles, q, k, v, lse, y2, y_dot_v, dy,
-                                         dq, dv, workspace);
-    attention_sm90::backward_keys(stream, s, plan.key_tiles, q, k, v, dy, workspace, dk, dv);
-  }
-}
-
-#define FAIRWAY_INSTANTIATE(T)                                                                     \
-  template AttentionKernels attention_kernels<T>(const AttentionShape&, int);                      \
-  template void attention_forward(cudaStream_t, const AttentionPlan&, const T*, const T*,          \
-                                  const T*, T*, float*, float*);                                   \
-  template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,         \
-                                   const T*, const float*, const T*, const float*, T*, T*, T*,     \
-                                   void*);                                                         \
-  template void attention_xsa_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
-                                       const T*, const float*, const T*, const float*, T*, T*, T*, \
-                                       T*, void*);
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template AttentionKernels attention_kernels<T>(const AttentionShape&, int);                  \
+  template void attention_forward(cudaStream_t, const AttentionPlan&, const T*, const T*,      \
+                                  const T*, T*, float*, float*);                               \
+  template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
+                                   const T*, const float*, const T*, const float*, T*, T*, T*, \
+                                   void*);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

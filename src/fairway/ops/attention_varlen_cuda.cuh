@@ -61,13 +61,4 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
                         const T* v, const float* lse, const T* dy, const float* delta, T* dq, T* dk,
                         T* dv, void* workspace);
 
-// The same behind exclusive attention, where backward_fuses_xsa: y2 and y_dot_v as the forward pass
-// left them; dy comes as the gradient of y2 and leaves as that of attention's own output; dv is
-// written.
-bool backward_fuses_xsa(const AttentionPlan& plan);
-template <class T>
-void attention_xsa_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
-                            const T* v, const float* lse, const T* y2, const float* y_dot_v, T* dy,
-                            T* dq, T* dk, T* dv, void* workspace);
-
 }  // namespace fairway::cuda

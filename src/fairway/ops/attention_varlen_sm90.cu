@@ -1,10 +1,9 @@
 // Launches of the Hopper attention kernels.
-#include <cmath>
-
 #include "fairway/device/cuda_check.h"
 #include "fairway/ops/attention_backward_keys_sm90.cuh"
 #include "fairway/ops/attention_backward_queries_sm90.cuh"
 #include "fairway/ops/attention_forward_sm90.cuh"
+#include "fairway/ops/attention_launch.cuh"
 #include "fairway/ops/attention_varlen_sm90.cuh"
 #include "fairway/sm90/tensor_map.h"
 
@@ -30,14 +29,6 @@ CUtensorMap map_of(const bf16* x, const AttentionShape& s, int heads) {
   return sm90::tensor_map(x, s.T, columns, columns);
 }
 
-unsigned blocks(const AttentionTiles& tiles, int per_tile) {
-  return static_cast<unsigned>(tiles.entries) * static_cast<unsigned>(per_tile);
-}
-
-float softmax_scale(const AttentionShape& s) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.d)));
-}
-
 template <class Kernel, class... Args>
 void launch(cudaStream_t stream, Kernel* kernel, unsigned grid, int threads, size_t shared_bytes,
             Args... args) {
@@ -46,10 +37,6 @@ void launch(cudaStream_t stream, Kernel* kernel, unsigned grid, int threads, siz
              "attention: shared memory");
   kernel<<<grid, static_cast<unsigned>(threads), shared_bytes, stream>>>(args...);
   cuda_check_launch("attention");
-}
-
-__nv_bfloat16* storage(bf16* p) {
-  return reinterpret_cast<__nv_bfloat16*>(p);
 }
 
 }  // namespace
@@ -72,7 +59,7 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
   launch(stream, pair ? forward_kernel<true> : forward_kernel<false>, multiprocessors(),
          kForwardThreads, pair ? ForwardShared<true>::kBytes() : ForwardShared<false>::kBytes(),
          map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), query_tiles, s.T, s.H, s.K,
-         softmax_scale(s), storage(y), lse, y_dot_v);
+         softmax_scale(s.d), storage(y), lse, y_dot_v);
 }
 
 void backward_queries(cudaStream_t stream, const AttentionShape& s,
@@ -80,36 +67,19 @@ void backward_queries(cudaStream_t stream, const AttentionShape& s,
                       const bf16* v, const float* lse, const bf16* dy, const float* delta, bf16* dq,
                       void* row_terms) {
   const bool pair = pairs_heads(s);
-  const CUtensorMap dy_map = map_of(dy, s, s.H);
-  launch(stream,
-         pair ? backward_queries_kernel<true, false> : backward_queries_kernel<false, false>,
-         blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
-         BackwardQueriesShared::kBytes(), map_of(q, s, s.H), dy_map, map_of(k, s, s.K),
-         map_of(v, s, s.K), dy_map, query_tiles, s.T, s.H, s.K, softmax_scale(s), lse, delta,
-         ExclusiveRows{}, storage(dq), static_cast<RowTerms*>(row_terms));
-}
-
-void backward_queries_xsa(cudaStream_t stream, const AttentionShape& s,
-                          const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
-                          const bf16* v, const float* lse, const bf16* y2, const float* y_dot_v,
-                          bf16* dy, bf16* dq, bf16* dv, void* row_terms) {
-  check(s.H / s.K <= 2, "attention: more than two query heads to a key/value head");
-  const bool pair = pairs_heads(s);
-  const float* no_delta = nullptr;
-  launch(stream, pair ? backward_queries_kernel<true, true> : backward_queries_kernel<false, true>,
-         blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
+  launch(stream, pair ? backward_queries_kernel<true> : backward_queries_kernel<false>,
+         tile_blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
          BackwardQueriesShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), map_of(y2, s, s.H), query_tiles, s.T, s.H, s.K, softmax_scale(s), lse,
-         no_delta, ExclusiveRows{y_dot_v, storage(dy), storage(dv)}, storage(dq),
+         map_of(v, s, s.K), query_tiles, s.T, s.H, s.K, softmax_scale(s.d), lse, delta, storage(dq),
          static_cast<RowTerms*>(row_terms));
 }
 
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& key_tiles,
                    const bf16* q, const bf16* k, const bf16* v, const bf16* dy,
                    const void* row_terms, bf16* dk, bf16* dv) {
-  launch(stream, backward_keys_kernel, blocks(key_tiles, s.K), kWarpgroupThreads,
+  launch(stream, backward_keys_kernel, tile_blocks(key_tiles, s.K), kWarpgroupThreads,
          BackwardKeysShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), key_tiles, s.H, s.K, softmax_scale(s),
+         map_of(v, s, s.K), key_tiles, s.H, s.K, softmax_scale(s.d),
          static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv));
 }
 

@@ -24,13 +24,6 @@ void backward_queries(cudaStream_t stream, const AttentionShape& s,
                       const bf16* v, const float* lse, const bf16* dy, const float* delta, bf16* dq,
                       void* row_terms);
 
-// The same behind exclusive attention, for at most two query heads to a key/value head: dy is
-// replaced, dv written, delta made.
-void backward_queries_xsa(cudaStream_t stream, const AttentionShape& s,
-                          const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
-                          const bf16* v, const float* lse, const bf16* y2, const float* y_dot_v,
-                          bf16* dy, bf16* dq, bf16* dv, void* row_terms);
-
 // dk written, dv accumulated; row_terms from backward_queries.
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& key_tiles,
                    const bf16* q, const bf16* k, const bf16* v, const bf16* dy,

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "fairway/base/bf16_cuda.cuh"
 #include "fairway/ops/attention_exp2.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/sm90/matrix_move.cuh"

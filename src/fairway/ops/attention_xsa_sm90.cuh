@@ -1,6 +1,5 @@
-// Exclusive attention (xsa.h) inside the Hopper attention kernels, on tiles of 64 rows of d = 64
-// that lie swizzled in shared memory:
-//   y2 = y − (y·v̂) v̂,   dy = dy2 − (dy2·v̂) v̂,   dv = −Σ_heads [(dy2·v̂) y2 + (y·v̂) dy] / ‖v‖.
+// Exclusive attention (xsa.h) inside the Hopper forward kernel, on tiles of 64 rows of d = 64 that
+// lie swizzled in shared memory: y2 = y − (y·v̂) v̂.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -42,63 +41,6 @@ __device__ __forceinline__ void exclude_values(float (&y)[32], const char* value
     y[2 * j] -= along[j % 2] * x.x;
     y[2 * j + 1] -= along[j % 2] * x.y;
   }
-}
-
-// --- backward, eight lanes to a row, one 16-byte piece of it each -------------------------------
-
-__device__ __forceinline__ void unpack_piece(const char* at, float (&x)[8]) {
-  const uint4 piece = *reinterpret_cast<const uint4*>(at);
-  const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = unpack_bf16(words[i]);
-    x[2 * i] = pair.x;
-    x[2 * i + 1] = pair.y;
-  }
-}
-__device__ __forceinline__ uint4 pack_piece(const float (&x)[8]) {
-  return {pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]),
-          pack_bf16(x[6], x[7])};
-}
-__device__ __forceinline__ float row_dot(const float (&a)[8], const float (&b)[8]) {
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sum += a[i] * b[i];
-  return lanes_sum<8>(sum);
-}
-
-// One row: dy2 becomes dy in shared memory and is written to `dy_to` (one head every kTile
-// elements) and its dv to `dv_to`, if the row exists. Returns delta = dy2·y2 of every head.
-template <int kHeads>
-__device__ __forceinline__ void exclude_row(const char* values, const char* const (&y2)[kHeads],
-                                            char* const (&dy)[kHeads],
-                                            const float (&y_dot_v)[kHeads], int row, int piece,
-                                            bool exists, __nv_bfloat16* dy_to, __nv_bfloat16* dv_to,
-                                            float (&delta)[kHeads]) {
-  const uint32_t at = swizzled(row, piece);
-  float v[8], dv[8] = {};
-  unpack_piece(values + at, v);
-  const InverseNorm norm = inverse_norm(row_dot(v, v));
-  const float inverse = norm.value;
-#pragma unroll
-  for (int h = 0; h < kHeads; ++h) {
-    float y[8], g[8];
-    unpack_piece(y2[h] + at, y);
-    unpack_piece(dy[h] + at, g);
-    delta[h] = row_dot(g, y);
-    const float along = row_dot(g, v) * inverse, c = along * inverse;  // along: dy2·v̂
-    // Where the norm was clamped, v̂ is linear in v: the projections stay in.
-    const float back = norm.unit ? 0.0f : 2.0f * along * y_dot_v[h] * inverse;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      g[i] -= c * v[i];
-      dv[i] -= inverse * (along * y[i] + y_dot_v[h] * g[i] + back * v[i]);
-    }
-    const uint4 rounded = pack_piece(g);
-    *reinterpret_cast<uint4*>(dy[h] + at) = rounded;
-    if (exists) *reinterpret_cast<uint4*>(dy_to + h * kTile + 8 * piece) = rounded;
-  }
-  if (exists) *reinterpret_cast<uint4*>(dv_to + 8 * piece) = pack_piece(dv);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "fairway/base/bf16.h"
+#include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 
@@ -84,8 +85,9 @@ __device__ __forceinline__ void unpack(const Pack<T, kVec>& pack, float (&v)[kVe
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         if constexpr (std::is_same_v<T, bf16>) {
-          v[2 * w] = __uint_as_float(words[w] << 16);
-          v[2 * w + 1] = __uint_as_float(words[w] & 0xFFFF0000u);
+          const float2 pair = unpack_bf16(words[w]);
+          v[2 * w] = pair.x;
+          v[2 * w + 1] = pair.y;
         } else {
           v[4 * q + w] = __uint_as_float(words[w]);
         }
@@ -101,27 +103,17 @@ __device__ __forceinline__ void load(const T* p, float (&v)[kVec]) {
   unpack(pack, v);
 }
 
-// Rounds to nearest, ties to even.
-__device__ __forceinline__ uint16_t bf16_bits(float v) {
-  return __bfloat16_as_ushort(__float2bfloat16_rn(v));
-}
-__device__ __forceinline__ uint32_t bf16_pair_bits(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return static_cast<uint32_t>(__bfloat16_as_ushort(pair.x)) |
-         (static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16);
-}
-
+// bf16 is rounded to nearest, ties to even.
 template <int kVec, class T>
 __device__ __forceinline__ void store(T* p, const float (&v)[kVec]) {
   if constexpr (kVec == 1) {
     if constexpr (std::is_same_v<T, bf16>)
-      p->bits = bf16_bits(v[0]);
+      p->bits = __bfloat16_as_ushort(__float2bfloat16_rn(v[0]));
     else
       *p = v[0];
   } else if constexpr (std::is_same_v<T, bf16>) {
-    *reinterpret_cast<uint4*>(p) =
-        make_uint4(bf16_pair_bits(v[0], v[1]), bf16_pair_bits(v[2], v[3]),
-                   bf16_pair_bits(v[4], v[5]), bf16_pair_bits(v[6], v[7]));
+    *reinterpret_cast<uint4*>(p) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                              pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
   } else {
     float4* to = reinterpret_cast<float4*>(p);
     to[0] = make_float4(v[0], v[1], v[2], v[3]);

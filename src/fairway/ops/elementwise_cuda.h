@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "fairway/base/bf16.h"
+#include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 
@@ -28,25 +29,13 @@ __device__ inline void store_element(bf16* p, float x) {
   p->bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }
 
-// Two floats rounded to bf16, `low` at the lower address.
-__device__ inline uint32_t pack_bf16(float low, float high) {
-  return static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(low))) |
-         static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
-}
-// The two halves of such a pair.
-__device__ inline float low_bf16(uint32_t pair) {
-  return __uint_as_float(pair << 16);
-}
-__device__ inline float high_bf16(uint32_t pair) {
-  return __uint_as_float(pair & 0xFFFF0000u);
-}
-
 __device__ inline float4 load_four(const float* p) {
   return *reinterpret_cast<const float4*>(p);
 }
 __device__ inline float4 load_four(const bf16* p) {
   const uint2 u = *reinterpret_cast<const uint2*>(p);
-  return {low_bf16(u.x), high_bf16(u.x), low_bf16(u.y), high_bf16(u.y)};
+  const float2 first = unpack_bf16(u.x), second = unpack_bf16(u.y);
+  return {first.x, first.y, second.x, second.y};
 }
 __device__ inline void store_four(float* p, float4 v) {
   *reinterpret_cast<float4*>(p) = v;

@@ -63,7 +63,7 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
         out[i] = maps.w[i].extent(0);
       }
       cuda::linear_three_backward_input(device.stream(), dy, w, dx.extent(0), dx.extent(1), out,
-                                        false, dx.data);
+                                        dx.data);
       return;
     }
   for (size_t i = 0; i < 3; ++i) linear_backward_input<T>(device, maps.dy[i], maps.w[i], dx, i > 0);

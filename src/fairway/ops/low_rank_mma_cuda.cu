@@ -127,7 +127,8 @@ Packed pack(CudaDevice& device, int64_t docs, const Matrix& m, int tile_n, int64
 }
 
 __device__ uint32_t add_pair(uint32_t y, float low, float high) {
-  return pack_bf16(low_bf16(y) + low, high_bf16(y) + high);
+  const float2 before = unpack_bf16(y);
+  return pack_bf16(before.x + low, before.y + high);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -34,10 +34,10 @@ void up(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, const MlpHid
   if constexpr (std::is_same_v<T, bf16>) {
     uint32_t* signs = hidden.z ? hidden.signs.data : nullptr;
     if (fits_sm90<T>(device, D, F)) {
-      check(cuda::leaky_sq_sign_bytes(rows, D, F) <=
+      check(cuda::leaky_sq_sign_bytes(rows, F) <=
                 static_cast<size_t>(mlp_sign_words<bf16>(rows, F)) * sizeof(uint32_t),
             "mlp_leaky_sq: signs");
-      cuda::leaky_sq_up(device.stream(), n.data, wup.data, nullptr, rows, D, F, f.data, signs);
+      cuda::leaky_sq_up(device.stream(), n.data, wup.data, rows, D, F, f.data, signs);
     } else {
       linear<T>(device, n, wup, f, false);
       leaky_sq_with_signs(device, f.size(), f.data, signs);

@@ -15,14 +15,13 @@
 
 namespace fairway::cuda {
 
-// Bytes of the sign buffer for [rows, hidden_width] with inputs of `width`; alignment 16.
-size_t leaky_sq_sign_bytes(int64_t rows, int64_t width, int64_t hidden_width);
+// Bytes of the sign buffer for [rows, hidden_width]; alignment 16.
+size_t leaky_sq_sign_bytes(int64_t rows, int64_t hidden_width);
 
-// n [rows, width], wup [hidden_width, width] → hidden [rows, hidden_width] = f(z),
-// z = row_scale[row] · n wupᵀ, and the signs of z. row_scale [rows] may be null; signs may be null:
-// not kept.
-void leaky_sq_up(cudaStream_t stream, const bf16* n, const bf16* wup, const float* row_scale,
-                 int64_t rows, int64_t width, int64_t hidden_width, bf16* hidden, void* signs);
+// n [rows, width], wup [hidden_width, width] → hidden [rows, hidden_width] = f(z), z = n wupᵀ, and
+// the signs of z; signs may be null: not kept.
+void leaky_sq_up(cudaStream_t stream, const bf16* n, const bf16* wup, int64_t rows, int64_t width,
+                 int64_t hidden_width, bf16* hidden, void* signs);
 
 // dm [rows, width], wdown [width, hidden_width], hidden and signs as leaky_sq_up left them for the
 // same sizes → dz [rows, hidden_width] = (dm wdown) · f'(z). dz may be hidden itself.

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "fairway/device/cuda_matmul.h"
+#include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/elementwise_cuda.h"
 #include "fairway/ops/newton_schulz.h"
 
@@ -66,7 +67,7 @@ void normalise(CudaDevice& device, int64_t batch, int64_t size, const float* x, 
   cuda_check_launch("newton_schulz: normalise");
 }
 
-// to = aI + b·gram for `count` numbers of matrices [n, n] in a row, eight at a time where n allows.
+// to = aI + b·gram for `count` numbers of matrices [n, n] in a row, kPack at a time where n allows.
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     linear_kernel(int64_t count, int n, const bf16* gram, float a, float b, bf16* to) {
@@ -77,30 +78,22 @@ __global__ void __launch_bounds__(kThreads)
   const int within = static_cast<int>(i % square);
   const int row = within / n, col = within % n;  // of the first; kWidth divides n
   const auto value = [&](int j, float g) { return b * g + (row == col + j ? a : 0.0f); };
-  if constexpr (kWidth == 8) {
-    const uint4 g = *reinterpret_cast<const uint4*>(gram + i);
-    const uint4 out{pack_bf16(value(0, low_bf16(g.x)), value(1, high_bf16(g.x))),
-                    pack_bf16(value(2, low_bf16(g.y)), value(3, high_bf16(g.y))),
-                    pack_bf16(value(4, low_bf16(g.z)), value(5, high_bf16(g.z))),
-                    pack_bf16(value(6, low_bf16(g.w)), value(7, high_bf16(g.w)))};
-    *reinterpret_cast<uint4*>(to + i) = out;
-  } else {
-    store_element(to + i, value(0, load_element(gram + i)));
-  }
+  float v[kWidth];
+  load<kWidth>(gram + i, v);
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) v[j] = value(j, v[j]);
+  store<kWidth>(to + i, v);
 }
 
 void linear_terms(CudaDevice& device, int64_t batch, int64_t n, const bf16* gram, float a, float b,
                   bf16* to) {
   const int64_t count = batch * n * n;
-  const auto aligned = [](const bf16* p) {
-    return reinterpret_cast<uintptr_t>(p) % sizeof(uint4) == 0;
-  };
-  const bool wide = n % 8 == 0 && aligned(gram) && aligned(to);
-  const int64_t tasks = wide ? count / 8 : count;
+  const bool wide = n % kPack == 0 && aligned16(gram, to);
+  const int64_t tasks = wide ? count / kPack : count;
   const auto grid = static_cast<unsigned>((tasks + kThreads - 1) / kThreads);
   const int side = static_cast<int>(n);
   if (wide)
-    linear_kernel<8><<<grid, kThreads, 0, device.stream()>>>(count, side, gram, a, b, to);
+    linear_kernel<kPack><<<grid, kThreads, 0, device.stream()>>>(count, side, gram, a, b, to);
   else
     linear_kernel<1><<<grid, kThreads, 0, device.stream()>>>(count, side, gram, a, b, to);
   cuda_check_launch("newton_schulz: linear terms");

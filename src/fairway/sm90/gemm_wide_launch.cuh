@@ -34,11 +34,11 @@ int wide_clusters() {
              "shared memory of the matrix product");
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = Config::kCluster;
+  cluster.val.clusterDim.x = kCluster;
   cluster.val.clusterDim.y = 1;
   cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = Config::kCluster;
+  config.gridDim = kCluster;
   config.blockDim = kGemmThreads;
   config.dynamicSmemBytes = kBytes;
   config.attrs = &cluster;
@@ -50,51 +50,38 @@ int wide_clusters() {
   return clusters;
 }
 
-// All of [rows, columns], not split along K; `column_tiles` counts those of all segments.
-template <class Config>
-WideSchedule wide_schedule(int64_t rows, int column_tiles, int k_blocks) {
-  WideSchedule schedule{};
-  schedule.row_groups = wide_ceil_div(rows, Config::kCluster * kTileRows);
-  schedule.column_tiles = column_tiles;
-  schedule.splits = 1;
-  schedule.k_blocks = schedule.k_blocks_per_split = k_blocks;
-  return schedule;
-}
-
-template <class Config, class Epilogue>
-void wide_launch(cudaStream_t stream, const WideMatrices<Config::kSegments>& matrices,
-                 const WideSchedule& schedule, const typename Epilogue::Params& params) {
-  const int clusters = wide_clusters<Config, Epilogue>();
-  const int units = schedule.row_groups * schedule.column_tiles * schedule.splits;
-  const int blocks = Config::kCluster * (units < clusters ? units : clusters);
-  wide_kernel<Config, Epilogue>
-      <<<blocks, kGemmThreads, sizeof(WideShared<Config>), stream>>>(matrices, schedule, params);
-  cuda_check_launch("matrix product");
-}
-
-// Fills everything of a product with one segment, c [m, n]. B is [n, k] if contiguous along K.
-template <class Config>
-WideMatrices<1> wide_matrices(const bf16* a, const bf16* b, const bf16* input, int64_t m, int64_t n,
-                              int64_t k, bf16* c) {
-  WideMatrices<1> matrices{};
-  matrices.a[0] = tensor_map(a, m, k, k);
-  matrices.b[0] = Config::kMajorB == Major::kK ? tensor_map(b, n, k, k) : tensor_map(b, k, n, n);
-  matrices.c[0] = tensor_map(c, m, n, n, kPieceRows);
-  matrices.to[0] = c;
-  matrices.input = input;
-  matrices.columns[0] = static_cast<int>(n);
+// Everything of C [m, n] but the operands.
+template <int kSegments>
+WideMatrices<kSegments> wide_result(bf16* c, int64_t m, int64_t n) {
+  WideMatrices<kSegments> matrices{};
+  matrices.c = tensor_map(c, m, n, n, kPieceRows);
   matrices.rows = static_cast<int>(m);
+  matrices.columns = static_cast<int>(n);
   return matrices;
 }
 
+// Segment i of the operands: a [m, k], b [n, k] if contiguous along K, else [k, n].
+template <class Config>
+void wide_operands(WideMatrices<Config::kSegments>& matrices, int i, const bf16* a, const bf16* b,
+                   int64_t k) {
+  const int64_t n = matrices.columns;
+  matrices.a[i] = tensor_map(a, matrices.rows, k, k);
+  matrices.b[i] = Config::kMajorB == Major::kK ? tensor_map(b, n, k, k) : tensor_map(b, k, n, n);
+}
+
+// `segment_begin`: the schedule's; `k_blocks`: of all segments.
 template <class Config, class Epilogue>
-void wide_product(cudaStream_t stream, const WideMatrices<1>& matrices, int64_t k,
-                  const typename Epilogue::Params& params) {
-  wide_launch<Config, Epilogue>(
-      stream, matrices,
-      wide_schedule<Config>(matrices.rows, wide_ceil_div(matrices.columns[0], Config::kTileColumns),
-                            static_cast<int>(k / kBlockK)),
-      params);
+void wide_launch(cudaStream_t stream, const WideMatrices<Config::kSegments>& matrices,
+                 WideSchedule schedule, int k_blocks, const typename Epilogue::Params& params) {
+  schedule.row_groups = wide_ceil_div(matrices.rows, kCluster * kTileRows);
+  schedule.column_tiles = wide_ceil_div(matrices.columns, Config::kTileColumns);
+  schedule.k_blocks = k_blocks;
+  const int clusters = wide_clusters<Config, Epilogue>();
+  const int units = schedule.row_groups * schedule.column_tiles;
+  const int blocks = kCluster * (units < clusters ? units : clusters);
+  wide_kernel<Config, Epilogue>
+      <<<blocks, kGemmThreads, sizeof(WideShared<Config>), stream>>>(matrices, schedule, params);
+  cuda_check_launch("matrix product");
 }
 
 }  // namespace fairway::sm90

@@ -3,8 +3,6 @@
 // Lanes 8i..8i+7 pass the addresses of the eight 16-byte rows of matrix i.
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include <cstdint>
 
 namespace fairway::sm90 {
@@ -16,13 +14,6 @@ __device__ __forceinline__ void store_matrix_x4(uint32_t row_address, uint32_t r
       "r"(r0), "r"(r1), "r"(r2), "r"(r3)
       : "memory");
 }
-__device__ __forceinline__ void store_matrix_x4_trans(uint32_t row_address, uint32_t r0,
-                                                      uint32_t r1, uint32_t r2, uint32_t r3) {
-  asm volatile(
-      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address),
-      "r"(r0), "r"(r1), "r"(r2), "r"(r3)
-      : "memory");
-}
 __device__ __forceinline__ void load_matrix_x4(uint32_t row_address, uint32_t& r0, uint32_t& r1,
                                                uint32_t& r2, uint32_t& r3) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -30,22 +21,4 @@ __device__ __forceinline__ void load_matrix_x4(uint32_t row_address, uint32_t& r
                : "r"(row_address)
                : "memory");
 }
-__device__ __forceinline__ void load_matrix_x4_trans(uint32_t row_address, uint32_t& r0,
-                                                     uint32_t& r1, uint32_t& r2, uint32_t& r3) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r0), "=r"(r1), "=r"(r2), "=r"(r3)
-               : "r"(row_address)
-               : "memory");
-}
-
-// Two floats as bf16, `low` in the lower half, rounded to nearest, ties to even.
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-__device__ __forceinline__ float2 unpack_bf16(uint32_t packed) {
-  return {__uint_as_float(packed << 16), __uint_as_float(packed & 0xFFFF0000u)};
-}
-
 }  // namespace fairway::sm90

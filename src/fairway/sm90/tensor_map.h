@@ -18,10 +18,4 @@ constexpr int kBoxBytes = kBox * kBox * 2;
 CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
                        int box_rows = kBox);
 
-// bf16 [planes, rows, columns] with strides in elements (multiples of 8), as boxes of
-// 1 x box_rows x box_columns; box_columns * 2 bytes is the swizzle width: 64, 32 or 16 columns.
-CUtensorMap tensor_map_3d(const bf16* matrix, int64_t planes, int64_t rows, int64_t columns,
-                          int64_t plane_stride, int64_t row_stride, int box_rows,
-                          int box_columns = kBox);
-
 }  // namespace fairway::sm90

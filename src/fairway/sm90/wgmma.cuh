@@ -64,10 +64,9 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
 #define FAIRWAY_D64 FAIRWAY_D32 \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FAIRWAY_D96 FAIRWAY_D64 \
+#define FAIRWAY_D128 FAIRWAY_D64 \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
-  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define FAIRWAY_D128 FAIRWAY_D96 \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
   ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FAIRWAY_F8(d, i) \
@@ -76,8 +75,7 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
 #define FAIRWAY_F32(d, i) \
   FAIRWAY_F8(d, i), FAIRWAY_F8(d, i + 8), FAIRWAY_F8(d, i + 16), FAIRWAY_F8(d, i + 24)
 #define FAIRWAY_F64(d, i) FAIRWAY_F32(d, i), FAIRWAY_F32(d, i + 32)
-#define FAIRWAY_F96(d, i) FAIRWAY_F64(d, i), FAIRWAY_F32(d, i + 64)
-#define FAIRWAY_F128(d, i) FAIRWAY_F96(d, i), FAIRWAY_F32(d, i + 96)
+#define FAIRWAY_F128(d, i) FAIRWAY_F64(d, i), FAIRWAY_F64(d, i + 64)
 
 // A and B from shared memory.
 #define FAIRWAY_WGMMA_SS(N, D, F, A, B, P, TA, TB)                                              \
@@ -106,23 +104,16 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
   }
 
 FAIRWAY_WGMMA_SS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36")
-FAIRWAY_WGMMA_SS(128, FAIRWAY_D64, FAIRWAY_F64, "%64", "%65", "%66", "%67", "%68")
-FAIRWAY_WGMMA_SS(192, FAIRWAY_D96, FAIRWAY_F96, "%96", "%97", "%98", "%99", "%100")
 FAIRWAY_WGMMA_SS(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132")
 FAIRWAY_WGMMA_RS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
-FAIRWAY_WGMMA_RS(128, FAIRWAY_D64, FAIRWAY_F64, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
-FAIRWAY_WGMMA_RS(192, FAIRWAY_D96, FAIRWAY_F96, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
-FAIRWAY_WGMMA_RS(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
 
 #undef FAIRWAY_WGMMA_RS
 #undef FAIRWAY_WGMMA_SS
 #undef FAIRWAY_F128
-#undef FAIRWAY_F96
 #undef FAIRWAY_F64
 #undef FAIRWAY_F32
 #undef FAIRWAY_F8
 #undef FAIRWAY_D128
-#undef FAIRWAY_D96
 #undef FAIRWAY_D64
 #undef FAIRWAY_D32
 // clang-format on
