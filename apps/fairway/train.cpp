@@ -10,7 +10,7 @@
 
 namespace fairway {
 
-void add_train(CLI::App& app) {
+void add_train(CLI::App& app, ProcessGroup&) {
   struct Options {
     std::string recipe, out;
     bool restart = false, memory = false;
