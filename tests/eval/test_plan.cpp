@@ -82,7 +82,7 @@ void check_all_plans(const Stream& s, const Settings& k) {
   std::vector<Window> ttt = plan_untrained(documents, k.chunk);
   std::vector<int> trained(documents.size(), 0);
   int64_t longest = targets;
-  for (const auto& batch : plan_batches(documents, k.chunk, k.window, k.docs, k.pass)) {
+  for (const auto& batch : plan_batches(documents, k.chunk, k.window, k.docs, k.pass, 1)) {
     EXPECT_LE(static_cast<int64_t>(batch.size()), k.docs);
     int64_t rows = 0;
     for (int64_t i : batch) {
@@ -162,7 +162,7 @@ TEST(Plan, OneTokenDocumentsLeaveNoWindow) {
   EXPECT_TRUE(plan_chunked(documents, 4, 4).empty());
   EXPECT_TRUE(plan_sliding(documents, 4, 2).empty());
   EXPECT_TRUE(plan_untrained(documents, 4).empty());
-  EXPECT_TRUE(plan_batches(documents, 4, 4, 1, 4).empty());
+  EXPECT_TRUE(plan_batches(documents, 4, 4, 1, 4, 1).empty());
 }
 
 TEST(Plan, SlidingByHand) {
