@@ -71,6 +71,7 @@ void for_each_task(TextReader& reader, const Tokenizer& tokenizer, const BuildOp
 void help_to_build(const BuildOptions& options, const Tokenizer& tokenizer, ProcessGroup& group) {
   try {
     TextReader reader(find_text_files(options.inputs));
+    send_begin(group, reader.bytes_total());
     for_each_task(reader, tokenizer, options, group,
                   [&](int, std::future<BuildPart> part) { send_part(group, part.get()); });
     send_end(group);
@@ -168,6 +169,7 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
     if (progress) progress(done);
   };
 
+  for (int rank = 1; rank < group.size(); ++rank) receive_begin(group, rank, done.input_total);
   // This thread reads and writes; the tasks between parse and tokenize.
   for_each_task(reader, tokenizer, options, group, [&](int rank, std::future<BuildPart> part) {
     write(rank == group.rank() ? part.get() : receive_part(group, rank));

@@ -10,13 +10,14 @@ namespace fairway {
 
 namespace {
 
-enum class Kind : uint64_t { part, end, error };
+enum class Kind : uint64_t { begin, part, end, error };
 
 // A message begins with this; the lists of a part, or the text of an error, follow.
 struct Head {
   Kind kind = Kind::end;
   uint64_t documents = 0, tokens = 0;
   int64_t empty = 0;
+  int64_t input_bytes = 0;
 };
 
 void send(ProcessGroup& group, const Head& head,
@@ -32,6 +33,10 @@ struct Message {
   std::vector<std::byte> bytes;  // with the head
 };
 
+[[noreturn]] void other_input(int from) {
+  fail("--input: rank {} finds other text than rank 0; every rank must see the same files", from);
+}
+
 Message receive(ProcessGroup& group, int from, Kind expected) {
   Message m;
   m.bytes = group.receive(from);
@@ -40,10 +45,7 @@ Message receive(ProcessGroup& group, int from, Kind expected) {
   if (m.head.kind == Kind::error)
     fail("{}", std::string(reinterpret_cast<const char*>(m.bytes.data()) + sizeof m.head,
                            m.bytes.size() - sizeof m.head));
-  require(m.head.kind == expected,
-          "--input: rank {} has found more or less text than rank 0; every rank must see the same "
-          "files",
-          from);
+  if (m.head.kind != expected) other_input(from);
   return m;
 }
 
@@ -69,18 +71,30 @@ BuildPart tokenize_blocks(const std::vector<TextBlock>& blocks, const Tokenizer&
   return out;
 }
 
+void send_begin(ProcessGroup& group, int64_t input_bytes) {
+  send(group, {.kind = Kind::begin, .input_bytes = input_bytes}, {});
+}
+
 void send_part(ProcessGroup& group, const BuildPart& part) {
-  send(group, {Kind::part, part.ends.size(), part.tokens.size(), part.empty},
+  send(group,
+       {.kind = Kind::part,
+        .documents = part.ends.size(),
+        .tokens = part.tokens.size(),
+        .empty = part.empty},
        {std::as_bytes(std::span(part.ends)), std::as_bytes(std::span(part.bytes)),
         std::as_bytes(std::span(part.tokens))});
 }
 
 void send_end(ProcessGroup& group) {
-  send(group, {Kind::end}, {});
+  send(group, {.kind = Kind::end}, {});
 }
 
 void send_error(ProcessGroup& group, const std::string& message) {
-  send(group, {Kind::error}, {std::as_bytes(std::span(message))});
+  send(group, {.kind = Kind::error}, {std::as_bytes(std::span(message))});
+}
+
+void receive_begin(ProcessGroup& group, int from, int64_t input_bytes) {
+  if (receive(group, from, Kind::begin).head.input_bytes != input_bytes) other_input(from);
 }
 
 BuildPart receive_part(ProcessGroup& group, int from) {

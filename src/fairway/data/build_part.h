@@ -24,13 +24,16 @@ struct BuildPart {
 BuildPart tokenize_blocks(const std::vector<TextBlock>& blocks, const Tokenizer& tokenizer,
                           const TextOptions& options);
 
-// To rank 0: parts, and in the end either that there are no more or why there will be none.
+// To rank 0: first how many bytes of input there are, then parts, in the end that there are no
+// more; or at any time why there will be none.
+void send_begin(ProcessGroup& group, int64_t input_bytes);
 void send_part(ProcessGroup& group, const BuildPart& part);
 void send_end(ProcessGroup& group);
 void send_error(ProcessGroup& group, const std::string& message);
 
-// At rank 0: the next part of rank `from`; receive_end: that it has no more. Both throw the other
-// rank's Error where it sent one, and Error if it sent something else: then it has read other text.
+// The same at rank 0, from rank `from`. All throw the other rank's Error where it sent one, and
+// Error if it has found other input than rank 0.
+void receive_begin(ProcessGroup& group, int from, int64_t input_bytes);
 BuildPart receive_part(ProcessGroup& group, int from);
 void receive_end(ProcessGroup& group, int from);
 
