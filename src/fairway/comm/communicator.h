@@ -43,6 +43,9 @@ class Communicator {
   int rank_ = 0, size_ = 1;
 };
 
+// One rank: nothing to exchange.
+std::unique_ptr<Communicator> make_single_communicator();
+
 // `group` (and a GPU) must outlive the result. Collective. On GPUs of more than one rank it loads
 // NCCL's library, and throws Error if there is none.
 std::unique_ptr<Communicator> make_communicator(CpuDevice& device, ProcessGroup& group);

@@ -3,7 +3,6 @@
 #include "fairway/base/check.h"
 #include "fairway/comm/mpi.h"
 #include "fairway/comm/process_group.h"
-#include "fairway/comm/single.h"
 
 namespace fairway {
 

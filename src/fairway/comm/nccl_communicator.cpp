@@ -1,6 +1,5 @@
 #include "fairway/base/check.h"
 #include "fairway/comm/communicator.h"
-#include "fairway/comm/single.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 

@@ -1,6 +1,5 @@
-#include "fairway/comm/single.h"
-
 #include "fairway/base/check.h"
+#include "fairway/comm/communicator.h"
 
 namespace fairway {
 
