@@ -121,6 +121,7 @@ void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
     job.optim = recipe.optim;
     job.train = recipe.train;
     job.out = out;
+    job.group = &group;
     const TrainSummary done = train(job);
     return Json{{"steps", done.steps},
                 {"tokens", done.steps * recipe.train.batch_tokens},

@@ -1,6 +1,7 @@
 // The program as several ranks, started by mpirun on this machine.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -124,7 +125,7 @@ TEST_F(Ranks, ScoresAreTheSameBitsForAnyNumber) {
 
 TEST_F(Ranks, ShardsAreTheSameBytesForAnyNumber) {
   write_text();
-  const std::string docs = read_file(at("docs.jsonl"));
+  const std::string docs = read_file(at("docs.jsonl")) + "{\"text\": \"\"}\n";
   // Tasks are 4 MiB: half a dozen of them, compressed lines and very many small files among them.
   std::string text;
   while (text.size() < 9'000'000) text += docs;
@@ -182,19 +183,26 @@ TEST_F(Ranks, QuantizationIsRepeatableAndThatOfOneProcess) {
     EXPECT_LE(distance(nll(model), alone), tolerance) << model;
 }
 
-TEST_F(Ranks, ARunContinuesOnAllOfThem) {
+TEST_F(Ranks, ARunIsDoneAndContinuedByAllOfThem) {
   build_data();
   write_recipe(6);
-  expect_done(run_recipe("run"));
+  const auto run = [&](int ranks) {
+    const Result r = on(
+        ranks, {"run", "--recipe", at("toy.toml"), "--out", at("run"), "--train.micro_steps", "2"});
+    expect_done(r);
+    return r.out;
+  };
+  const std::string all = run(2);
+  EXPECT_EQ(all.find("done before"), std::string::npos) << all;
   const Json before = Json::parse(read_file(at("run/report.json")));
+  const auto trained = fs::last_write_time(at("run/model.safetensors"));
+  // As if stopped during quantization.
   fs::remove(at("run/model.fairway"));
-  const Result r =
-      on(3, {"run", "--recipe", at("toy.toml"), "--out", at("run"), "--train.threads", "1"});
-  expect_done(r);
-  EXPECT_NE(r.out.find("[2/6] eval-float-chunked: done before"), std::string::npos) << r.out;
-  EXPECT_EQ(r.out.find("done before"), r.out.rfind("done before", r.out.find("[2/6]")));
-  EXPECT_NE(r.out.find("[3/6] quantize\n"), std::string::npos) << r.out;
-  EXPECT_NE(r.out.find("[6/6] eval-artifact-ttt\n"), std::string::npos) << r.out;
+  const std::string rest = run(3);
+  EXPECT_EQ(fs::last_write_time(at("run/model.safetensors")), trained);
+  for (const char* line : {"[1/6] train: done before\n", "[2/6] eval-float-chunked: done before\n",
+                           "[3/6] quantize\n", "[6/6] eval-artifact-ttt\n"})
+    EXPECT_NE(rest.find(line), std::string::npos) << rest;
   EXPECT_EQ(files("run/stages").size(), 6u);
   // The report speaks of the artifact that is there now.
   const Json report = Json::parse(read_file(at("run/report.json")));
@@ -218,7 +226,14 @@ TEST_F(Ranks, WhatOneOfThemFailsAtEndsAll) {
                    "rank 0 of 3: " + at(none));
   EXPECT_FALSE(fs::exists(at("nll")));
   EXPECT_FALSE(fs::exists(at("nll.json")));
-  // In the middle of the work: a text that rank 1 comes upon. Rank 0 says so, and clears away.
+  // In the middle of the work: weights that are not numbers.
+  std::string broken = read_file(at(model));
+  std::fill(broken.end() - 4096, broken.end(), '\xFF');
+  write_file(at("broken.safetensors"), broken);
+  expect_all_ended(on({{1, eval(model, "nll", ttt)}, {1, eval("broken.safetensors", "nll", ttt)}}),
+                   1, "rank 1 of 2: the nll of token");
+  EXPECT_FALSE(fs::exists(at("nll")));
+  // A text that rank 1 comes upon. Rank 0 says so, and clears away.
   std::string text;
   while (text.size() < 6'000'000) text += read_file(at("docs.jsonl"));
   write_file(at("long.jsonl"), text + "{\"text\": 3}\n");
