@@ -51,6 +51,7 @@ int run(int argc, char** argv) {
   add_eval(app);
   add_run(app);
   add_inspect(app);
+  add_plan(app);
   add_bench(app);
 
   try {

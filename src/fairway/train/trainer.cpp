@@ -26,6 +26,17 @@ PackedBatch synthetic_batch(const ModelConfig& model, int64_t rows) {
   return batch;
 }
 
+// As much of a device as laying out a Trainer needs. It holds nothing.
+struct NoDevice {
+  struct Buffer {
+    size_t size = 0;
+    static std::byte* data() { return nullptr; }
+    size_t bytes() const { return size; }
+  };
+  static Buffer allocate(size_t bytes) { return {bytes}; }
+  static void upload(void*, const void*, size_t) {}
+};
+
 }  // namespace
 
 template <class Device, class T>
@@ -39,10 +50,8 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
       looped_(model, true),
       rows_(train.micro_batch_tokens()),
       accumulation_(train.micro_steps) {
-  Arena dry;
-  lay_out(dry);
-  report_ = dry.report();
-  buffer_ = device.allocate(dry.peak());
+  lay_out(dry_run_);
+  buffer_ = device.allocate(dry_run_.peak());
   Arena arena(buffer_.data(), buffer_.bytes());
   lay_out(arena);
   host_nll_.resize(static_cast<size_t>(rows_));
@@ -173,6 +182,14 @@ std::optional<StepResult> Trainer<Device, T>::step(const StepPlan& plan, const N
   round_weights();
   return result;
 }
+
+template <class T>
+Arena trainer_memory(const ModelConfig& model, const OptimConfig& optim, const TrainConfig& train) {
+  NoDevice none;
+  return Trainer<NoDevice, T>(none, model, optim, train).memory();
+}
+template Arena trainer_memory<float>(const ModelConfig&, const OptimConfig&, const TrainConfig&);
+template Arena trainer_memory<bf16>(const ModelConfig&, const OptimConfig&, const TrainConfig&);
 
 #define FAIRWAY_INSTANTIATE(Device, T) template class Trainer<Device, T>;
 FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)

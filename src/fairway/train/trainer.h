@@ -67,8 +67,9 @@ class Trainer {
     for_each(state_, f);
   }
 
-  // Bytes taken, by name.
-  const std::string& memory_report() const { return report_; }
+  // The dry run: bytes taken, by name.
+  const Arena& memory() const { return dry_run_; }
+  std::string memory_report() const { return dry_run_.report(); }
   size_t memory_bytes() const { return buffer_.bytes(); }
 
  private:
@@ -89,7 +90,7 @@ class Trainer {
   int accumulation_;
 
   typename Device::Buffer buffer_;
-  std::string report_;
+  Arena dry_run_;
   Tensor<float> weights_, gradients_;  // [flat]
   Tensor<T> matrices_;                 // the matrices rounded to T; null where T is float
   OptimState state_;
@@ -100,5 +101,9 @@ class Trainer {
   Tensor<std::byte> scratch_;
   std::vector<float> host_nll_;
 };
+
+// What a Trainer takes, by name, without taking it: no device is needed. T as the Trainer's.
+template <class T>
+Arena trainer_memory(const ModelConfig& model, const OptimConfig& optim, const TrainConfig& train);
 
 }  // namespace fairway
