@@ -46,16 +46,12 @@ StepExchanges step_exchanges(const ModelConfig& model, ClipMode clip, const Link
   };
   for_each(weights_view<float>(model, nullptr),
            [&](const std::string& name, ParamGroup group, Tensor<float> w) {
-             if (group == ParamGroup::bank) {
-               out.reduce_banks.push_back(exchange(name, Collective::reduce_scatter, w.size()));
-               out.gather_banks.push_back(exchange(name, Collective::all_gather, w.size()));
-             } else if (group != ParamGroup::small) {
-               out.reduce_rest.push_back(exchange(name, Collective::all_reduce, w.size()));
-             }
+             if (group != ParamGroup::bank) return;
+             out.reduce_banks.push_back(exchange(name, Collective::reduce_scatter, w.size()));
+             out.gather_banks.push_back(exchange(name, Collective::all_gather, w.size()));
            });
-  // One contiguous run, gaps included.
-  out.reduce_rest.push_back(
-      exchange("small tensors", Collective::all_reduce, flat_size(model) - matrices_size(model)));
+  out.reduce_rest = exchange("embedding, head, vectors", Collective::all_reduce,
+                             flat_size(model) - bank_size(model));
   out.agree.push_back(exchange("loss, clock", Collective::all_reduce, 4));
   if (clip == ClipMode::global)
     out.agree.push_back(exchange("gradient norm", Collective::all_reduce, 2));

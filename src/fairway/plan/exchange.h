@@ -39,21 +39,23 @@ struct Exchange {
 double bytes_sent(Collective kind, double bytes, int ranks);
 double exchange_seconds(const Links& links, Collective kind, double bytes, int ranks);
 
-// What a step exchanges (SPEC §4): the gradients of each matrix bank are reduce-scattered, those of
-// the embedding, of an untied head and of all small tensors together all-reduced; each updated bank
-// is all-gathered. Loss and clock are agreed on, and the gradient's norm where the mean gradient is
-// clipped. Nothing for one rank.
+// What a step exchanges (SPEC §4): the gradients of each matrix bank are reduce-scattered, all
+// others (one contiguous run) all-reduced; each updated bank is all-gathered. Loss and clock are
+// agreed on, and the gradient's norm where the mean gradient is clipped. Nothing for one rank.
 struct StepExchanges {
   std::vector<Exchange> reduce_banks;  // one a bank, in flat order
-  std::vector<Exchange> reduce_rest;
+  Exchange reduce_rest;
   std::vector<Exchange> gather_banks;  // one a bank
   std::vector<Exchange> agree;
 
   // f(exchange) for each.
   template <class F>
   void for_each(F&& f) const {
-    for (const auto* list : {&reduce_banks, &reduce_rest, &gather_banks, &agree})
-      for (const Exchange& e : *list) f(e);
+    if (reduce_banks.empty()) return;
+    for (const Exchange& e : reduce_banks) f(e);
+    f(reduce_rest);
+    for (const Exchange& e : gather_banks) f(e);
+    for (const Exchange& e : agree) f(e);
   }
 };
 StepExchanges step_exchanges(const ModelConfig& model, ClipMode clip, const Links& links,

@@ -24,7 +24,7 @@ double exchange_and_muon(const StepExchanges& exchanges, const std::vector<doubl
   double links = 0, rank = 0;
   std::vector<double> reduced, updated;
   for (const Exchange& e : exchanges.reduce_banks) reduced.push_back(links += e.seconds);
-  links += sum_seconds(exchanges.reduce_rest);
+  links += exchanges.reduce_rest.seconds;
   // Clipping the mean gradient: its norm is known when everything has been reduced.
   if (norm_first) rank = links += sum_seconds(exchanges.agree);
   for (size_t bank = 0; bank < muon.size(); ++bank) {
