@@ -181,7 +181,9 @@ std::string summary_text(const PlanInputs& in, const std::vector<Plan>& plans, c
                     fixed(tokens_per_second(in, p) * kMega, 3), grouped_count(p.run.steps()),
                     grouped_count(run_tokens(in, p) / 1'000'000), fixed(p.run.seconds, 1),
                     fixed(100 * efficiency(p, one), 1) + "%"});
-  return markdown_table(rows);
+  return markdown_table(rows) +
+         "\nForetold, not measured (docs/scaling.md). Of a step's exchange, the table counts what "
+         "hides behind nothing.\n";
 }
 
 Json time_json(const StepTime& t) {

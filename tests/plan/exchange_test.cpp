@@ -56,7 +56,7 @@ TEST(Exchange, OfAStep) {
   EXPECT_DOUBLE_EQ(
       e.reduce_rest.bytes,
       4.0 * static_cast<double>(flat_size(small_model()) - (8 * 1024 + 8 * 512 + 2 * 4 * 4096)));
-  EXPECT_EQ(e.agree.size(), 1u);
+  EXPECT_EQ(e.agree.size(), 2u);
 }
 
 // Reducing in slices and gathering them moves as much as reducing everywhere.

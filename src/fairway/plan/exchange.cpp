@@ -52,9 +52,10 @@ StepExchanges step_exchanges(const ModelConfig& model, ClipMode clip, const Link
            });
   out.reduce_rest = exchange("embedding, head, vectors", Collective::all_reduce,
                              flat_size(model) - bank_size(model));
-  out.agree.push_back(exchange("loss, clock", Collective::all_reduce, 4));
+  for (const char* what : {"loss, norm", "clock"})
+    out.agree.push_back(exchange(what, Collective::all_reduce, 4));
   if (clip == ClipMode::global)
-    out.agree.push_back(exchange("gradient norm", Collective::all_reduce, 2));
+    out.agree.push_back(exchange("norm of the mean", Collective::all_reduce, 2));
   return out;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 
 #include "fairway/base/check.h"
 #include "fairway/optim/sharding.h"
@@ -47,11 +46,12 @@ StepTime step_time(const PlanInputs& in, const Plan& plan, bool looped) {
   const double whole =
       in.optimizer_seconds > 0 ? in.optimizer_seconds : measured_optimizer_seconds(work);
   std::vector<double> muon;
-  for (const BankSlice& b : Shard(in.model, 0, plan.ranks).banks)
-    muon.push_back(whole * work.banks[muon.size()] / work.total() * static_cast<double>(b.count) /
-                   static_cast<double>(b.matrices));
   double all_muon = 0;
-  for (const double bank : muon) all_muon += bank;
+  for (const BankSlice& bank : Shard(in.model, 0, plan.ranks).banks) {
+    muon.push_back(whole * work.banks[muon.size()] / work.total() *
+                   static_cast<double>(bank.count) / static_cast<double>(bank.matrices));
+    all_muon += muon.back();
+  }
   t.optimizer = whole * work.rest / work.total() + all_muon;
   plan.exchanges.for_each([&](const Exchange& e) { t.exchange += e.seconds; });
   t.hidden = t.exchange + all_muon -
