@@ -125,7 +125,8 @@ struct Calibration<Device, T>::Layout {
   Arena rest;
 };
 
-// Every visit's activations stay, as for a backward pass: its inputs are computed again from them.
+// Every visit's activations stay, as for a backward pass: they are the inputs of its matrices, but
+// for the hidden activation where z is kept.
 template <class Device, class T>
 typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& arena,
                                                                      int64_t tokens) const {
