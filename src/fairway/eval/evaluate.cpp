@@ -28,16 +28,17 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
     if (progress) progress(state);
   };
 
+  const int64_t pass_tokens = eval.pass_tokens > 0 ? eval.pass_tokens : kPassTokens<Device, T>;
   const Network net(model, eval.loop);
   Evaluation result;
   result.nll.resize(static_cast<size_t>(state.total));
   if (eval.mode == EvalMode::ttt) {
-    score_ttt(device, net, weights, stream, documents, ttt, eval.pass_tokens, result.nll, scored);
+    score_ttt(device, net, weights, stream, documents, ttt, pass_tokens, result.nll, scored);
   } else {
     const auto windows = eval.mode == EvalMode::chunked
                              ? plan_chunked(documents, eval.batch_tokens, model.max_doc_len)
                              : plan_sliding(documents, eval.window, eval.stride);
-    score_windows(device, net, weights, stream, windows, eval.pass_tokens, result.nll, scored);
+    score_windows(device, net, weights, stream, windows, pass_tokens, result.nll, scored);
   }
   check(state.done == state.total, "evaluate: a target was missed");
   result.score = score(result.nll, stream, bytes);

@@ -206,8 +206,8 @@ Hessians calibrate(Device& device, const ModelConfig& config, const Weights<cons
   quant.validate();
   const int64_t window = quant.calibration_window;
   const auto batches = calibration_windows(text.size(), quant);
-  const size_t together = std::clamp<size_t>(
-      static_cast<size_t>(kCalibrationTokens<Device, T> / window), 1, batches.front().size());
+  const size_t together = std::clamp<size_t>(static_cast<size_t>(kPassTokens<Device, T> / window),
+                                             1, batches.front().size());
   Calibration<Device, T> calibration(device, config, weights,
                                      static_cast<int64_t>(together) * window, window);
   std::vector<int32_t> inputs;
