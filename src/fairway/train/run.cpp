@@ -73,15 +73,6 @@ std::span<const float> host_values(Device& device, Tensor<float> t, std::vector<
   return copy;
 }
 
-std::string description(const CpuDevice& device) {
-  return fmt::format("{} thread{}", device.threads(), device.threads() == 1 ? "" : "s");
-}
-#if FAIRWAY_WITH_CUDA
-const std::string& description(const CudaDevice& device) {
-  return device.name();
-}
-#endif
-
 template <class Device, class T>
 class Run {
  public:
@@ -98,7 +89,7 @@ class Run {
     progress_.line(fmt::format("model: {:.2f} M parameters; memory: {:.0f} MiB; {}",
                                static_cast<double>(num_params(run.model)) * 1e-6,
                                static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-                               description(device_)));
+                               device_.name()));
     if (run.memory_report) progress_.line(trainer_.memory_report());
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
