@@ -59,7 +59,7 @@ void build(Options& o) {
 
 }  // namespace
 
-void add_data(CLI::App& app) {
+void add_data(CLI::App& app, ProcessGroup&) {
   CLI::App* data = app.add_subcommand("data", "Turn text into token shards");
   data->require_subcommand(1);
   CLI::App* command = data->add_subcommand("build",

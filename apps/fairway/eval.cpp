@@ -156,7 +156,7 @@ Evaluation evaluate(const EvalJob& job) {
   });
 }
 
-void add_eval(CLI::App& app) {
+void add_eval(CLI::App& app, ProcessGroup&) {
   auto* cmd = app.add_subcommand("eval", "Score a model: nats per token and bits per byte");
   cmd->footer(kFooter);
   const auto options = std::make_shared<Options>();

@@ -102,7 +102,7 @@ void run(Options& o) {
 
 }  // namespace
 
-void add_quantize(CLI::App& app) {
+void add_quantize(CLI::App& app, ProcessGroup&) {
   CLI::App* command = app.add_subcommand(
       "quantize",
       "Packs a trained model into an artifact: GPTQ against calibration text, then entropy "

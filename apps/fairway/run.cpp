@@ -167,7 +167,7 @@ void run(const Options& o, const Recipe& recipe) {
 
 }  // namespace
 
-void add_run(CLI::App& app) {
+void add_run(CLI::App& app, ProcessGroup&) {
   CLI::App* command = app.add_subcommand(
       "run",
       "Train, quantize, score and report: all stages of a recipe, each where the last left off");
