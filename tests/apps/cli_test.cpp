@@ -146,6 +146,30 @@ TEST_F(Cli, OutputThatCannotBeWrittenIsAFailure) {
   EXPECT_FALSE(fs::exists(at("full")));
 }
 
+// The program itself says whether there is a GPU: `auto` takes it then.
+TEST_F(Cli, AMissingGpuIsNamed) {
+  build_data();
+  write_recipe(1);
+  expect_done(fairway({"train", "--recipe", at("toy.toml"), "--out", at("cpu")}));
+  const Words step{"bench", "step",    "--recipe", at("toy.toml"), "--tokens",
+                   "64",    "--steps", "1",        "--device"};
+  const auto with = [](Words words, const std::string& last) {
+    words.push_back(last);
+    return words;
+  };
+  if (fairway(with(step, "auto")).out.rfind("64 tokens", 0) != 0) GTEST_SKIP() << "a GPU is here";
+  const std::string model = at("cpu/model.safetensors"), data = at("shards/toy_val_*.bin");
+  const std::string artifact = at("gpu.fairway");
+  expect_failed(fairway(with(step, "cuda")), 1, "--device cuda");
+  expect_failed(fairway({"eval", model, "--data", data, "--device", "cuda"}), 1, "--device cuda");
+  expect_failed(fairway({"quantize", model, "--calibration", data, "--tokenizer", "bytes", "--out",
+                         artifact, "--device", "cuda"}),
+                1, "--device cuda");
+  EXPECT_FALSE(fs::exists(artifact));
+  expect_failed(run_recipe("gpu", {"--train.device=cuda"}), 1, "--device cuda");
+  EXPECT_FALSE(fs::exists(at("gpu/model.safetensors")));
+}
+
 TEST_F(Cli, AnInterruptedBuildLeavesNothing) {
   write_text();
   // The same text so often that it takes seconds.
