@@ -17,6 +17,7 @@
 #include "fairway/quant/calibrate.h"
 #include "fairway/quant/model_file.h"
 #include "fairway/report/report.h"
+#include "fairway/train/interrupt.h"
 #include "quantize_stage.h"
 #include "status_line.h"
 
@@ -26,6 +27,7 @@ Budget quantize(const QuantizeJob& job) {
   job.config.validate();
   const ModelFile model = load_any_model(job.model);
   const TokenStream text(job.calibration, model.config.vocab_size);
+  { const AtomicFile probe(job.out); }  // what cannot be written is found out before the work
   StatusLine status;
 
   const Hessians hessians = with_device(job.device, [&]<class Device, class T>(
@@ -56,7 +58,14 @@ Budget quantize(const QuantizeJob& job) {
       quantized.tokenizer_hash = manifest->tokenizer_hash;
   status.show("coding");
   Budget budget;
-  write_artifact(job.out, quantized, &budget.artifact);
+  const auto artifact = pack_artifact(quantized, &budget.artifact);
+  {
+    const InterruptGuard interrupt;  // a signal lets the file be finished, so that no part is left
+    AtomicFile file(job.out);
+    file.write(artifact);
+    file.commit();
+    require(!interrupt.requested(), "{}: interrupted when it was complete", job.out.string());
+  }
   budget.code_entropy_bits = histogram_entropy_bits(quantized);
   if (job.compare_with_brotli) {
     status.show("compressing with Brotli, for comparison");

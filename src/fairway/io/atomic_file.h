@@ -1,6 +1,9 @@
 // Files that are complete or absent: written under a temporary name in the same directory, flushed
 // to disk, renamed over the target, the directory flushed. An AtomicFile destroyed before
 // `commit()` leaves nothing behind, and an older file of that name untouched.
+//
+// The temporary name is TARGET.tmp. What a killed process left there is overwritten by the next one
+// that writes the target, so that such files do not pile up.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +17,8 @@ namespace fairway {
 
 class AtomicFile {
  public:
-  // Throws Error if the directory does not exist or cannot be written.
+  // Throws Error if the directory does not exist or cannot be written, or while another process
+  // writes the target.
   explicit AtomicFile(std::filesystem::path target);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -38,6 +42,7 @@ class AtomicFile {
 
  private:
   void flush();
+  void discard();
 
   std::filesystem::path target_, temporary_;
   int fd_ = -1;
