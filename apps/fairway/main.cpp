@@ -16,6 +16,7 @@ namespace fairway {
 namespace {
 
 constexpr int kFailed = 1, kUsage = 2;
+constexpr const char* kNoOutput = "cannot write to standard output; is the disk full?";
 
 int complain(std::string message, int status) {
   // One line, and nothing from a hostile file that a terminal would obey.
@@ -59,8 +60,7 @@ int run(int argc, char** argv) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
     return complain(fmt::format("{}; see '{} --help'", e.what(), command_path(app)), kUsage);
   }
-  if (std::fflush(stdout) != 0 || std::ferror(stdout))
-    return complain("cannot write to standard output; is the disk full?", kFailed);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) return complain(kNoOutput, kFailed);
   return 0;
 }
 
@@ -82,6 +82,6 @@ int main(int argc, char** argv) {
     return complain(fmt::format("this is a bug in fairway: {}; please report it", e.what()),
                     kFailed);
   } catch (const std::exception& e) {
-    return complain(e.what(), kFailed);
+    return complain(std::ferror(stdout) ? kNoOutput : e.what(), kFailed);
   }
 }

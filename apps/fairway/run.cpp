@@ -12,12 +12,15 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "commands.h"
 #include "eval_stage.h"
 #include "fairway/base/fields.h"
 #include "fairway/data/shard.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/io/file_lock.h"
+#include "fairway/io/write_error.h"
 #include "fairway/report/report.h"
 #include "quantize_stage.h"
 #include "recipe_options.h"
@@ -44,13 +47,19 @@ class Stages {
   Json run(const std::string& name, const fs::path& product, const std::function<Json()>& work) {
     const fs::path path = directory_ / (name + ".json");
     ++number_;
+    passed_.insert(path);
     if (!changed_ && fs::exists(path) && (product.empty() || fs::exists(product))) {
       Json result = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
       require(result.is_object(), "{}: damaged; delete it to run this stage again", path.string());
       fmt::print("[{}/{}] {}: done before\n", number_, count_, name);
       return result;
     }
+    // What later stages said is about something else now, also if this run is stopped before them.
+    if (!changed_)
+      for (const auto& entry : fs::directory_iterator(directory_))
+        if (!passed_.contains(entry.path())) delete_all(entry.path());
     changed_ = true;
+    delete_all(path);
     fmt::print("[{}/{}] {}\n", number_, count_, name);
     std::fflush(stdout);
     Json result = work();
@@ -61,6 +70,7 @@ class Stages {
  private:
   fs::path directory_;
   size_t count_, number_ = 0;
+  std::set<fs::path> passed_;  // results of the stages so far
   bool changed_ = false;
 };
 
@@ -82,19 +92,20 @@ void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
   if (restart)
     for (const char* name : {"stages", "checkpoints", "metrics.jsonl", "model.safetensors",
                              "model.fairway", "budget.json", "report.json", "report.md"})
-      fs::remove_all(out / name);
+      delete_all(out / name);
   else if (fs::exists(kept))
     if (const auto key = first_difference(parse_recipe(read_file(kept), kept.string()), recipe))
       usage_fail(
           "{}: begun with another recipe ({}); use --restart to begin again, or another --out",
           out.string(), *key);
-  fs::create_directories(out / "stages");
+  make_directories(out / "stages");
   write_file(kept, to_toml(recipe));
 }
 
 void run(const Options& o, const Recipe& recipe) {
   check_inputs(recipe);
   const fs::path out = o.out;
+  const DirectoryLock lock(out);
   claim_directory(out, recipe, o.restart);
   const fs::path model = out / "model.safetensors", artifact = out / "model.fairway";
 
@@ -108,6 +119,7 @@ void run(const Options& o, const Recipe& recipe) {
     job.optim = recipe.optim;
     job.train = recipe.train;
     job.out = out;
+    job.lock = &lock;
     const TrainSummary done = train(job);
     return Json{{"steps", done.steps},
                 {"tokens", done.steps * recipe.train.batch_tokens},

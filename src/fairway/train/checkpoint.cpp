@@ -9,6 +9,7 @@
 
 #include "fairway/base/check.h"
 #include "fairway/io/safetensors.h"
+#include "fairway/io/write_error.h"
 
 namespace fairway {
 
@@ -168,13 +169,16 @@ fs::path checkpoint_path(const fs::path& directory, int64_t step) {
   return directory / fmt::format("step_{:08}.safetensors", step);
 }
 
-std::vector<fs::path> find_checkpoints(const fs::path& directory) {
+namespace {
+
+// The files DIR/step_<number><suffix>, by number.
+std::vector<fs::path> numbered_files(const fs::path& directory, std::string_view suffix) {
   std::vector<std::pair<int64_t, fs::path>> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
     int64_t step = 0;
-    const std::string_view prefix = "step_", suffix = ".safetensors";
+    const std::string_view prefix = "step_";
     if (!name.starts_with(prefix) || !name.ends_with(suffix)) continue;
     const char* end = name.data() + name.size() - suffix.size();
     const auto result = std::from_chars(name.data() + prefix.size(), end, step);
@@ -185,6 +189,16 @@ std::vector<fs::path> find_checkpoints(const fs::path& directory) {
   paths.reserve(found.size());
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
+}
+
+}  // namespace
+
+std::vector<fs::path> find_checkpoints(const fs::path& directory) {
+  return numbered_files(directory, ".safetensors");
+}
+
+void delete_unfinished_checkpoints(const fs::path& directory) {
+  for (const auto& path : numbered_files(directory, ".safetensors.tmp")) delete_all(path);
 }
 
 void prune_checkpoints(const fs::path& directory, int keep) {

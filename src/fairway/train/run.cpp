@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <system_error>
@@ -13,8 +14,10 @@
 #include "fairway/base/fields.h"
 #include "fairway/data/loader.h"
 #include "fairway/data/shard.h"
+#include "fairway/io/write_error.h"
 #include "fairway/optim/schedule.h"
 #include "fairway/train/checkpoint.h"
+#include "fairway/train/checkpoint_writer.h"
 #include "fairway/train/interrupt.h"
 #include "fairway/train/run_log.h"
 #include "fairway/train/trainer.h"
@@ -63,14 +66,13 @@ RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards
   return identity;
 }
 
-// Host values of a tensor of the trainer's device; `copy` holds them where they are elsewhere.
-template <class Device>
-std::span<const float> host_values(Device& device, Tensor<float> t, std::vector<float>& copy) {
-  const auto n = static_cast<size_t>(t.size());
-  if constexpr (std::is_same_v<Device, CpuDevice>) return {t.data, n};
-  copy.resize(n);
-  device.download(copy.data(), t.data, n * sizeof(float));
-  return copy;
+// Name and number of elements of each buffer that a checkpoint holds.
+template <class Trainer>
+std::vector<std::pair<std::string, int64_t>> checkpoint_tensors(const Trainer& trainer) {
+  std::vector<std::pair<std::string, int64_t>> tensors;
+  trainer.for_each_state(
+      [&](const char* name, Tensor<float> t) { tensors.emplace_back(name, t.size()); });
+  return tensors;
 }
 
 std::string description(const CpuDevice& device) {
@@ -93,13 +95,19 @@ class Run {
         device_(device),
         progress_(run.log, run.train.log_every),
         trainer_(device_, run.model, run.optim, run.train),
-        loader_(shards_, loader_options(run)) {
+        loader_(shards_, loader_options(run)),
+        writer_(checkpoints_, identity_, run.train.keep_checkpoints, checkpoint_tensors(trainer_)) {
     prepare_directory();
-    progress_.line(fmt::format("model: {:.2f} M parameters; memory: {:.0f} MiB; {}",
-                               static_cast<double>(num_params(run.model)) * 1e-6,
-                               static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-                               description(device_)));
-    if (run.memory_report) progress_.line(trainer_.memory_report());
+    progress_.line(fmt::format(
+        "model: {:.2f} M parameters; memory: {:.0f} MiB, and {:.0f} MiB of the host for "
+        "checkpoints; {}",
+        static_cast<double>(num_params(run.model)) * 1e-6,
+        static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
+        static_cast<double>(writer_.memory_bytes()) / (1 << 20), description(device_)));
+    if (run.memory_report)
+      progress_.line(fmt::format("{}{:>12.1f} MiB  checkpoint on its way to disk (host)\n",
+                                 trainer_.memory_report(),
+                                 static_cast<double>(writer_.memory_bytes()) / (1 << 20)));
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
   }
@@ -111,8 +119,10 @@ class Run {
       progress_.line(fmt::format("already trained for {} steps: nothing to do", position_.step));
     } else {
       if (!finished()) loss = loop();
-      std::vector<float> copy;
-      save_model(model, run_.model, host_values(device_, trainer_.optim_state().ema, copy).data());
+      const Tensor<float> ema = trainer_.optim_state().ema;
+      std::vector<float> values(static_cast<size_t>(ema.size()));
+      device_.download(values.data(), ema.data, values.size() * sizeof(float));
+      save_model(model, run_.model, values.data());
       progress_.line(fmt::format("{} steps in {:.1f} s: {}", position_.step, position_.elapsed,
                                  model.string()));
     }
@@ -132,28 +142,23 @@ class Run {
     return options;
   }
 
-  void prepare_directory() const {
-    std::error_code error;
-    if (run_.restart) {
-      fs::remove_all(checkpoints_, error);
-      fs::remove(run_.out / "metrics.jsonl", error);
-      fs::remove(run_.out / "model.safetensors", error);
-    }
-    fs::create_directories(checkpoints_, error);
-    require(!error, "{}: cannot make the directory: {}", checkpoints_.string(), error.message());
+  void prepare_directory() {
+    if (!run_.lock) lock_.emplace(run_.out);
+    if (run_.restart)
+      for (const auto& left :
+           {checkpoints_, run_.out / "metrics.jsonl", run_.out / "model.safetensors"})
+        delete_all(left);
+    make_directories(checkpoints_);
+    delete_unfinished_checkpoints(checkpoints_);
   }
 
   bool resume() {
     const auto found = find_checkpoints(checkpoints_);
     if (found.empty()) return false;
-    std::vector<std::pair<std::string, int64_t>> expected;
     std::map<std::string, Tensor<float>> tensors;
-    trainer_.for_each_state([&](const char* name, Tensor<float> t) {
-      expected.emplace_back(name, t.size());
-      tensors[name] = t;
-    });
+    trainer_.for_each_state([&](const char* name, Tensor<float> t) { tensors[name] = t; });
     position_ =
-        load_checkpoint(found.back(), identity_, expected,
+        load_checkpoint(found.back(), identity_, checkpoint_tensors(trainer_),
                         [&](const std::string& name, std::span<const float> values) {
                           device_.upload(tensors[name].data, values.data(), values.size_bytes());
                         });
@@ -164,14 +169,13 @@ class Run {
     return true;
   }
 
+  // Training goes on while it is being written.
   void checkpoint() {
-    std::vector<CheckpointTensor> tensors;
-    std::map<std::string, std::vector<float>> copies;
-    trainer_.for_each_state([&](const char* name, Tensor<float> t) {
-      tensors.push_back({name, host_values(device_, t, copies[name])});
+    std::map<std::string, Tensor<float>> tensors;
+    trainer_.for_each_state([&](const char* name, Tensor<float> t) { tensors[name] = t; });
+    writer_.write(position_, [&](const std::string& name, std::span<float> values) {
+      device_.download(values.data(), tensors[name].data, values.size_bytes());
     });
-    save_checkpoint(checkpoint_path(checkpoints_, position_.step), position_, identity_, tensors);
-    prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
     saved_at_ = position_.elapsed;
   }
 
@@ -219,19 +223,23 @@ class Run {
       if (cap() > 0) left = std::min(left, cap() - now);
       progress_.step(record, run_.train.steps, left);
 
+      writer_.check_last();
       if (checkpoint_due() || finished()) checkpoint();
     }
+    writer_.finish();
     return loss;
   }
 
   [[noreturn]] void stop_interrupted() {
     progress_.line(fmt::format("stopping: writing a checkpoint at step {}", position_.step));
     checkpoint();
+    writer_.finish();
     fail("training was interrupted after {} steps; {} holds it: run the same command to continue",
          position_.step, checkpoint_path(checkpoints_, position_.step).string());
   }
 
-  [[noreturn]] void stop_not_finite(const StepResult& result) const {
+  [[noreturn]] void stop_not_finite(const StepResult& result) {
+    writer_.finish();
     const auto found = find_checkpoints(checkpoints_);
     fail(
         "step {}: the loss is {} and the gradient's norm {}: training stopped; {}; lower the "
@@ -250,6 +258,8 @@ class Run {
   ProgressLog progress_;
   Trainer<Device, T> trainer_;
   TrainLoader loader_;
+  std::optional<DirectoryLock> lock_;  // outlives what writes there
+  CheckpointWriter writer_;
   RunPosition position_;
   double saved_at_ = 0;  // clock of the newest checkpoint
 };

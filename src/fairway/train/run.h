@@ -3,6 +3,7 @@
 // RUN/metrics.jsonl          one JSON object a step (run_log.h)
 // RUN/checkpoints/           the last few checkpoints (checkpoint.h)
 // RUN/model.safetensors      the moving average of the weights, written at the end
+// RUN/.lock                  while training goes on: only one process may work there
 //
 // A directory that holds checkpoints is continued from the newest one; with step schedules the
 // result is bit for bit that of a run that never stopped.
@@ -13,6 +14,7 @@
 #include <filesystem>
 
 #include "fairway/data/config.h"
+#include "fairway/io/file_lock.h"
 #include "fairway/model/config.h"
 #include "fairway/optim/config.h"
 #include "fairway/train/config.h"
@@ -27,7 +29,8 @@ struct TrainRun {
   std::filesystem::path out;   // RUN; made if it does not exist
   bool restart = false;        // delete what an earlier run left there instead of continuing it
   bool memory_report = false;  // print the memory taken, by name
-  std::FILE* log = stdout;     // null: quiet
+  const DirectoryLock* lock = nullptr;  // of `out`, where the caller holds it
+  std::FILE* log = stdout;              // null: quiet
 };
 
 struct TrainSummary {
@@ -38,7 +41,8 @@ struct TrainSummary {
 };
 
 // Throws Error when the loss or its gradient stops being finite (nothing is saved then: the last
-// checkpoint stays), and on SIGINT or SIGTERM, after a checkpoint: the same call continues from it.
+// checkpoint stays), when a checkpoint could not be written (older ones stay), and on SIGINT or
+// SIGTERM, after a checkpoint: the same call continues from it.
 TrainSummary train(const TrainRun& run);
 
 }  // namespace fairway
