@@ -108,7 +108,7 @@ void run(Options o) {
   o.job.ttt.window = o.job.eval.window;
   // A path that cannot be written is found out before the work, not after it.
   for (const std::string& path : {o.json, o.nll})
-    if (!path.empty()) AtomicFile probe(path);
+    if (!path.empty()) check_can_write(path);
   const Evaluation result = evaluate(o.job);
   if (!o.nll.empty()) {
     AtomicFile file(o.nll);

@@ -27,7 +27,7 @@ Budget quantize(const QuantizeJob& job) {
   job.config.validate();
   const ModelFile model = load_any_model(job.model);
   const TokenStream text(job.calibration, model.config.vocab_size);
-  { const AtomicFile probe(job.out); }  // what cannot be written is found out before the work
+  check_can_write(job.out);
   StatusLine status;
 
   const Hessians hessians = with_device(job.device, [&]<class Device, class T>(
@@ -88,6 +88,7 @@ struct Options {
 void run(Options& o) {
   o.job.model = o.model, o.job.out = o.out;
   o.job.calibration = find_shards(o.calibration);
+  if (!o.json.empty()) check_can_write(o.json);
   o.job.compare_with_brotli = !o.no_brotli;
   parse_field("--device", o.device, o.job.device.kind);
   parse_field("--matmul-precision", o.precision, o.job.device.precision);

@@ -90,8 +90,9 @@ void check_inputs(const Recipe& recipe) {
 void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
   const fs::path kept = out / "recipe.toml";
   if (restart)
-    for (const char* name : {"stages", "checkpoints", "metrics.jsonl", "model.safetensors",
-                             "model.fairway", "budget.json", "report.json", "report.md"})
+    for (const char* name :
+         {"stages", "checkpoints", "metrics.jsonl", "model.safetensors", "model.fairway",
+          "budget.json", "report.json", "report.md", "recipe.toml"})
       delete_all(out / name);
   else if (fs::exists(kept))
     if (const auto key = first_difference(parse_recipe(read_file(kept), kept.string()), recipe))
@@ -99,7 +100,7 @@ void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
           "{}: begun with another recipe ({}); use --restart to begin again, or another --out",
           out.string(), *key);
   make_directories(out / "stages");
-  write_file(kept, to_toml(recipe));
+  if (!fs::exists(kept)) write_file(kept, to_toml(recipe));
 }
 
 void run(const Options& o, const Recipe& recipe) {

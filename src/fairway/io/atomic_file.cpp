@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <system_error>
 
 #include "fairway/base/check.h"
 #include "fairway/io/file_lock.h"
@@ -25,9 +26,13 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
   }
 }
 
+std::filesystem::path directory_of(const std::filesystem::path& target) {
+  return target.has_parent_path() ? target.parent_path() : ".";
+}
+
 // A rename is on disk once its directory is.
 void sync_directory(const std::filesystem::path& target) {
-  const auto directory = target.has_parent_path() ? target.parent_path() : ".";
+  const auto directory = directory_of(target);
   const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;  // a directory that may be written to, but not read
   const bool failed = ::fsync(fd) != 0 && errno != EINVAL;  // EINVAL: there is nothing to flush
@@ -98,6 +103,13 @@ void AtomicFile::commit() {
   ::close(fd_);
   fd_ = -1;
   sync_directory(target_);
+}
+
+void check_can_write(const std::filesystem::path& target) {
+  std::error_code ignored;
+  if (::access(directory_of(target).c_str(), W_OK | X_OK) != 0)
+    write_failed(target, "create", errno);
+  if (std::filesystem::is_directory(target, ignored)) write_failed(target, "create", EISDIR);
 }
 
 void write_file(const std::filesystem::path& target, std::string_view text) {

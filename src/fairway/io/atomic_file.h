@@ -50,6 +50,10 @@ class AtomicFile {
   std::vector<std::byte> buffer_;
 };
 
+// Throws Error if a file of that name could not be put there: asked before long work. Writes
+// nothing.
+void check_can_write(const std::filesystem::path& target);
+
 // The whole of a small text file written at once, atomically.
 void write_file(const std::filesystem::path& target, std::string_view text);
 

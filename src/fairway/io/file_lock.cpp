@@ -31,13 +31,15 @@ int open_locked(const std::filesystem::path& path) {
 }
 
 DirectoryLock::DirectoryLock(const std::filesystem::path& directory) : file_(directory / ".lock") {
-  make_directories(directory);
+  const bool made = make_directories(directory);
   fd_ = open_locked(file_);
   require(fd_ != -EWOULDBLOCK,
           "{}: another process is at work in this directory; wait for it to end, or choose another "
           "one",
           directory.string());
-  if (fd_ < 0) write_failed(directory, "write here", -fd_);
+  if (fd_ >= 0) return;
+  if (made) ::rmdir(directory.c_str());
+  write_failed(directory, "write here", -fd_);
 }
 
 DirectoryLock::~DirectoryLock() {

@@ -37,10 +37,11 @@ void write_failed(const fs::path& path, const char* what, int error) {
   fail("{}: cannot {}: {}; {}", path.string(), what, std::strerror(error), remedy(error));
 }
 
-void make_directories(const fs::path& path) {
+bool make_directories(const fs::path& path) {
   std::error_code error;
-  fs::create_directories(path, error);
+  const bool made = fs::create_directories(path, error);
   if (error) write_failed(path, "make the directory", error.value());
+  return made;
 }
 
 void delete_all(const fs::path& path) {

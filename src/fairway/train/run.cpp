@@ -164,6 +164,7 @@ class Run {
                         });
     trainer_.state_changed();
     loader_.seek(position_.data);
+    prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);  // a kill may have come before it
     progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
                                found.back().string(), position_.step, position_.elapsed));
     return true;
