@@ -87,18 +87,14 @@ void ProgressLog::step(const StepRecord& r, int64_t steps, double seconds_left) 
   } else {
     fmt::print(out_, "{}\n", text);
   }
-  flush();
+  std::fflush(out_);
 }
 
 void ProgressLog::line(std::string_view text) {
   if (!out_) return;
   clear();
   fmt::print(out_, "{}\n", text);
-  flush();
-}
-
-void ProgressLog::flush() {
-  if (std::fflush(out_) != 0) out_ = nullptr;  // a full disk under the log must not end the run
+  std::fflush(out_);
 }
 
 void ProgressLog::clear() {
