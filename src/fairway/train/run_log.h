@@ -36,8 +36,7 @@ class MetricsLog {
 };
 
 // On a terminal one line that is rewritten in place; elsewhere a line every `every` steps. A null
-// stream keeps quiet, and so does one that cannot be written to any more: its error indicator
-// tells.
+// stream keeps quiet.
 class ProgressLog {
  public:
   ProgressLog(std::FILE* out, int64_t every);
@@ -48,7 +47,6 @@ class ProgressLog {
 
  private:
   void clear();
-  void flush();
 
   std::FILE* out_;
   int64_t every_;
