@@ -2,7 +2,7 @@
 # make demo       text in, a scored artifact out, in a few minutes on two cores
 # make test       the whole test suite;  make test-gpu the part that needs a GPU
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
-# make tsan       what uses std::thread (training batches, shard building) under ThreadSanitizer
+# make tsan       what uses std::thread (training batches, shard building, checkpoints) under ThreadSanitizer
 # make tidy       clang-tidy on the program itself;  make format rewrites, make format-check only looks
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -50,13 +50,16 @@ sanitize: deps
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize --output-on-failure -j $(JOBS) -LE slow
 
-# Only what starts std::threads: GCC's OpenMP run-time library makes ThreadSanitizer report races that
-# are none.
+# Only what starts std::threads, and OpenMP with one thread: with more, GCC's run-time library makes
+# ThreadSanitizer report races that are none.
 tsan: deps
 	cmake -B $(BUILD)-tsan -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=thread $(CPU_ONLY)
-	cmake --build $(BUILD)-tsan -j $(JOBS) --target data_threads_test
+	cmake --build $(BUILD)-tsan -j $(JOBS) --target data_threads_test train_threads_test train_test
 	$(BUILD)-tsan/tests/data/data_threads_test
+	$(BUILD)-tsan/tests/train/train_threads_test
+	OMP_NUM_THREADS=1 $(BUILD)-tsan/tests/train/train_test \
+	  --gtest_filter='Training.OnlyTheNewest*:Training.NotFinite*:Training.Interrupt*'
 
 tidy: check-deps $(BUILD)/build.ninja
 	run-clang-tidy -quiet -j $(JOBS) -p $(BUILD) -extra-arg=-Wno-unknown-warning-option \
