@@ -11,15 +11,6 @@ namespace fairway::bench {
 
 namespace {
 
-std::string name_of(const CpuDevice&) {
-  return "CPU";
-}
-#if FAIRWAY_WITH_CUDA
-std::string name_of(const CudaDevice& device) {
-  return device.name();
-}
-#endif
-
 template <class Device, class T>
 Hessians sum_hessians(Device& device, const QuantizeOptions& o, const float* flat,
                       QuantizeFigures& f) {
@@ -48,7 +39,7 @@ Hessians sum_hessians(Device& device, const QuantizeOptions& o, const float* fla
   const double D = o.model.model_dim, F = o.model.mlp_dim();
   f.tokens = static_cast<double>(tokens * o.batches);
   f.hessian_flops = 2 * f.tokens * (net.slots() * (3 * D * D + F * F) + D * D);
-  f.device = name_of(device);
+  f.device = device.name();
   return hessians;
 }
 
@@ -73,7 +64,8 @@ QuantizeFigures bench_quantize(const QuantizeOptions& o) {
         return sum_hessians<Device, T>(device, o, flat.data(), f);
       });
   const double start = seconds_now();
-  const QuantizedModel model = quantize_model(cpu, o.model, flat.data(), hessians, o.quant);
+  const QuantizedModel model =
+      quantize_model(cpu, o.model, flat.data(), hessians, o.quant, *make_single_process());
   const double coding = seconds_now();
   f.artifact_bytes = static_cast<double>(pack_artifact(model).size());
   f.gptq_seconds = coding - start;

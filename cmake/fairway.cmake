@@ -61,7 +61,9 @@ function(fairway_mpi_runs name)
   endif()
   foreach(ranks ${ARGN})
     add_test(NAME mpi.${name}.${ranks}
-      COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe -np ${ranks} $<TARGET_FILE:${name}>)
+      # More ranks than cores must not spin while they wait.
+      COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1
+        -np ${ranks} $<TARGET_FILE:${name}>)
     set_tests_properties(mpi.${name}.${ranks} PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300)
   endforeach()
 endfunction()

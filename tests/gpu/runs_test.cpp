@@ -222,7 +222,7 @@ std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, in
   ttt.window = 256;
   ttt.batch_docs = batch_docs;
   return evaluate(device, model, weights.view(), eval_test::StreamOf(tokens), eval_test::kBos,
-                  nullptr, eval, ttt, {})
+                  nullptr, eval, ttt, *make_single_process(), {})
       .nll;
 }
 
@@ -258,7 +258,8 @@ TEST_F(GpuRuns, ScoresAreTheCpus) {
   EvalConfig eval;
   eval.mode = EvalMode::chunked;
   const auto want = evaluate(cpu, model, weights_view<const float>(model, flat.data()),
-                             eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {}, {})
+                             eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {},
+                             *make_single_process(), {})
                         .nll;
   const auto in_float = scores<float>(tokens, EvalMode::chunked, 64);
   const auto in_bf16 = scores<bf16>(tokens, EvalMode::chunked, 64);

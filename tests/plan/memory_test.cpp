@@ -22,7 +22,7 @@ TEST(RankMemory, OneRankIsWhatTheTrainerTakes) {
   CpuDevice device(1);
   const Trainer<CpuDevice> trainer(device, in.model, in.optim, in.train);
 
-  const MemoryByName memory = rank_memory(in.model, in.optim, in.train, 1);
+  const MemoryByName memory = rank_memory(in.model, in.train, 1);
   int64_t sum = 0;
   for (const auto& [name, bytes] : memory) sum += bytes;
   EXPECT_EQ(sum, static_cast<int64_t>(trainer.memory_bytes()));
@@ -36,12 +36,12 @@ TEST(RankMemory, OneRankIsWhatTheTrainerTakes) {
 
 TEST(RankMemory, OnGpusProductsReadRoundedMatrices) {
   const PlanInputs in = small_run();
-  auto memory = by_name(rank_memory(in.model, in.optim, in.train, 1));
+  auto memory = by_name(rank_memory(in.model, in.train, 1));
   EXPECT_EQ(memory["matrices for products"], 2 * matrices_size(in.model));
   EXPECT_EQ(memory["weights"], 4 * flat_size(in.model));
   PlanInputs exact = in;
   exact.train.matmul_precision = MatmulPrecision::float32;
-  auto floats = by_name(rank_memory(exact.model, exact.optim, exact.train, 1));
+  auto floats = by_name(rank_memory(exact.model, exact.train, 1));
   EXPECT_EQ(floats.count("matrices for products"), 0u);
   EXPECT_EQ(floats["residual stream"], 2 * memory["residual stream"]);
 }
@@ -49,9 +49,7 @@ TEST(RankMemory, OnGpusProductsReadRoundedMatrices) {
 TEST(RankMemory, BanksStateIsSharedOutInWholeMatrices) {
   const PlanInputs in = small_run();
   const int64_t flat = flat_size(in.model), banks = bank_size(in.model);
-  const auto at = [&](int ranks) {
-    return by_name(rank_memory(in.model, in.optim, in.train, ranks));
-  };
+  const auto at = [&](int ranks) { return by_name(rank_memory(in.model, in.train, ranks)); };
   EXPECT_EQ(at(1)["Muon momentum"], 4 * banks);
   // Two of 8, two of 8, one of 4, one of 4.
   EXPECT_EQ(at(4)["Muon momentum"], banks);

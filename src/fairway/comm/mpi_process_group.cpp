@@ -2,6 +2,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "fairway/base/check.h"
 #include "fairway/comm/mpi.h"
@@ -55,6 +56,8 @@ class MpiQueue final : public SharedQueue {
     MPI_Barrier(MPI_COMM_WORLD);
   }
   ~MpiQueue() override {
+    // Collective, but a rank that failed is here alone: it is about to end the others.
+    if (std::uncaught_exceptions() > exceptions_) return;
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);
   }
@@ -75,6 +78,7 @@ class MpiQueue final : public SharedQueue {
 
  private:
   MPI_Win window_ = MPI_WIN_NULL;
+  int exceptions_ = std::uncaught_exceptions();
 };
 
 class MpiProcessGroup final : public ProcessGroup {

@@ -1,5 +1,6 @@
+#include "fairway/comm/nccl_communicator.h"
+
 #include "fairway/base/check.h"
-#include "fairway/comm/communicator.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 
@@ -166,8 +167,7 @@ class NcclCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_communicator(CudaDevice& device, ProcessGroup& group) {
-  if (group.size() == 1) return make_single_communicator();
+std::unique_ptr<Communicator> make_nccl_communicator(CudaDevice& device, ProcessGroup& group) {
   return std::make_unique<NcclCommunicator>(device, group);
 }
 
@@ -177,14 +177,21 @@ std::unique_ptr<Communicator> make_communicator(CudaDevice& device, ProcessGroup
 
 namespace fairway {
 
-std::unique_ptr<Communicator> make_communicator(CudaDevice&, ProcessGroup& group) {
-  require(group.size() == 1,
-          "{} ranks on GPUs exchange through NCCL, and the program was built without its header: "
-          "install libnccl-dev (or nvidia-nccl-cu13 from PyPI) and build it again",
-          group.size());
-  return make_single_communicator();
+std::unique_ptr<Communicator> make_nccl_communicator(CudaDevice&, ProcessGroup& group) {
+  fail(
+      "{} ranks on GPUs exchange through NCCL, and the program was built without its header: "
+      "install libnccl-dev (or nvidia-nccl-cu13 from PyPI) and build it again",
+      group.size());
 }
 
 }  // namespace fairway
 
 #endif
+
+namespace fairway {
+
+std::unique_ptr<Communicator> make_communicator(CudaDevice& device, ProcessGroup& group) {
+  return group.size() == 1 ? make_single_communicator() : make_nccl_communicator(device, group);
+}
+
+}  // namespace fairway

@@ -41,8 +41,7 @@ double exchange_seconds(const Links& links, Collective kind, double bytes, int r
 
 // What a step exchanges (SPEC §4): the gradients of each matrix bank are reduce-scattered, all
 // others (one contiguous run) all-reduced; each updated bank is all-gathered. Loss and clock are
-// agreed on, and the
-// norm of the mean gradient where that is clipped. Nothing for one rank.
+// agreed on, and the norm of the mean gradient where that is clipped. Nothing for one rank.
 struct StepExchanges {
   std::vector<Exchange> reduce_banks;  // one a bank, in flat order
   Exchange reduce_rest;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "fairway/model/config.h"
-#include "fairway/optim/config.h"
 #include "fairway/train/config.h"
 
 namespace fairway {
@@ -18,9 +17,8 @@ using MemoryByName = std::vector<std::pair<std::string, int64_t>>;  // bytes, la
 // recipe asks for float32, or for a CPU.
 bool computes_in_bfloat16(const TrainConfig& train);
 
-// What the Trainer of rank 0 takes: its own dry run. Not counted: what the device's runtime, matrix
-// and exchange libraries keep for themselves.
-MemoryByName rank_memory(const ModelConfig& model, const OptimConfig& optim,
-                         const TrainConfig& train, int ranks);
+// What the Trainer of rank 0 takes (no rank owns more): its own dry run. Not counted: what the
+// device's runtime, matrix and exchange libraries keep for themselves.
+MemoryByName rank_memory(const ModelConfig& model, const TrainConfig& train, int ranks);
 
 }  // namespace fairway

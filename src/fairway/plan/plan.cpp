@@ -109,7 +109,7 @@ Plan make_plan(const PlanInputs& in, int ranks) {
   plan.ranks = ranks;
   plan.nodes = in.links.nodes(ranks);
   plan.rounds = (in.train.micro_steps + ranks - 1) / ranks;
-  plan.memory = rank_memory(in.model, in.optim, in.train, ranks);
+  plan.memory = rank_memory(in.model, in.train, ranks);
   plan.exchanges = step_exchanges(in.model, in.optim.clip_mode, in.links, ranks);
   plan.plain = step_time(in, plan, false);
   plan.looped = step_time(in, plan, true);
