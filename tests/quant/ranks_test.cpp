@@ -76,8 +76,8 @@ TEST(QuantRanks, CodesAndNotesDoNotDependOnTheirNumber) {
 
   using Notes = std::vector<std::tuple<std::string, int64_t, double>>;
   const auto quantize = [&](ProcessGroup& ranks, Notes& notes) {
-    return quantize_model(s.device, s.config(), s.flat.data(), hessians, GoldenModel::quant(), ranks,
-                          [&](const std::string& name, const GptqNotes& note) {
+    return quantize_model(s.device, s.config(), s.flat.data(), hessians, GoldenModel::quant(),
+                          ranks, [&](const std::string& name, const GptqNotes& note) {
                             notes.emplace_back(name, note.dead_columns, note.damping);
                           });
   };
