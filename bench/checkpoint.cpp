@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <cmath>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -32,16 +31,9 @@ CheckpointFigures run(Device& device, const CheckpointOptions& o) {
   TrainConfig train;
   train.batch_tokens = o.tokens;
   train.micro_steps = 1;
-  Trainer<Device, T> trainer(device, o.model, {}, train);
+  Trainer<Device, T> trainer(device, o.model, OptimConfig{}, train);
   trainer.init();
   const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len, 1);
-  std::map<std::string, Tensor<float>> state;
-  std::vector<std::pair<std::string, int64_t>> tensors;
-  trainer.for_each_state([&](const char* name, Tensor<float> t) {
-    state[name] = t;
-    tensors.emplace_back(name, t.size());
-  });
-
   int64_t steps = 0;
   const auto timed = [](auto&& work) {
     const double start = seconds_now();
@@ -52,11 +44,11 @@ CheckpointFigures run(Device& device, const CheckpointOptions& o) {
     return timed([&] { trainer.step({steps++, 1, true}, [&] { return PackedBatch(batch); }); });
   };
   make_directories(o.directory);
-  CheckpointWriter writer(o.directory, {}, 1, tensors);
+  CheckpointWriter writer(o.directory, {}, 1, trainer.state_sizes());
   const auto save = [&] {
     return timed([&] {
       writer.write({steps, 0, {}}, [&](const std::string& name, std::span<float> values) {
-        device.download(values.data(), state[name].data, values.size_bytes());
+        trainer.download_state(name, values);
       });
     });
   };

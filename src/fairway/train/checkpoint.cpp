@@ -169,21 +169,22 @@ fs::path checkpoint_path(const fs::path& directory, int64_t step) {
   return directory / fmt::format("step_{:08}.safetensors", step);
 }
 
-namespace {
+int64_t checkpoint_step(const fs::path& path) {
+  const std::string name = path.filename().string();
+  const std::string_view prefix = "step_", suffix = ".safetensors";
+  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return -1;
+  int64_t step = 0;
+  const char* end = name.data() + name.size() - suffix.size();
+  const auto result = std::from_chars(name.data() + prefix.size(), end, step);
+  return result.ec == std::errc{} && result.ptr == end ? step : -1;
+}
 
-// The files DIR/step_<number><suffix>, by number.
-std::vector<fs::path> numbered_files(const fs::path& directory, std::string_view suffix) {
+std::vector<fs::path> find_checkpoints(const fs::path& directory) {
   std::vector<std::pair<int64_t, fs::path>> found;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const std::string name = entry.path().filename().string();
-    int64_t step = 0;
-    const std::string_view prefix = "step_";
-    if (!name.starts_with(prefix) || !name.ends_with(suffix)) continue;
-    const char* end = name.data() + name.size() - suffix.size();
-    const auto result = std::from_chars(name.data() + prefix.size(), end, step);
-    if (result.ec == std::errc{} && result.ptr == end) found.emplace_back(step, entry.path());
-  }
+  for (const auto& entry : fs::directory_iterator(directory, error))
+    if (const int64_t step = checkpoint_step(entry.path()); step >= 0)
+      found.emplace_back(step, entry.path());
   std::sort(found.begin(), found.end());
   std::vector<fs::path> paths;
   paths.reserve(found.size());
@@ -191,14 +192,11 @@ std::vector<fs::path> numbered_files(const fs::path& directory, std::string_view
   return paths;
 }
 
-}  // namespace
-
-std::vector<fs::path> find_checkpoints(const fs::path& directory) {
-  return numbered_files(directory, ".safetensors");
-}
-
 void delete_unfinished_checkpoints(const fs::path& directory) {
-  for (const auto& path : numbered_files(directory, ".safetensors.tmp")) delete_all(path);
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error))
+    if (entry.path().extension() == ".tmp" && checkpoint_step(entry.path().stem()) >= 0)
+      delete_all(entry.path());
 }
 
 void prune_checkpoints(const fs::path& directory, int keep) {

@@ -1,6 +1,7 @@
 #include "fairway/train/run.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -12,6 +13,7 @@
 
 #include "fairway/base/check.h"
 #include "fairway/base/fields.h"
+#include "fairway/comm/rank_device.h"
 #include "fairway/data/loader.h"
 #include "fairway/data/shard.h"
 #include "fairway/io/write_error.h"
@@ -66,15 +68,6 @@ RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards
   return identity;
 }
 
-// Name and number of elements of each buffer that a checkpoint holds.
-template <class Trainer>
-std::vector<std::pair<std::string, int64_t>> checkpoint_tensors(const Trainer& trainer) {
-  std::vector<std::pair<std::string, int64_t>> tensors;
-  trainer.for_each_state(
-      [&](const char* name, Tensor<float> t) { tensors.emplace_back(name, t.size()); });
-  return tensors;
-}
-
 std::string description(const CpuDevice& device) {
   return fmt::format("{} thread{}", device.threads(), device.threads() == 1 ? "" : "s");
 }
@@ -87,27 +80,35 @@ const std::string& description(const CudaDevice& device) {
 template <class Device, class T>
 class Run {
  public:
-  Run(Device& device, const TrainRun& run)
+  Run(Device& device, const TrainRun& run, ProcessGroup& group)
       : run_(run),
+        group_(group),
         checkpoints_(run.out / "checkpoints"),
         shards_(find_shards(run.data.train)),
         identity_(identity_of(run, shards_)),
-        device_(device),
-        progress_(run.log, run.train.log_every),
-        trainer_(device_, run.model, run.optim, run.train),
-        loader_(shards_, loader_options(run)),
-        writer_(checkpoints_, identity_, run.train.keep_checkpoints, checkpoint_tensors(trainer_)) {
-    prepare_directory();
-    progress_.line(fmt::format(
-        "model: {:.2f} M parameters; memory: {:.0f} MiB, and {:.0f} MiB of the host for "
-        "checkpoints; {}",
-        static_cast<double>(num_params(run.model)) * 1e-6,
-        static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-        static_cast<double>(writer_.memory_bytes()) / (1 << 20), description(device_)));
+        progress_(group.root() ? run.log : nullptr, run.train.log_every),
+        trainer_(device, run.model, run.optim, run.train, &group),
+        loader_(shards_, loader_options()),
+        state_(trainer_.state_sizes()),
+        writer_(checkpoints_, identity_, run.train.keep_checkpoints,
+                group.root() ? state_ : decltype(state_){}) {
+    if (group_.root()) prepare_directory();
+    const std::string ranks =
+        group_.size() == 1 ? "" : fmt::format("{} ranks, each ", group_.size());
+    const double for_checkpoints = static_cast<double>(writer_.memory_bytes()) / (1 << 20);
+    progress_.line(
+        fmt::format("model: {:.2f} M parameters; {}memory: {:.0f} MiB; {:.0f} MiB of the host for "
+                    "checkpoints; {}",
+                    static_cast<double>(num_params(run.model)) * 1e-6, ranks,
+                    static_cast<double>(trainer_.memory_bytes()) / (1 << 20), for_checkpoints,
+                    description(device)));
+    if (run.train.micro_steps % group_.size() != 0)
+      progress_.line(fmt::format(
+          "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",
+          run.train.micro_steps, group_.size()));
     if (run.memory_report)
       progress_.line(fmt::format("{}{:>12.1f} MiB  checkpoint on its way to disk (host)\n",
-                                 trainer_.memory_report(),
-                                 static_cast<double>(writer_.memory_bytes()) / (1 << 20)));
+                                 trainer_.memory_report(), for_checkpoints));
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
   }
@@ -115,14 +116,13 @@ class Run {
   TrainSummary train() {
     const fs::path model = run_.out / "model.safetensors";
     double loss = std::numeric_limits<double>::quiet_NaN();
-    if (finished() && fs::exists(model)) {
+    if (finished() && group_.broadcast(fs::exists(model))) {
       progress_.line(fmt::format("already trained for {} steps: nothing to do", position_.step));
     } else {
       if (!finished()) loss = loop();
-      const Tensor<float> ema = trainer_.optim_state().ema;
-      std::vector<float> values(static_cast<size_t>(ema.size()));
-      device_.download(values.data(), ema.data, values.size() * sizeof(float));
-      save_model(model, run_.model, values.data());
+      std::vector<float> ema(group_.root() ? static_cast<size_t>(flat_size(run_.model)) : 0);
+      trainer_.download_state("ema", ema);
+      if (group_.root()) save_model(model, run_.model, ema.data());
       progress_.line(fmt::format("{} steps in {:.1f} s: {}", position_.step, position_.elapsed,
                                  model.string()));
     }
@@ -130,15 +130,16 @@ class Run {
   }
 
  private:
-  static LoaderOptions loader_options(const TrainRun& run) {
+  LoaderOptions loader_options() const {
     LoaderOptions options;
-    options.tokens = run.train.micro_batch_tokens();
-    options.max_doc_len = run.model.max_doc_len;
-    options.bos = run.data.bos;
-    options.rank = 0;
-    options.world = 1;
-    options.vocab_size = run.model.vocab_size;
-    options.bucket = run.data.cu_seqlens_bucket;
+    options.tokens = run_.train.micro_batch_tokens();
+    options.max_doc_len = run_.model.max_doc_len;
+    options.bos = run_.data.bos;
+    options.rank = group_.rank();
+    options.world = group_.size();
+    options.micro_steps = run_.train.micro_steps;
+    options.vocab_size = run_.model.vocab_size;
+    options.bucket = run_.data.cu_seqlens_bucket;
     return options;
   }
 
@@ -154,30 +155,50 @@ class Run {
 
   bool resume() {
     const auto found = find_checkpoints(checkpoints_);
-    if (found.empty()) return false;
-    std::map<std::string, Tensor<float>> tensors;
-    trainer_.for_each_state([&](const char* name, Tensor<float> t) { tensors[name] = t; });
-    position_ =
-        load_checkpoint(found.back(), identity_, checkpoint_tensors(trainer_),
-                        [&](const std::string& name, std::span<const float> values) {
-                          device_.upload(tensors[name].data, values.data(), values.size_bytes());
-                        });
-    trainer_.state_changed();
+    // Rank 0 says which: another rank's view of the directory may be older.
+    const int64_t step = group_.broadcast(found.empty() ? -1 : checkpoint_step(found.back()));
+    if (step < 0) return false;
+    const fs::path newest = checkpoint_path(checkpoints_, step);
+    position_ = load_checkpoint(newest, identity_, state_,
+                                [&](const std::string& name, std::span<const float> values) {
+                                  trainer_.upload_state(name, values);
+                                });
     loader_.seek(position_.data);
-    prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);  // a kill may have come before it
+    // A kill may have come before older ones were deleted. Only once this one has been read.
+    if (group_.root()) prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
     progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
-                               found.back().string(), position_.step, position_.elapsed));
+                               newest.string(), position_.step, position_.elapsed));
     return true;
   }
 
-  // Training goes on while it is being written.
+  // Training goes on while rank 0 writes it.
   void checkpoint() {
-    std::map<std::string, Tensor<float>> tensors;
-    trainer_.for_each_state([&](const char* name, Tensor<float> t) { tensors[name] = t; });
-    writer_.write(position_, [&](const std::string& name, std::span<float> values) {
-      device_.download(values.data(), tensors[name].data, values.size_bytes());
-    });
+    const auto fill = [&](const std::string& name, std::span<float> values) {
+      trainer_.download_state(name, values);
+    };
+    if (group_.root())
+      writer_.write(position_, fill);
+    else
+      for (const auto& [name, size] : state_) fill(name, {});
     saved_at_ = position_.elapsed;
+  }
+
+  // All ranks wait until the last checkpoint is on disk: one that ended before would end the
+  // others.
+  void finish_checkpoint() {
+    writer_.finish();
+    group_.broadcast(true);
+  }
+
+  // What rank 0's clock says and whether any rank was asked to stop: the same on all.
+  struct Agreement {
+    double elapsed = 0;
+    bool interrupted = false;
+  };
+  Agreement agree(double elapsed, bool interrupted) {
+    std::array<double, 2> sums{group_.root() ? elapsed : 0, interrupted ? 1.0 : 0.0};
+    group_.sum(sums);
+    return {sums[0], sums[1] > 0};
   }
 
   double cap() const {
@@ -194,7 +215,8 @@ class Run {
 
   // Trains until finished; returns the last step's loss.
   double loop() {
-    MetricsLog metrics(run_.out / "metrics.jsonl", position_.step);
+    std::optional<MetricsLog> metrics;
+    if (group_.root()) metrics.emplace(run_.out / "metrics.jsonl", position_.step);
     const InterruptGuard interrupt;
     const double elapsed_before = position_.elapsed;
     const auto start = Clock::now();
@@ -210,7 +232,8 @@ class Run {
       if (!std::isfinite(result->loss) || !std::isfinite(result->grad_norm))
         stop_not_finite(*result);
 
-      const double now = elapsed_before + seconds_since(start), seconds = now - position_.elapsed;
+      const Agreement agreed = agree(elapsed_before + seconds_since(start), interrupt.requested());
+      const double now = agreed.elapsed, seconds = now - position_.elapsed;
       position_.elapsed = now;
       ++position_.step;
       position_.data = loader_.position();
@@ -218,7 +241,7 @@ class Run {
       const double tokens = static_cast<double>(run_.train.batch_tokens);
       const StepRecord record{plan.step,        loss, plan.lr_factor, result->grad_norm,
                               tokens / seconds, now,  plan.looped};
-      metrics.write(record);
+      if (metrics) metrics->write(record);
       step_seconds = step_seconds == 0 ? seconds : 0.9 * step_seconds + 0.1 * seconds;
       double left = static_cast<double>(run_.train.steps - position_.step) * step_seconds;
       if (cap() > 0) left = std::min(left, cap() - now);
@@ -226,21 +249,22 @@ class Run {
 
       writer_.check_last();
       if (checkpoint_due() || finished()) checkpoint();
+      if (agreed.interrupted && !finished()) stop_interrupted();
     }
-    writer_.finish();
+    finish_checkpoint();
     return loss;
   }
 
   [[noreturn]] void stop_interrupted() {
     progress_.line(fmt::format("stopping: writing a checkpoint at step {}", position_.step));
     checkpoint();
-    writer_.finish();
+    finish_checkpoint();
     fail("training was interrupted after {} steps; {} holds it: run the same command to continue",
          position_.step, checkpoint_path(checkpoints_, position_.step).string());
   }
 
   [[noreturn]] void stop_not_finite(const StepResult& result) {
-    writer_.finish();
+    finish_checkpoint();
     const auto found = find_checkpoints(checkpoints_);
     fail(
         "step {}: the loss is {} and the gradient's norm {}: training stopped; {}; lower the "
@@ -252,15 +276,16 @@ class Run {
   }
 
   const TrainRun& run_;
+  ProcessGroup& group_;
   fs::path checkpoints_;
   std::vector<fs::path> shards_;
   RunIdentity identity_;
-  Device& device_;
   ProgressLog progress_;
   Trainer<Device, T> trainer_;
   TrainLoader loader_;
-  std::optional<DirectoryLock> lock_;  // outlives what writes there
-  CheckpointWriter writer_;
+  std::vector<std::pair<std::string, int64_t>> state_;  // what a checkpoint holds
+  std::optional<DirectoryLock> lock_;                   // rank 0's; outlives what writes there
+  CheckpointWriter writer_;                             // rank 0's
   RunPosition position_;
   double saved_at_ = 0;  // clock of the newest checkpoint
 };
@@ -271,10 +296,21 @@ TrainSummary train(const TrainRun& run) {
   run.model.validate();
   run.optim.validate();
   run.train.validate();
+  const auto alone = make_single_process();
+  ProcessGroup& group = run.group ? *run.group : *alone;
+  if (run.train.micro_steps < group.size())
+    usage_fail(
+        "[train] micro_steps = {}: fewer than the {} ranks, each of which needs micro-batches of "
+        "its "
+        "own; raise micro_steps or start fewer ranks",
+        run.train.micro_steps, group.size());
   const DeviceChoice choice{run.train.device, run.train.threads, run.train.matmul_precision};
-  return with_device(choice, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
-    return Run<Device, T>(device, run).train();
-  });
+  return with_device(for_rank(choice, group),
+                     [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+                       const TrainSummary summary = Run<Device, T>(device, run, group).train();
+                       group.broadcast(true);  // rank 0 has written all files
+                       return summary;
+                     });
 }
 
 }  // namespace fairway

@@ -5,14 +5,16 @@
 // RUN/model.safetensors      the moving average of the weights, written at the end
 // RUN/.lock                  while training goes on: only one process may work there
 //
-// A directory that holds checkpoints is continued from the newest one; with step schedules the
-// result is bit for bit that of a run that never stopped.
+// A directory that holds checkpoints is continued from the newest one, at any number of ranks; with
+// step schedules and the same number the result is bit for bit that of a run that never stopped.
+// Rank 0 writes all files; every rank reads the shards, and the checkpoint it continues from.
 #pragma once
 
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/data/config.h"
 #include "fairway/io/file_lock.h"
 #include "fairway/model/config.h"
@@ -29,8 +31,9 @@ struct TrainRun {
   std::filesystem::path out;   // RUN; made if it does not exist
   bool restart = false;        // delete what an earlier run left there instead of continuing it
   bool memory_report = false;  // print the memory taken, by name
-  const DirectoryLock* lock = nullptr;  // of `out`, where the caller holds it
+  const DirectoryLock* lock = nullptr;  // of `out`, where the caller holds it (rank 0)
   std::FILE* log = stdout;              // null: quiet
+  ProcessGroup* group = nullptr;        // the ranks that train together; null: this process alone
 };
 
 struct TrainSummary {
@@ -40,8 +43,9 @@ struct TrainSummary {
   std::filesystem::path model;
 };
 
-// Throws Error when the loss or its gradient stops being finite (nothing is saved then: the last
-// checkpoint stays), when a checkpoint could not be written (older ones stay), and on SIGINT or
+// Collective. Throws UsageError for more ranks than micro-batches; Error when the loss or its
+// gradient stops being finite (nothing is saved then: the last checkpoint stays), when a checkpoint
+// could not be written (older ones stay), and on SIGINT or
 // SIGTERM, after a checkpoint: the same call continues from it.
 TrainSummary train(const TrainRun& run);
 
