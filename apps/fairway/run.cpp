@@ -12,7 +12,6 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 
 #include "commands.h"
@@ -137,8 +136,8 @@ void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
     job.optim = recipe.optim;
     job.train = recipe.train;
     job.out = out;
-    job.lock = lock ? &*lock : nullptr;
     job.group = &group;
+    job.lock = lock ? &*lock : nullptr;
     const TrainSummary done = train(job);
     return Json{{"steps", done.steps},
                 {"tokens", done.steps * recipe.train.batch_tokens},

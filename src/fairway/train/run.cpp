@@ -79,26 +79,12 @@ class Run {
         identity_(identity_of(run, shards_)),
         progress_(group.root() ? run.log : nullptr, run.train.log_every),
         trainer_(device, run.model, run.optim, run.train, &group),
-        loader_(shards_, loader_options()),
-        state_(trainer_.state_sizes()),
-        writer_(checkpoints_, identity_, run.train.keep_checkpoints,
-                group.root() ? state_ : decltype(state_){}) {
-    if (group_.root()) prepare_directory();
-    const std::string ranks =
-        group_.size() == 1 ? "" : fmt::format("{} ranks, each ", group_.size());
-    const double for_checkpoints = static_cast<double>(writer_.memory_bytes()) / (1 << 20);
-    progress_.line(fmt::format(
-        "model: {:.2f} M parameters; {}memory: {:.0f} MiB; {:.0f} MiB of the host for "
-        "checkpoints; {}",
-        static_cast<double>(num_params(run.model)) * 1e-6, ranks,
-        static_cast<double>(trainer_.memory_bytes()) / (1 << 20), for_checkpoints, device.name()));
-    if (run.train.micro_steps % group_.size() != 0)
-      progress_.line(fmt::format(
-          "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",
-          run.train.micro_steps, group_.size()));
-    if (run.memory_report)
-      progress_.line(fmt::format("{}{:>12.1f} MiB  checkpoint on its way to disk (host)\n",
-                                 trainer_.memory_report(), for_checkpoints));
+        loader_(shards_, loader_options()) {
+    if (group_.root()) {
+      prepare_directory();
+      writer_.emplace(checkpoints_, identity_, run.train.keep_checkpoints, trainer_.state_sizes());
+      describe(device.name());
+    }
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
   }
@@ -133,6 +119,24 @@ class Run {
     return options;
   }
 
+  void describe(const std::string& device) {
+    const auto mebibytes = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+    const std::string ranks =
+        group_.size() == 1 ? "" : fmt::format("{} ranks, each ", group_.size());
+    progress_.line(fmt::format(
+        "model: {:.2f} M parameters; {}memory: {:.0f} MiB, and {:.0f} MiB of the host for "
+        "checkpoints; {}",
+        static_cast<double>(num_params(run_.model)) * 1e-6, ranks,
+        mebibytes(trainer_.memory_bytes()), mebibytes(writer_->memory_bytes()), device));
+    if (run_.train.micro_steps % group_.size() != 0)
+      progress_.line(fmt::format(
+          "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",
+          run_.train.micro_steps, group_.size()));
+    if (run_.memory_report)
+      progress_.line(fmt::format("{}{:>12.1f} MiB  checkpoint on its way to disk (host)\n",
+                                 trainer_.memory_report(), mebibytes(writer_->memory_bytes())));
+  }
+
   void prepare_directory() {
     if (!run_.lock) lock_.emplace(run_.out);
     if (run_.restart)
@@ -149,35 +153,28 @@ class Run {
     const int64_t step = group_.broadcast(found.empty() ? -1 : checkpoint_step(found.back()));
     if (step < 0) return false;
     const fs::path newest = checkpoint_path(checkpoints_, step);
-    position_ = load_checkpoint(newest, identity_, state_,
+    position_ = load_checkpoint(newest, identity_, trainer_.state_sizes(),
                                 [&](const std::string& name, std::span<const float> values) {
                                   trainer_.upload_state(name, values);
                                 });
     loader_.seek(position_.data);
-    // A kill may have come before older ones were deleted. Only once this one has been read.
+    // A kill may have come before it.
     if (group_.root()) prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
     progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
                                newest.string(), position_.step, position_.elapsed));
     return true;
   }
 
-  // Training goes on while rank 0 writes it.
+  // Collective. Training goes on while it is being written, by rank 0.
   void checkpoint() {
-    const auto fill = [&](const std::string& name, std::span<float> values) {
-      trainer_.download_state(name, values);
-    };
-    if (group_.root())
-      writer_.write(position_, fill);
-    else
-      for (const auto& [name, size] : state_) fill(name, {});
+    if (writer_) {
+      writer_->write(position_, [&](const std::string& name, std::span<float> values) {
+        trainer_.download_state(name, values);
+      });
+    } else {
+      for (const auto& [name, size] : trainer_.state_sizes()) trainer_.download_state(name, {});
+    }
     saved_at_ = position_.elapsed;
-  }
-
-  // All ranks wait until the last checkpoint is on disk: one that ended before would end the
-  // others.
-  void finish_checkpoint() {
-    writer_.finish();
-    group_.broadcast(true);
   }
 
   // What rank 0's clock says and whether any rank was asked to stop: the same on all.
@@ -237,29 +234,34 @@ class Run {
       if (cap() > 0) left = std::min(left, cap() - now);
       progress_.step(record, run_.train.steps, left);
 
-      writer_.check_last();
-      if (checkpoint_due() || finished()) checkpoint();
+      if (writer_) writer_->check_last();
       if (agreed.interrupted && !finished()) stop_interrupted();
+      if (checkpoint_due() || finished()) checkpoint();
     }
-    finish_checkpoint();
+    finish_writing();
     return loss;
+  }
+
+  // Until the last checkpoint is on disk, as every rank then knows.
+  void finish_writing() {
+    if (writer_) writer_->finish();
+    group_.broadcast(true);
   }
 
   [[noreturn]] void stop_interrupted() {
     progress_.line(fmt::format("stopping: writing a checkpoint at step {}", position_.step));
     checkpoint();
-    finish_checkpoint();
+    finish_writing();
     fail("training was interrupted after {} steps; {} holds it: run the same command to continue",
          position_.step, checkpoint_path(checkpoints_, position_.step).string());
   }
 
   [[noreturn]] void stop_not_finite(const StepResult& result) {
-    finish_checkpoint();
+    finish_writing();
     const auto found = find_checkpoints(checkpoints_);
     fail(
         "step {}: the loss is {} and the gradient's norm {}: training stopped; {}; lower the "
-        "learning "
-        "rates ([optim]) and start over with --restart",
+        "learning rates ([optim]) and start over with --restart",
         position_.step, result.loss, result.grad_norm,
         found.empty() ? "there was no checkpoint yet"
                       : "the last good checkpoint is " + found.back().string());
@@ -273,9 +275,8 @@ class Run {
   ProgressLog progress_;
   Trainer<Device, T> trainer_;
   TrainLoader loader_;
-  std::vector<std::pair<std::string, int64_t>> state_;  // what a checkpoint holds
-  std::optional<DirectoryLock> lock_;                   // rank 0's; outlives what writes there
-  CheckpointWriter writer_;                             // rank 0's
+  std::optional<DirectoryLock> lock_;       // outlives what writes there
+  std::optional<CheckpointWriter> writer_;  // rank 0's
   RunPosition position_;
   double saved_at_ = 0;  // clock of the newest checkpoint
 };
@@ -291,8 +292,7 @@ TrainSummary train(const TrainRun& run) {
   if (run.train.micro_steps < group.size())
     usage_fail(
         "[train] micro_steps = {}: fewer than the {} ranks, each of which needs micro-batches of "
-        "its "
-        "own; raise micro_steps or start fewer ranks",
+        "its own; raise micro_steps or start fewer ranks",
         run.train.micro_steps, group.size());
   const DeviceChoice choice{run.train.device, run.train.threads, run.train.matmul_precision};
   return with_device(for_rank(choice, group),

@@ -28,12 +28,12 @@ struct TrainRun {
   DataConfig data;
   OptimConfig optim;
   TrainConfig train;
-  std::filesystem::path out;   // RUN; made if it does not exist
-  bool restart = false;        // delete what an earlier run left there instead of continuing it
-  bool memory_report = false;  // print the memory taken, by name
-  const DirectoryLock* lock = nullptr;  // of `out`, where the caller holds it (rank 0)
-  std::FILE* log = stdout;              // null: quiet
+  std::filesystem::path out;            // RUN; made if it does not exist
+  bool restart = false;                 // delete what an earlier run left instead of continuing it
+  bool memory_report = false;           // print the memory taken, by name
   ProcessGroup* group = nullptr;        // the ranks that train together; null: this process alone
+  const DirectoryLock* lock = nullptr;  // of `out`, where the caller holds it (rank 0's)
+  std::FILE* log = stdout;              // null: quiet
 };
 
 struct TrainSummary {

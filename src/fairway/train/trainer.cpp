@@ -232,15 +232,14 @@ std::vector<std::pair<std::string, int64_t>> Trainer<Device, T>::state_sizes() c
 template <class Device, class T>
 void Trainer<Device, T>::download_state(const std::string& name, std::span<float> values) {
   const Tensor<float> own = state_tensor(name);
-  const auto own_size = static_cast<size_t>(own.size());
-  const int64_t whole = whole_size(model_, name, own.size());
-  check(!group_.root() || std::ssize(values) == whole, "Trainer: state of another size");
-  const bool gathered = is_sharded(name) && group_.size() > 1;
-  if (!gathered && !group_.root()) return;
-  std::vector<float> part(gathered ? own_size : 0);
-  device_.download(gathered ? part.data() : values.data(), own.data, own_size * sizeof(float));
-  if (!gathered) return;
-
+  check(!group_.root() || std::ssize(values) == whole_size(model_, name, own.size()),
+        "Trainer: state of another size");
+  if (!is_sharded(name) || group_.size() == 1) {
+    if (group_.root()) device_.download(values.data(), own.data, values.size_bytes());
+    return;
+  }
+  std::vector<float> part(static_cast<size_t>(own.size()));
+  device_.download(part.data(), own.data, part.size() * sizeof(float));
   const auto all = group_.gather(std::as_bytes(std::span(part)));
   if (!group_.root()) return;
   std::fill(values.begin(), values.end(), 0.0f);
