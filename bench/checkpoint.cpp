@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "documents.h"

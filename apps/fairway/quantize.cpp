@@ -28,7 +28,7 @@ Budget quantize(const QuantizeJob& job, ProcessGroup& group) {
   job.config.validate();
   const ModelFile model = load_any_model(job.model);
   const TokenStream text(job.calibration, model.config.vocab_size);
-  check_can_write(job.out);
+  if (group.root()) check_can_write(job.out);
   StatusLine status;
 
   const DeviceChoice own = for_rank(job.device, group);
@@ -93,7 +93,7 @@ struct Options {
 void run(Options& o, ProcessGroup& group) {
   o.job.model = o.model, o.job.out = o.out;
   o.job.calibration = find_shards(o.calibration);
-  if (!o.json.empty()) check_can_write(o.json);
+  if (group.root() && !o.json.empty()) check_can_write(o.json);
   o.job.compare_with_brotli = !o.no_brotli;
   parse_field("--device", o.device, o.job.device.kind);
   parse_field("--matmul-precision", o.precision, o.job.device.precision);
