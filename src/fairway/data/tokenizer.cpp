@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "fairway/base/check.h"
+#include "fairway/data/sentencepiece_check.h"
 #include "fairway/data/utf8.h"
 #include "fairway/io/atomic_file.h"
 #include "fairway/io/mapped_file.h"
@@ -59,6 +60,7 @@ Tokenizer Tokenizer::bytes() {
 
 Tokenizer Tokenizer::from_bytes(std::string_view bytes, const std::string& where) {
   if (bytes == kByteModel) return Tokenizer::bytes();
+  check_sentencepiece_model(bytes, where);
   Tokenizer t;
   t.processor_ = std::make_unique<sentencepiece::SentencePieceProcessor>();
   auto& sp = *t.processor_;
