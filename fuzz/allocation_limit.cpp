@@ -8,7 +8,7 @@
 
 // Read by AddressSanitizer. A small quarantine keeps the process in the cache.
 extern "C" const char* __asan_default_options() {  // NOLINT(bugprone-reserved-identifier)
-  return "quarantine_size_mb=4:malloc_context_size=1";
+  return "quarantine_size_mb=4:malloc_context_size=1:max_malloc_fill_size=0";
 }
 
 namespace fairway {
@@ -48,6 +48,8 @@ AllocationLimit::AllocationLimit(size_t one, size_t all) {
   counting = true;
 }
 
-AllocationLimit::~AllocationLimit() { counting = false; }
+AllocationLimit::~AllocationLimit() {
+  counting = false;
+}
 
 }  // namespace fairway

@@ -5,8 +5,8 @@
 
 namespace fairway {
 
-// While it lives, ends the process with a message when a single allocation is larger than `one` bytes or
-// when more than `all` bytes are allocated at once. One at a time.
+// While it lives, ends the process with a message when a single allocation is larger than `one`
+// bytes or when more than `all` bytes are allocated at once. One at a time.
 class AllocationLimit {
  public:
   AllocationLimit(size_t one, size_t all);

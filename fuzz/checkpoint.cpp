@@ -11,15 +11,16 @@
 using namespace fairway;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  read_within(data, size, {.factor = 48, .fixed = 16384}, [](std::span<const std::byte> file) {
-    const SafetensorsFile tensors(file, "x.safetensors");
-    const CheckpointInfo info = read_checkpoint_info(tensors);
-    double sum = 0;
-    load_checkpoint(tensors, info.identity, {{"weights", 3}, {"ema", 2}},
-                    [&](const std::string&, std::span<const float> values) {
-                      for (const float v : values) sum += v;
-                    });
-  });
+  read_within(data, size, {.one = 16, .all = 48, .fixed = 16384},
+              [](std::span<const std::byte> file) {
+                const SafetensorsFile tensors(file, "x.safetensors");
+                const CheckpointInfo info = read_checkpoint_info(tensors);
+                double sum = 0;
+                load_checkpoint(tensors, info.identity, {{"weights", 3}, {"ema", 2}},
+                                [&](const std::string&, std::span<const float> values) {
+                                  for (const float v : values) sum += v;
+                                });
+              });
   return 0;
 }
 

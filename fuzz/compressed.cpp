@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // A window as large as the file asks for within the bound, and what the decoders always take.
   constexpr uint64_t kWindow = 1 << 16;
   constexpr size_t kState = 5 << 18;
-  read_within(data, size - 1, {.factor = 0, .fixed = kState + kWindow},
+  read_within(data, size - 1, {.one = 0, .all = 0, .fixed = kState + kWindow},
               [&](std::span<const std::byte> file) {
                 const auto source = decompress(std::make_unique<MemorySource>(file), name, kWindow);
                 // A few bytes can stand for gigabytes, which is no fault of the reader.

@@ -7,9 +7,8 @@ using namespace fairway;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The tree of the JSON header, and weights of four bytes for two.
-  read_within(data, size, {.factor = 48, .fixed = 16384}, [](std::span<const std::byte> file) {
-    load_any_model(file, "x.safetensors");
-  });
+  read_within(data, size, {.one = 16, .all = 48, .fixed = 16384},
+              [](std::span<const std::byte> file) { load_any_model(file, "x.safetensors"); });
   return 0;
 }
 

@@ -74,7 +74,8 @@ inline std::string mutated(std::string bytes, size_t room) {
 }
 
 // Repeats, drops or moves a field, or mutates its value; messages are mutated within.
-inline std::string mutate_message(const std::string& message, size_t room, unsigned& seed, int depth) {
+inline std::string mutate_message(const std::string& message, size_t room, unsigned& seed,
+                                  int depth) {
   const auto below = [&](size_t n) {
     seed = seed * 1664525u + 1013904223u;
     return (seed >> 8) % n;
@@ -93,9 +94,10 @@ inline std::string mutate_message(const std::string& message, size_t room, unsig
       std::swap(fields[at], fields[below(fields.size())]);
       break;
     default:
-      fields[at].value = fields[at].has_length()
-                             ? mutate_message(fields[at].value, fields[at].value.size() + 16, seed, depth - 1)
-                             : mutated(fields[at].value, fields[at].value.size());
+      fields[at].value =
+          fields[at].has_length()
+              ? mutate_message(fields[at].value, fields[at].value.size() + 16, seed, depth - 1)
+              : mutated(fields[at].value, fields[at].value.size());
   }
   return protobuf_of(fields);
 }

@@ -11,16 +11,17 @@
 
 namespace fairway {
 
-// Memory that a reader may take for a file of n bytes: factor · n + fixed together, and no single
-// allocation beyond 2n + fixed.
+// Memory that a reader may take for a file of n bytes: one allocation at most one · n + fixed
+// bytes, and all that are there at once all · n + fixed.
 struct MemoryBound {
-  size_t factor, fixed;
+  size_t one, all, fixed;
 };
 
-// Calls read(bytes). Anything it throws but Error ends the process, and so does memory beyond `bound`.
+// Calls read(bytes). Anything it throws but Error ends the process, and so does memory beyond
+// `bound`.
 template <class F>
 void read_within(const uint8_t* data, size_t size, MemoryBound bound, F&& read) {
-  const AllocationLimit limit(2 * size + bound.fixed, bound.factor * size + bound.fixed);
+  const AllocationLimit limit(bound.one * size + bound.fixed, bound.all * size + bound.fixed);
   try {
     read(std::as_bytes(std::span(data, size)));
   } catch (const Error&) {

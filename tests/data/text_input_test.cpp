@@ -119,6 +119,24 @@ TEST(TextInput, DamagedCompressedFilesAreNamed) {
   }
 }
 
+// A small file may not make its decoder take much memory: it names the window it wants.
+TEST(TextInput, WindowsAreBounded) {
+  const TempDir dir;
+  const std::string text(size_t{3} << 16, 'x');
+  for (const auto& [extension, compress] : kCompressors) {
+    const auto path = dir.write("a.txt" + extension, compress(text));
+    const auto read = [&](uint64_t max_window) {
+      const auto file = dir.write("raw", compress(text));
+      std::string out(text.size(), '\0');
+      decompress(open_byte_source(file), path, max_window)->read(out);
+      return out;
+    };
+    EXPECT_EQ(read(kMaxWindowBytes), text);
+    if (extension == ".gz") continue;  // always 32 KiB
+    EXPECT_THAT(error_of([&] { read(1 << 10); }), HasSubstr("a.txt" + extension));
+  }
+}
+
 TEST(TextInput, ErrorsNameFileAndLine) {
   const TempDir dir;
   const std::string good = "{\"text\": \"fine\"}\n";

@@ -75,8 +75,8 @@ ShardManifest parse_manifest(std::string_view text, const std::string& where) {
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   require(!json.is_discarded(), "{}: not a manifest of shards: not valid JSON", where);
   try {
-    require(json.at("format") == kFormat && json.at("version") == kVersion,
-            "not version {}", kVersion);
+    require(json.at("format") == kFormat && json.at("version") == kVersion, "not version {}",
+            kVersion);
     ShardManifest m;
     m.set = json.at("set");
     const std::string hash = json.at("tokenizer_hash");
@@ -85,8 +85,7 @@ ShardManifest parse_manifest(std::string_view text, const std::string& where) {
     require(error == std::errc() && parsed == end, "tokenizer_hash is not hexadecimal");
     m.vocab_size = static_cast<int>(count_from(json, "vocab_size", 65536));
     m.bos = static_cast<int>(count_from(json, "bos", 65535));
-    m.empty_documents =
-        count_from(json, "empty_documents", std::numeric_limits<int64_t>::max());
+    m.empty_documents = count_from(json, "empty_documents", std::numeric_limits<int64_t>::max());
     m.train = split_from(json.at("train"));
     m.val = split_from(json.at("val"));
     return m;

@@ -17,8 +17,8 @@ constexpr size_t kMaxModelBytes = size_t{1} << 25;
 constexpr size_t kMaxPieces = 65536;
 // The library makes an object of every field that is text or a message.
 constexpr size_t kMaxFields = 4 * kMaxPieces;
-// Rules that begin one another, and bytes that one rule may write. The library has room for 32 rules;
-// Unicode's longest replacement takes 33 bytes.
+// Rules that begin one another, and bytes that one rule may write. The library has room for 32
+// rules; Unicode's longest replacement takes 33 bytes.
 constexpr int kMaxNestedRules = 32;
 constexpr size_t kMaxReplacement = 256, kMaxRuleBytes = size_t{1} << 21;
 constexpr size_t kMaxNestedSymbols = 64;

@@ -36,11 +36,11 @@ size_t checked_count(std::span<const std::byte> bytes, const std::string& where)
   require(header[0] == kMagic, "{}: offset 0: magic number {} instead of {}; not a token shard",
           where, header[0], kMagic);
   require(header[1] == kVersion,
-          "{}: offset 4: shard format version {}; this program reads version {}", where,
-          header[1], kVersion);
+          "{}: offset 4: shard format version {}; this program reads version {}", where, header[1],
+          kVersion);
   require(header[2] >= 0 && header[2] <= kMaxShardTokens,
-          "{}: offset 8: token count {} is outside 0 … {}; build the shard again", where,
-          header[2], kMaxShardTokens);
+          "{}: offset 8: token count {} is outside 0 … {}; build the shard again", where, header[2],
+          kMaxShardTokens);
   for (size_t i = 3; i < kHeaderInts; ++i)
     require(header[i] == 0, "{}: offset {}: header word {} is {} instead of 0; the file is damaged",
             where, 4 * i, i, header[i]);

@@ -130,7 +130,7 @@ void TextBlocks::next_lines(TextBlock& block) {
 struct TextReader::Impl {
   std::vector<fs::path> files;
   size_t block_bytes;
-  size_t file = 0;  // the one being read
+  size_t file = 0;                   // the one being read
   std::optional<TextBlocks> blocks;  // of it
   int64_t finished_bytes = 0, total_bytes = 0;
 };

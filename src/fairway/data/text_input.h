@@ -44,8 +44,8 @@ class TextBlocks {
  public:
   // `source` gives the text of `file`, whose name says of which kind it is.
   TextBlocks(std::filesystem::path file, std::unique_ptr<ByteSource> source, size_t block_bytes);
-  // The next block; false at the end. Throws Error naming the file on a damaged one and on a document
-  // that is too long.
+  // The next block; false at the end. Throws Error naming the file on a damaged one and on a
+  // document that is too long.
   bool next(TextBlock& block);
   // Bytes of the file read so far.
   int64_t consumed() const { return source_->consumed(); }

@@ -48,8 +48,8 @@ struct Kind {
   int64_t mean = 0;                     // of keys, Q8
   int64_t variance = int64_t{1} << 34;  // about the prediction, Q12
   int64_t count = 0;
-  std::vector<int> previous;                 // keys of the last series
-  int64_t previous_mean = 0;                 // Q8
+  std::vector<int> previous;              // keys of the last series
+  int64_t previous_mean = 0;              // Q8
   AdaptiveTree<6> exponent;               // sign and exponent
   std::vector<AdaptiveTree<4>> mantissa;  // [64] its upper 4 bits; empty before the first kTree
 };

@@ -35,10 +35,7 @@ class CenteredGaussians {
   };
 
   CenteredGaussians(const NormalTables& tables, int c_max, int shape)
-      : tables_(tables),
-        c_max_(c_max),
-        shape_(shape),
-        padded_((2 * c_max + 2 + 15) / 16 * 16) {
+      : tables_(tables), c_max_(c_max), shape_(shape), padded_((2 * c_max + 2 + 15) / 16 * 16) {
     place_.fill(kNotMade);
   }
 

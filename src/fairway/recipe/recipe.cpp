@@ -31,8 +31,8 @@ namespace fairway {
 
 namespace {
 
-// The longest recipe: seven times the record's. Every part of a dotted key is a table in a table, and
-// toml++ frees them one inside the other, on the stack.
+// The longest recipe: seven times the record's. Every part of a dotted key is a table in a table,
+// and toml++ frees them one inside the other, on the stack.
 constexpr size_t kMaxRecipeBytes = size_t{1} << 16;
 
 template <class T>
