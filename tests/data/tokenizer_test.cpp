@@ -385,6 +385,11 @@ TEST(SentencePieceCheck, RefusesRulesThatLeadOutsideTheirTable) {
     EXPECT_THAT(check_error(model_with_rules(trie, not_ended)), HasSubstr("damaged"));
   EXPECT_THAT(check_error(model_with_rules({}, replacement)), HasSubstr("damaged"));
 
+  bad = trie;
+  bad[0] = unit(0, 256, 'b');
+  bad[256 ^ 'a'] = unit(256 ^ 'a', 'b', 'a');
+  EXPECT_THAT(check_error(model_with_rules(bad, replacement)), HasSubstr("lead back"));
+
   // "aaa…": a path that leads back to itself, and one of 33 rules.
   bad = trie;
   bad[256 ^ 'a'] = unit(256 ^ 'a', 256, 'a', true);

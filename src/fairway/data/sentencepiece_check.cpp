@@ -165,7 +165,9 @@ class Checker {
       }
       for (uint32_t label = 0; label < 256; ++label) {
         const uint32_t child = base ^ label;
-        if ((units[child] & 0x800000FF) != label || rules_before[child] >= rules) continue;
+        if ((units[child] & 0x800000FF) != label) continue;
+        if (child == 0) refuse("its normalization rules lead back to their beginning");
+        if (rules_before[child] >= rules) continue;
         rules_before[child] = static_cast<uint8_t>(rules);
         to_do.push_back(child);
       }
