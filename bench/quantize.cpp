@@ -73,7 +73,8 @@ QuantizeFigures bench_quantize(const QuantizeOptions& o) {
         return sum_hessians<Device, T>(device, o, flat.data(), f);
       });
   const double start = seconds_now();
-  const QuantizedModel model = quantize_model(cpu, o.model, flat.data(), hessians, o.quant);
+  const QuantizedModel model =
+      quantize_model(cpu, o.model, flat.data(), hessians, o.quant, *make_single_process());
   const double coding = seconds_now();
   f.artifact_bytes = static_cast<double>(pack_artifact(model).size());
   f.gptq_seconds = coding - start;

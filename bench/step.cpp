@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "documents.h"
-#include "fairway/ops/grad_norm.h"
 #include "fairway/train/trainer.h"
 #include "machine.h"
 #include "timer.h"
@@ -52,11 +51,9 @@ StepFigures bench_step(const StepOptions& o) {
   TrainConfig train;
   train.batch_tokens = o.tokens;
   train.micro_steps = 1;
-  const OptimConfig optim;
-  Trainer<CpuDevice> trainer(device, o.model, optim, train);
+  Trainer<CpuDevice> trainer(device, o.model, OptimConfig{}, train);
   trainer.init();
   const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len, 1);
-  const HostBuffer scratch(optim_scratch_bytes(o.model));
 
   std::vector<double> micro, update;
   double micro_total = 0, in_products = 0;
@@ -66,11 +63,7 @@ StepFigures bench_step(const StepOptions& o) {
     trainer.step(plan, [&] { return PackedBatch(batch); });
     // The optimizer alone, once more on the same gradients, so that it can be told apart.
     const double t1 = seconds_now(), m1 = device.matmul_totals().seconds;
-    const double norm = grad_norm(device, trainer.gradients().size(), trainer.gradients().data);
-    clip_grad(device, trainer.gradients().size(), trainer.gradients().data, norm, optim.clip_norm);
-    optimizer_step(device, o.model, optim, plan.step, plan.lr_factor, trainer.weights().data,
-                   trainer.gradients().data, trainer.optim_state(),
-                   Arena(scratch.data(), scratch.bytes()));
+    trainer.update(plan);
     const double t2 = seconds_now(), m2 = device.matmul_totals().seconds;
     if (i == 0) continue;  // the first one makes kernels and touches pages
     update.push_back(t2 - t1);

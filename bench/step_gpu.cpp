@@ -1,7 +1,6 @@
 #include "step_gpu.h"
 
 #include "documents.h"
-#include "fairway/ops/grad_norm.h"
 #include "fairway/ops/round_to.h"
 #include "fairway/train/trainer.h"
 #include "machine.h"
@@ -26,8 +25,7 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   TrainConfig train;
   train.batch_tokens = o.tokens;
   train.micro_steps = 1;
-  const OptimConfig optim;
-  Trainer<CudaDevice, bf16> trainer(device, o.model, optim, train);
+  Trainer<CudaDevice, bf16> trainer(device, o.model, OptimConfig{}, train);
   trainer.init();
   const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len, 1);
   std::vector<double> steps;
@@ -39,14 +37,8 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
     if (i == 0) f.start_seconds = seconds_now() - begin;
     if (i >= 3) steps.push_back(seconds_now() - start);
   }
-  const CudaBuffer scratch(optim_scratch_bytes(o.model));
-  f.optimizer_seconds = device_seconds(device, [&] {
-    const auto g = trainer.gradients();
-    clip_grad(device, g.size(), g.data, grad_norm(device, g.size(), g.data), optim.clip_norm);
-    optimizer_step(device, o.model, optim, 100, 1, trainer.weights().data, g.data,
-                   trainer.optim_state(), Arena(scratch.data(), scratch.bytes()));
-    trainer.state_changed();
-  });
+  f.optimizer_seconds =
+      device_seconds(device, [&] { trainer.update({.step = 100, .lr_factor = 1}); });
   const Network net(o.model, o.looped);
   f.device = device.name();
   f.visits = net.slots();

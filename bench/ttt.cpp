@@ -65,7 +65,8 @@ TttFigures run(Device& device, const TttOptions& o) {
     return 0.0;
   };
   const double start = seconds_now(), before = in_products();
-  score_ttt(device, net, weights.view(), stream, documents, o.ttt, o.pass_tokens, nll,
+  score_ttt(device, net, weights.view(), stream, documents, o.ttt, o.pass_tokens,
+            *make_single_process(), nll,
             [&](int64_t targets, double) { f.scored += static_cast<double>(targets); });
   f.seconds = seconds_now() - start;
   if constexpr (std::is_same_v<Device, CpuDevice>) {

@@ -54,6 +54,20 @@ function(fairway_test name)
   endif()
 endfunction()
 
+# The whole of a test program again as several ranks, at each of the numbers named.
+function(fairway_mpi_runs name)
+  if(NOT FAIRWAY_WITH_MPI)
+    return()
+  endif()
+  foreach(ranks ${ARGN})
+    add_test(NAME mpi.${name}.${ranks}
+      # More ranks than cores must not spin while they wait.
+      COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1
+        -np ${ranks} $<TARGET_FILE:${name}>)
+    set_tests_properties(mpi.${name}.${ranks} PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300)
+  endforeach()
+endfunction()
+
 # CUDA sources of a library: files *_sm90.cu use instructions that only Hopper has, the others run on
 # every GPU since Ampere.
 set(FAIRWAY_CUDA_GENERIC_FLAGS -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89

@@ -7,7 +7,7 @@ export LC_ALL=C
 cd "$(dirname "$0")/.."
 
 list() {
-  for folder in base io device data ops model quant eval; do
+  for folder in base io device comm data ops model quant eval; do
     find "src/fairway/$folder" -type f
   done | sort
   for file in CMakeLists.txt cmake/fairway.cmake src/fairway/CMakeLists.txt apps/fairway/CMakeLists.txt \

@@ -7,6 +7,7 @@ packages=(
   g++ cmake ninja-build make pkg-config git xz-utils
   libdnnl-dev libfmt-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
   libsentencepiece-dev libsimdjson-dev libxxhash-dev
+  libopenmpi-dev openmpi-bin
   liblzma-dev libzstd-dev zlib1g-dev libbrotli-dev
   libgtest-dev libgmock-dev librapidcheck-dev
   dict-foldoc python3.11-doc   # the demo's text

@@ -39,7 +39,7 @@ void print_split(const char* name, const ShardManifest::Split& split) {
   fmt::print(", {} shards\n", split.shards.size());
 }
 
-void build(Options& o) {
+void build(Options& o, ProcessGroup& group) {
   parse_field("--invalid-utf8", o.invalid_utf8, o.build.text.invalid_utf8);
   o.build.out = o.out;
   const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
@@ -47,8 +47,9 @@ void build(Options& o) {
   o.build.stop = [&] { return interrupt.requested(); };
   StatusLine line;
   const ShardManifest m =
-      build_shards(o.build, tokenizer, [&](const BuildProgress& p) { show(line, p); });
+      build_shards(o.build, tokenizer, group, [&](const BuildProgress& p) { show(line, p); });
   line.clear();
+  if (!group.root()) return;
   const double seconds = line.seconds();
   print_split("train", m.train);
   print_split("val", m.val);
@@ -59,7 +60,7 @@ void build(Options& o) {
 
 }  // namespace
 
-void add_data(CLI::App& app) {
+void add_data(CLI::App& app, ProcessGroup& group) {
   CLI::App* data = app.add_subcommand("data", "Turn text into token shards");
   data->require_subcommand(1);
   CLI::App* command = data->add_subcommand("build",
@@ -101,11 +102,13 @@ void add_data(CLI::App& app) {
       ->capture_default_str()
       ->type_name("WHAT");
   command->add_flag("--overwrite", o->build.overwrite, "Replace a set of that name");
-  command->add_option("--threads", o->build.threads, "Threads that tokenize; 0: one a core")
+  command
+      ->add_option("--threads", o->build.threads,
+                   "Threads that tokenize, of each rank; 0: one a core")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber)
       ->type_name("N");
-  command->callback([o] { build(*o); });
+  command->callback([o, &group] { build(*o, group); });
 }
 
 }  // namespace fairway

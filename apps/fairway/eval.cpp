@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "commands.h"
 #include "eval_stage.h"
 #include "fairway/base/fields.h"
+#include "fairway/comm/rank_device.h"
 #include "fairway/data/manifest.h"
 #include "fairway/data/shard.h"
 #include "fairway/device/choose.h"
@@ -91,7 +93,7 @@ void show(StatusLine& line, std::string_view mode, const EvalProgress& p) {
   if (!line.due() || p.done == 0) return;
   const auto done = static_cast<double>(p.done), left = static_cast<double>(p.total - p.done);
   line.show(fmt::format("{}  {:.1f}%  {:.4f} nats/token  {:.0f} tokens/s  {} left", mode,
-                        100 * done / static_cast<double>(p.total), p.nats / done,
+                        100 * done / static_cast<double>(p.total), p.nats_per_token,
                         done / line.seconds(), clock_text(left * line.seconds() / done)));
 }
 
@@ -104,12 +106,13 @@ void print(const Score& s) {
              static_cast<double>(s.tokens) / s.seconds);
 }
 
-void run(Options o) {
+void run(Options o, ProcessGroup& group) {
   o.job.ttt.window = o.job.eval.window;
+  if (!group.root()) o.json = o.nll = "";
   // A path that cannot be written is found out before the work, not after it.
   for (const std::string& path : {o.json, o.nll})
     if (!path.empty()) AtomicFile probe(path);
-  const Evaluation result = evaluate(o.job);
+  const Evaluation result = evaluate(o.job, group);
   if (!o.nll.empty()) {
     AtomicFile file(o.nll);
     file.write(std::as_bytes(std::span(result.nll)));
@@ -127,7 +130,8 @@ constexpr const char* kFooter = R"(Modes:
   ttt       test-time training: each document is scored in chunks of --chunk-size targets, and
             after each chunk its low-rank adapters take a step on it. Nothing is trained on before
             it has been scored, nothing passes from one document to another. The best score.
-All modes score every token exactly once.
+All modes score every token exactly once. Ranks started by mpirun or srun share the work; the score
+is the same bits for any number of them.
 
 Example:
   fairway eval run/model.fairway --data data/web_val_*.bin --tokenizer web.model --mode ttt
@@ -135,7 +139,7 @@ Example:
 
 }  // namespace
 
-Evaluation evaluate(const EvalJob& job) {
+Evaluation evaluate(const EvalJob& job, ProcessGroup& group) {
   job.eval.validate();
   if (job.eval.mode == EvalMode::ttt) job.ttt.validate();
   const ModelFile model = load_any_model(job.model);
@@ -148,15 +152,18 @@ Evaluation evaluate(const EvalJob& job) {
   if (tokenizer) bytes.emplace(*tokenizer);
 
   StatusLine line;
-  return with_device(job.device, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+  std::function<void(const EvalProgress&)> progress;
+  if (group.root())
+    progress = [&](const EvalProgress& p) { show(line, enum_name(job.eval.mode), p); };
+  return with_device(for_rank(job.device, group), [&]<class Device, class T>(
+                                                      Device& device, std::type_identity<T>) {
     const DeviceWeights<Device, T> weights(device, model.config, model.flat.data());
     return evaluate(device, model.config, weights.view(), stream, bos_of(shards, tokenizer),
-                    bytes ? &*bytes : nullptr, job.eval, job.ttt,
-                    [&](const EvalProgress& p) { show(line, enum_name(job.eval.mode), p); });
+                    bytes ? &*bytes : nullptr, job.eval, job.ttt, group, progress);
   });
 }
 
-void add_eval(CLI::App& app) {
+void add_eval(CLI::App& app, ProcessGroup& group) {
   auto* cmd = app.add_subcommand("eval", "Score a model: nats per token and bits per byte");
   cmd->footer(kFooter);
   const auto options = std::make_shared<Options>();
@@ -183,7 +190,7 @@ void add_eval(CLI::App& app) {
   add_fields(*cmd, job.ttt, "Test-time training (--mode ttt)");
   cmd->get_option("--lora-init")->type_name("FILE");
   cmd->get_option("--window")->description("sliding and ttt: tokens of one window, at most");
-  cmd->callback([options] { run(*options); });
+  cmd->callback([options, &group] { run(*options, group); });
 }
 
 }  // namespace fairway

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/device/choose.h"
 #include "fairway/eval/evaluate.h"
 
@@ -13,13 +14,14 @@ struct EvalJob {
   std::string model;              // .safetensors or .fairway
   std::vector<std::string> data;  // shards: files or globs, in this order
   std::string tokenizer;          // empty: no bits per byte
-  DeviceChoice device;
+  DeviceChoice device;            // for_rank makes it each rank's own
   EvalConfig eval;
   TttConfig ttt;
 };
 
 // Checks that model, shards and tokenizer speak of the same tokens, then evaluates, with a status
-// line on a terminal. Throws Error naming the file that does not fit.
-Evaluation evaluate(const EvalJob& job);
+// line on a terminal. Collective; every rank reads the files and gets the result. Throws Error
+// naming the file that does not fit.
+Evaluation evaluate(const EvalJob& job, ProcessGroup& group);
 
 }  // namespace fairway

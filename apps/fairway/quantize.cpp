@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "fairway/base/check.h"
 #include "fairway/base/fields.h"
+#include "fairway/comm/rank_device.h"
 #include "fairway/data/manifest.h"
 #include "fairway/data/stream.h"
 #include "fairway/data/tokenizer.h"
@@ -22,26 +23,29 @@
 
 namespace fairway {
 
-Budget quantize(const QuantizeJob& job) {
+Budget quantize(const QuantizeJob& job, ProcessGroup& group) {
   job.config.validate();
   const ModelFile model = load_any_model(job.model);
   const TokenStream text(job.calibration, model.config.vocab_size);
   StatusLine status;
 
-  const Hessians hessians = with_device(job.device, [&]<class Device, class T>(
-                                                        Device& device, std::type_identity<T>) {
-    const DeviceWeights<Device, T> weights(device, model.config, model.flat.data());
-    return calibrate(device, model.config, weights.view(), text, job.config, [&](int done, int of) {
-      if (!status.due()) return;
-      const double left = status.seconds() / done * (of - done);
-      status.show(fmt::format("calibrating: batch {} of {}, {} left", done, of, clock_text(left)));
-    });
-  });
-  status.show("quantizing");
-  CpuDevice cpu(job.device.threads);
+  const DeviceChoice own = for_rank(job.device, group);
+  const auto progress = [&](int64_t done, int64_t of) {
+    if (!group.root() || !status.due()) return;
+    const auto share = static_cast<double>(done) / static_cast<double>(of);
+    status.show(fmt::format("calibrating: {:.0f}%, {} left", 100 * share,
+                            clock_text(status.seconds() * (1 - share) / share)));
+  };
+  const Hessians hessians =
+      with_device(own, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+        const DeviceWeights<Device, T> weights(device, model.config, model.flat.data());
+        return calibrate(device, model.config, weights.view(), text, job.config, group, progress);
+      });
+  if (group.root()) status.show("quantizing");
+  CpuDevice cpu(own.threads);
   std::vector<std::string> remarks;
   QuantizedModel quantized = quantize_model(
-      cpu, model.config, model.flat.data(), hessians, job.config,
+      cpu, model.config, model.flat.data(), hessians, job.config, group,
       [&](const std::string& name, const GptqNotes& notes) {
         if (notes.dead_columns)
           remarks.push_back(fmt::format("{}: {} inputs were zero on all calibration text", name,
@@ -50,6 +54,7 @@ Budget quantize(const QuantizeJob& job) {
           remarks.push_back(fmt::format("{}: its Hessian is nearly singular; damping raised to {}",
                                         name, notes.damping));
       });
+  if (!group.root()) return {};
   quantized.tokenizer_hash = job.tokenizer_hash ? job.tokenizer_hash : model.tokenizer_hash;
   if (!quantized.tokenizer_hash)
     if (const auto manifest = find_manifest(job.calibration.front()))
@@ -76,7 +81,7 @@ struct Options {
   bool no_brotli = false, allow_over_budget = false;
 };
 
-void run(Options& o) {
+void run(Options& o, ProcessGroup& group) {
   o.job.model = o.model, o.job.out = o.out;
   o.job.calibration = find_shards(o.calibration);
   o.job.compare_with_brotli = !o.no_brotli;
@@ -87,7 +92,8 @@ void run(Options& o) {
     check_tokenizer_matches(o.job.calibration, tokenizer);
     o.job.tokenizer_hash = tokenizer.hash();
   }
-  const Budget budget = quantize(o.job);
+  const Budget budget = quantize(o.job, group);
+  if (!group.root()) return;
   fmt::print("{}", to_markdown(budget));
   if (!o.json.empty()) write_file(o.json, to_json(budget));
   if (budget.fits()) return;
@@ -102,7 +108,7 @@ void run(Options& o) {
 
 }  // namespace
 
-void add_quantize(CLI::App& app) {
+void add_quantize(CLI::App& app, ProcessGroup& group) {
   CLI::App* command = app.add_subcommand(
       "quantize",
       "Packs a trained model into an artifact: GPTQ against calibration text, then entropy "
@@ -159,7 +165,7 @@ void add_quantize(CLI::App& app) {
         ->capture_default_str()
         ->group("The recipe's [quant] table");
   });
-  command->callback([o] { run(*o); });
+  command->callback([o, &group] { run(*o, group); });
 }
 
 }  // namespace fairway

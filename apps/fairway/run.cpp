@@ -36,23 +36,35 @@ struct Options {
 
 // Runs stages in order and remembers their results. Once a stage has had to run, those after it run
 // too: what they were given has changed.
+//
+// All ranks pass through all stages together; rank 0 alone looks at the files and writes them. A
+// stage begins with its word on whether there is work, which it gives when everything before is
+// written.
 class Stages {
  public:
-  Stages(fs::path directory, size_t count) : directory_(std::move(directory)), count_(count) {}
+  Stages(fs::path directory, size_t count, ProcessGroup& group)
+      : directory_(std::move(directory)), count_(count), group_(group) {}
 
-  // `product`: a file that the stage leaves for later ones, or "".
+  // `product`: a file that the stage leaves for later ones, or "". The result is rank 0's;
+  // elsewhere it is empty.
   Json run(const std::string& name, const fs::path& product, const std::function<Json()>& work) {
+    if (!group_.root()) {
+      if (group_.broadcast(true)) work();
+      return {};
+    }
     const fs::path path = directory_ / (name + ".json");
     ++number_;
     if (!changed_ && fs::exists(path) && (product.empty() || fs::exists(product))) {
       Json result = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
       require(result.is_object(), "{}: damaged; delete it to run this stage again", path.string());
       fmt::print("[{}/{}] {}: done before\n", number_, count_, name);
+      group_.broadcast(false);
       return result;
     }
     changed_ = true;
     fmt::print("[{}/{}] {}\n", number_, count_, name);
     std::fflush(stdout);
+    group_.broadcast(true);
     Json result = work();
     write_file(path, result.dump(2) + "\n");
     return result;
@@ -61,6 +73,7 @@ class Stages {
  private:
   fs::path directory_;
   size_t count_, number_ = 0;
+  ProcessGroup& group_;
   bool changed_ = false;
 };
 
@@ -92,13 +105,13 @@ void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
   write_file(kept, to_toml(recipe));
 }
 
-void run(const Options& o, const Recipe& recipe) {
+void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
   check_inputs(recipe);
   const fs::path out = o.out;
-  claim_directory(out, recipe, o.restart);
+  if (group.root()) claim_directory(out, recipe, o.restart);
   const fs::path model = out / "model.safetensors", artifact = out / "model.fairway";
 
-  Stages stages(out / "stages", 3 + recipe.run.modes.size());
+  Stages stages(out / "stages", 3 + recipe.run.modes.size(), group);
   Report report;
 
   const Json trained = stages.run("train", model, [&] {
@@ -108,6 +121,7 @@ void run(const Options& o, const Recipe& recipe) {
     job.optim = recipe.optim;
     job.train = recipe.train;
     job.out = out;
+    job.group = &group;
     const TrainSummary done = train(job);
     return Json{{"steps", done.steps},
                 {"tokens", done.steps * recipe.train.batch_tokens},
@@ -125,8 +139,9 @@ void run(const Options& o, const Recipe& recipe) {
       job.eval = recipe.eval;
       job.ttt = recipe.ttt;
       parse_field("[run] modes", mode, job.eval.mode);
-      return Json::parse(to_json(evaluate(job).score));
+      return Json::parse(to_json(evaluate(job, group).score));
     });
+    if (!group.root()) return;
     const fs::path path = out / "stages" / (name + ".json");
     report.lines.push_back({which, mode, score_from_json(result.dump(), path.string())});
   };
@@ -144,7 +159,8 @@ void run(const Options& o, const Recipe& recipe) {
     job.config = recipe.quant;
     job.device = {recipe.train.device, recipe.train.threads, recipe.train.matmul_precision};
     job.compare_with_brotli = false;
-    const Budget budget = quantize(job);
+    const Budget budget = quantize(job, group);
+    if (!group.root()) return Json();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     fmt::print("{}", to_markdown(budget));
     write_file(out / "budget.json", to_json(budget));
@@ -153,6 +169,7 @@ void run(const Options& o, const Recipe& recipe) {
                 {"seconds", seconds.count()}};
   });
   for (const auto& mode : recipe.run.modes) score("artifact", artifact, mode);
+  if (!group.root()) return;
 
   report.train_steps = trained.value("steps", int64_t{0});
   report.train_tokens = trained.value("tokens", int64_t{0});
@@ -167,7 +184,7 @@ void run(const Options& o, const Recipe& recipe) {
 
 }  // namespace
 
-void add_run(CLI::App& app) {
+void add_run(CLI::App& app, ProcessGroup& group) {
   CLI::App* command = app.add_subcommand(
       "run",
       "Train, quantize, score and report: all stages of a recipe, each where the last left off");
@@ -177,7 +194,7 @@ void add_run(CLI::App& app) {
       ->required()
       ->type_name("RUN");
   command->add_flag("--restart", o->restart, "delete what an earlier run left in RUN, begin again");
-  command->callback([o, command] { run(*o, chosen_recipe(*command, o->recipe)); });
+  command->callback([o, command, &group] { run(*o, chosen_recipe(*command, o->recipe), group); });
 }
 
 }  // namespace fairway

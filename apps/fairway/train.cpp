@@ -10,7 +10,7 @@
 
 namespace fairway {
 
-void add_train(CLI::App& app) {
+void add_train(CLI::App& app, ProcessGroup& group) {
   struct Options {
     std::string recipe, out;
     bool restart = false, memory = false;
@@ -31,7 +31,7 @@ void add_train(CLI::App& app) {
   command->add_flag("--restart", options->restart,
                     "delete what an earlier run left in RUN and start over");
   command->add_flag("--memory", options->memory, "print the memory taken, by name");
-  command->callback([options, command] {
+  command->callback([options, command, &group] {
     const Recipe recipe = chosen_recipe(*command, options->recipe);
     check_tokenizer(recipe, find_shards(recipe.data.train));
     TrainRun run;
@@ -42,6 +42,7 @@ void add_train(CLI::App& app) {
     run.out = options->out;
     run.restart = options->restart;
     run.memory_report = options->memory;
+    run.group = &group;
     train(run);
   });
 }

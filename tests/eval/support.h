@@ -96,7 +96,7 @@ inline std::vector<float> nll_of(const std::vector<uint16_t>& tokens, const Eval
   CpuDevice device(threads);
   const GoldenModel& model = golden_model();
   return evaluate(device, model.config, model.weights(), StreamOf(tokens), kBos, nullptr, eval, ttt,
-                  {})
+                  *make_single_process(), {})
       .nll;
 }
 

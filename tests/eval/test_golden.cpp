@@ -21,7 +21,7 @@ Evaluation run(const std::vector<uint16_t>& tokens, const EvalConfig& eval, cons
   CpuDevice device(1);
   const TokenBytes bytes = golden_bytes();
   return evaluate(device, golden_model().config, golden_model().weights(), StreamOf(tokens, 3),
-                  kBos, &bytes, eval, ttt, {});
+                  kBos, &bytes, eval, ttt, *make_single_process(), {});
 }
 
 // The README's tolerances: forward 1e-5 relative.
@@ -64,7 +64,7 @@ TEST(GoldenEval, WithoutBytesThereIsNoBpb) {
   CpuDevice device(1);
   const auto score =
       evaluate(device, golden_model().config, golden_model().weights(), StreamOf(golden_tokens()),
-               kBos, nullptr, golden_eval(EvalMode::chunked), {}, {})
+               kBos, nullptr, golden_eval(EvalMode::chunked), {}, *make_single_process(), {})
           .score;
   EXPECT_FALSE(score.bpb);
   EXPECT_FALSE(score.bytes);

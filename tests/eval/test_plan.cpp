@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 
 #include "fairway/eval/plan.h"
 #include "fairway/io/safetensors.h"
@@ -44,6 +45,7 @@ std::vector<int> once(int64_t targets) {
 
 struct Settings {
   int64_t chunk, window, stride, batch, max_doc_len, docs, pass;
+  int ranks;
 };
 
 void check_all_plans(const Stream& s, const Settings& k) {
@@ -81,8 +83,10 @@ void check_all_plans(const Stream& s, const Settings& k) {
 
   std::vector<Window> ttt = plan_untrained(documents, k.chunk);
   std::vector<int> trained(documents.size(), 0);
-  int64_t longest = targets;
-  for (const auto& batch : plan_batches(documents, k.chunk, k.window, k.docs, k.pass)) {
+  int64_t longest = targets, all_work = 0;
+  std::vector<std::pair<size_t, int64_t>> batch_work;  // documents and rows of each
+  for (const auto& batch : plan_batches(documents, k.chunk, k.window, k.docs, k.pass, k.ranks)) {
+    batch_work.emplace_back(batch.size(), 0);
     EXPECT_LE(static_cast<int64_t>(batch.size()), k.docs);
     int64_t rows = 0;
     for (int64_t i : batch) {
@@ -98,13 +102,35 @@ void check_all_plans(const Stream& s, const Settings& k) {
         EXPECT_EQ(w.score_from, d.begin + c * k.chunk);
         EXPECT_LE(w.scored(), k.chunk);
         ttt.push_back(w);
+        batch_work.back().second += w.rows();
       }
     }
+    all_work += batch_work.back().second;
     EXPECT_TRUE(rows <= k.pass || batch.size() == 1);
   }
   for (size_t i = 0; i < documents.size(); ++i)
     EXPECT_EQ(trained[i], documents[i].targets() > k.chunk ? 1 : 0);
   EXPECT_EQ(coverage(targets, ttt), once(targets));
+  for (const auto& [docs, work] : batch_work)
+    EXPECT_TRUE(k.ranks == 1 || docs == 1 || 4 * k.ranks * work <= all_work)
+        << "too much for one rank";
+
+  // Shares follow one another, and none is more than a window larger than it should be.
+  int64_t all_rows = 0, most_rows = 0;
+  for (const Window& w : sliding) {
+    all_rows += w.rows();
+    most_rows = std::max(most_rows, w.rows());
+  }
+  std::vector<Window> shared;
+  for (int rank = 0; rank < k.ranks; ++rank) {
+    int64_t rows = 0;
+    for (const Window& w : plan_share(sliding, rank, k.ranks)) {
+      shared.push_back(w);
+      rows += w.rows();
+    }
+    EXPECT_LT(rows * k.ranks, all_rows + most_rows * k.ranks);
+  }
+  EXPECT_EQ(shared, sliding);
 
   size_t next = 0;
   for (const WindowGroup& g : group_windows(chunked, k.pass)) {
@@ -140,6 +166,7 @@ TEST(Plan, EveryTargetOnceOnRandomStreams) {
     k.max_doc_len = 1 + below(50);
     k.docs = 1 + below(5);
     k.pass = 1 + below(120);
+    k.ranks = static_cast<int>(1 + below(6));
     SCOPED_TRACE(trial);
     check_all_plans(s, k);
   }
@@ -162,7 +189,7 @@ TEST(Plan, OneTokenDocumentsLeaveNoWindow) {
   EXPECT_TRUE(plan_chunked(documents, 4, 4).empty());
   EXPECT_TRUE(plan_sliding(documents, 4, 2).empty());
   EXPECT_TRUE(plan_untrained(documents, 4).empty());
-  EXPECT_TRUE(plan_batches(documents, 4, 4, 1, 4).empty());
+  EXPECT_TRUE(plan_batches(documents, 4, 4, 1, 4, 1).empty());
 }
 
 TEST(Plan, SlidingByHand) {

@@ -191,7 +191,7 @@ TEST(Evaluate, NamesTheTokenOfANonFiniteLoss) {
   CpuDevice device(1);
   try {
     evaluate(device, broken.config, broken.weights(), StreamOf({kBos, 9, 8, 7}), kBos, nullptr,
-             golden_eval(EvalMode::chunked), {}, {});
+             golden_eval(EvalMode::chunked), {}, *make_single_process(), {});
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("token 1 of the stream"), std::string::npos) << e.what();

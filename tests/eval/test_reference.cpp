@@ -26,7 +26,7 @@ TEST(Reference, ChunkedNatsOfTheTinyRun) {
   CpuDevice device;
   const auto nll =
       evaluate(device, model.config, weights_view<const float>(model.config, model.flat.data()),
-               stream, eval_test::kBos, nullptr, eval, {}, {})
+               stream, eval_test::kBos, nullptr, eval, {}, *make_single_process(), {})
           .nll;
   EXPECT_EQ(nll.size(), 152237u);
   // The reference drops the incomplete last span.

@@ -134,6 +134,7 @@ TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
   const ModelConfig model = small_model();
   const auto n = static_cast<size_t>(flat_size(model));
   const auto step = [&]<class Device>(Device& device) {
+    Sharding sharding(model, make_single_communicator());
     Arena dry;
     const auto lay_out = [&](Arena& arena) {
       struct {
@@ -143,8 +144,9 @@ TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
       } b;
       b.weights = arena.take<float>("", {static_cast<int64_t>(n)});
       b.gradients = arena.take<float>("", {static_cast<int64_t>(n)});
-      b.state = take_optim_state(model, arena);
-      b.scratch = arena.take<std::byte>("", {static_cast<int64_t>(optim_scratch_bytes(model))});
+      b.state = take_optim_state(sharding.shard(), arena);
+      b.scratch =
+          arena.take<std::byte>("", {static_cast<int64_t>(optim_scratch_bytes(sharding.shard()))});
       return b;
     };
     lay_out(dry);
@@ -167,7 +169,7 @@ TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
     const double norm = grad_norm(device, b.gradients.size(), b.gradients.data);
     clip_grad(device, b.gradients.size(), b.gradients.data, norm, 0.3);
     optimizer_step(device, model, OptimConfig{}, 10, 0.7, b.weights.data, b.gradients.data, b.state,
-                   Arena(b.scratch.data, static_cast<size_t>(b.scratch.size())));
+                   sharding, Arena(b.scratch.data, static_cast<size_t>(b.scratch.size())));
     std::map<std::string, std::vector<float>> all;
     all["weights"] = testing::host_values(device, b.weights);
     for_each(b.state, [&](const char* name, Tensor<float> t) {
@@ -220,7 +222,7 @@ std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, in
   ttt.window = 256;
   ttt.batch_docs = batch_docs;
   return evaluate(device, model, weights.view(), eval_test::StreamOf(tokens), eval_test::kBos,
-                  nullptr, eval, ttt, {})
+                  nullptr, eval, ttt, *make_single_process(), {})
       .nll;
 }
 
@@ -256,7 +258,8 @@ TEST_F(GpuRuns, ScoresAreTheCpus) {
   EvalConfig eval;
   eval.mode = EvalMode::chunked;
   const auto want = evaluate(cpu, model, weights_view<const float>(model, flat.data()),
-                             eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {}, {})
+                             eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {},
+                             *make_single_process(), {})
                         .nll;
   const auto in_float = scores<float>(tokens, EvalMode::chunked, 64);
   const auto in_bf16 = scores<bf16>(tokens, EvalMode::chunked, 64);

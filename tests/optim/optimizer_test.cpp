@@ -122,15 +122,16 @@ std::vector<float> random_flat(const ModelConfig& model, uint64_t stream, double
 }
 
 struct Memory {
-  explicit Memory(const ModelConfig& model) {
+  explicit Memory(const ModelConfig& model) : sharding(model, make_single_communicator()) {
     Arena dry;
-    take_optim_state(model, dry);
-    const size_t scratch_bytes = optim_scratch_bytes(model);
+    take_optim_state(sharding.shard(), dry);
+    const size_t scratch_bytes = optim_scratch_bytes(sharding.shard());
     buffer = HostBuffer(dry.used() + scratch_bytes);
     Arena arena(buffer.data(), dry.used());
-    state = take_optim_state(model, arena);
+    state = take_optim_state(sharding.shard(), arena);
     scratch = Arena(buffer.data() + dry.used(), scratch_bytes);
   }
+  Sharding sharding;
   HostBuffer buffer;
   OptimState state;
   Arena scratch;
@@ -175,7 +176,7 @@ TEST(Optimizer, ThreeStepsMatchThePlainStatementInDouble) {
       for (size_t i = 0; i < p.w.size(); ++i) p.e[i] = 0.9965 * p.e[i] + 0.0035 * p.w[i];
     }
     optimizer_step(device, model, config, step, factors[step], weights.data(), gradients.data(),
-                   memory.state, memory.scratch);
+                   memory.state, memory.sharding, memory.scratch);
   }
 
   // Float against double: what one step moves a weight by (at most about lr·1.2, or lr for AdamW)
@@ -205,7 +206,7 @@ TEST(Optimizer, FirstGoldenStep) {
   clip_grad(device, flat, gradients.data(), norm, 0.3);
   const auto before = weights;
   optimizer_step(device, model, {}, 0, 1.0, weights.data(), gradients.data(), memory.state,
-                 memory.scratch);
+                 memory.sharding, memory.scratch);
   // Relative to what the step moved, tensor by tensor.
   for_each(weights_view(model, weights.data()), [&](const char* name, ParamGroup, Tensor<float> t) {
     const size_t offset = static_cast<size_t>(t.data - weights.data());
@@ -226,7 +227,7 @@ TEST(Optimizer, GapsStayZeroAndThreadsDoNotMatter) {
     Memory memory(model);
     auto weights = random_flat(model, 0, 0.3), gradients = random_flat(model, 1, 1.0);
     optimizer_step(device, model, {}, 0, 1.0, weights.data(), gradients.data(), memory.state,
-                   memory.scratch);
+                   memory.sharding, memory.scratch);
     auto gaps = weights;
     for_each(weights_view(model, gaps.data()),
              [](const char*, ParamGroup, Tensor<float> t) { std::fill(t.begin(), t.end(), 0.0f); });

@@ -89,7 +89,8 @@ TEST(Calibrate, GoldenCodesFromOurHessians) {
   const Hessians hessians = golden_hessians<CpuDevice, float>(device, golden);
   QuantConfig quant;
   quant.block = 16, quant.keep_float_elements = 1000;
-  const QuantizedModel model = quantize_model(device, config, flat.data(), hessians, quant);
+  const QuantizedModel model =
+      quantize_model(device, config, flat.data(), hessians, quant, *make_single_process());
   int64_t differing = 0, total = 0, matrices = 0;
   for (const StoredTensor& t : model.tensors) {
     if (!file.contains("gptq.q." + t.name)) {

@@ -17,6 +17,7 @@
 #include "fairway/model/weights.h"
 #include "fairway/train/checkpoint.h"
 #include "support/temp_dir.h"
+#include "tiny_run.h"
 
 namespace fairway {
 namespace {
@@ -24,48 +25,12 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-// Documents that count upwards in steps of one to three from a random token: predictable after two.
-void write_shards(const fs::path& directory) {
-  const Philox rng(5, 6);
-  ShardWriter writer(directory, "set_train", 3000);
-  uint64_t draw = 0;
-  for (int doc = 0; doc < 300; ++doc) {
-    std::vector<uint16_t> tokens = {1};
-    const uint64_t length = 5 + rng.below(draw++, 50), stride = 1 + rng.below(draw++, 3);
-    uint64_t token = rng.below(draw++, 30);
-    for (uint64_t i = 0; i < length; ++i, token = (token + stride) % 30)
-      tokens.push_back(static_cast<uint16_t>(2 + token));
-    writer.append(tokens);
-  }
-  writer.commit();
-}
-
 class Training : public ::testing::Test {
  protected:
   void SetUp() override {
-    write_shards(dir.path());
-    run.model.vocab_size = 32;
-    run.model.num_layers = 4;
-    run.model.model_dim = 32;
-    run.model.num_heads = 4;
-    run.model.num_kv_heads = 2;
-    run.model.rope_dims = 4;
-    run.model.max_doc_len = 32;
-    run.model.xsa_last_n = 4;
-    run.model.loop_start = 1;
-    run.model.loop_end = 2;
-    run.model.parallel_start_layer = 3;
-    run.data.train = {(dir.path() / "set_train_*.bin").string()};
-    run.optim.muon_momentum_warmup_steps = 10;
-    run.optim.ema_decay = 0.9;
-    run.train.batch_tokens = 256;
-    run.train.micro_steps = 2;
-    run.train.max_seconds = 0;
-    run.train.steps = 20;
-    run.train.warmup_steps = 0;
-    run.train.threads = 1;
+    testing::write_shards(dir.path());
+    run = testing::tiny_run(dir.path());
     run.out = dir.path() / "run";
-    run.log = nullptr;
   }
 
   TrainRun into(const char* name) const {
@@ -78,13 +43,6 @@ class Training : public ::testing::Test {
   }
   static fs::path checkpoint(const TrainRun& r, int64_t step) {
     return checkpoint_path(r.out / "checkpoints", step);
-  }
-  // Every tensor of a checkpoint; its clock and checksum differ from run to run.
-  static std::map<std::string, std::vector<float>> tensors(const fs::path& path) {
-    const SafetensorsFile file(path);
-    std::map<std::string, std::vector<float>> out;
-    for (const auto& [name, entry] : file.entries()) out[name] = file.read<float>(name);
-    return out;
   }
   static std::vector<double> losses(const TrainRun& r) {
     std::vector<double> out;
@@ -118,7 +76,7 @@ TEST_F(Training, LearnsAndExportsTheMovingAverage) {
 
   const auto model = load_model(summary.model);
   EXPECT_EQ(model.config, run.model);
-  const auto state = tensors(checkpoint(run, 120));
+  const auto state = testing::tensors_of(checkpoint(run, 120));
   EXPECT_EQ(model.flat, state.at("ema"));
   EXPECT_NE(model.flat, state.at("weights"));
 }
@@ -130,7 +88,7 @@ TEST_F(Training, ThreadsAndWarmUpDoNotMatter) {
   other.train.warmup_steps = 3;
   train(other);
   EXPECT_EQ(model_bytes(run), model_bytes(other));
-  EXPECT_EQ(tensors(checkpoint(run, 20)), tensors(checkpoint(other, 20)));
+  EXPECT_EQ(testing::tensors_of(checkpoint(run, 20)), testing::tensors_of(checkpoint(other, 20)));
   other = into("seed");
   other.train.seed = 2;
   train(other);
@@ -153,7 +111,7 @@ TEST_F(Training, ResumeEqualsUninterrupted) {
     const TrainSummary summary = train(other);
     EXPECT_EQ(summary.steps, 20);
     EXPECT_EQ(model_bytes(run), model_bytes(other));
-    EXPECT_EQ(tensors(checkpoint(run, 20)), tensors(checkpoint(other, 20)));
+    EXPECT_EQ(testing::tensors_of(checkpoint(run, 20)), testing::tensors_of(checkpoint(other, 20)));
     EXPECT_EQ(read_checkpoint_info(checkpoint(run, 20)).position.data,
               read_checkpoint_info(checkpoint(other, 20)).position.data);
     EXPECT_EQ(losses(run), losses(other));

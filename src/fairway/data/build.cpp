@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <future>
 #include <thread>
 
 #include "fairway/base/check.h"
+#include "fairway/data/build_part.h"
 
 namespace fairway {
 
@@ -16,34 +18,6 @@ namespace fs = std::filesystem;
 constexpr size_t kTaskBytes = size_t{4}
                               << 20;  // more fill the word cache better, and take more memory
 
-// The documents of a task, tokenized: bos and its tokens each, one after the other.
-struct Tokenized {
-  std::vector<uint16_t> tokens;
-  std::vector<size_t> ends;    // of each document in tokens
-  std::vector<int64_t> bytes;  // of each document's text
-  int64_t empty = 0;
-};
-
-Tokenized tokenize(const std::vector<TextBlock>& blocks, const Tokenizer& tokenizer,
-                   const TextOptions& options) {
-  Tokenized out;
-  WordCache cache;
-  for (const TextBlock& block : blocks)
-    for (const std::string& text : parse_documents(block, options)) {
-      const size_t begin = out.tokens.size();
-      out.tokens.push_back(tokenizer.bos());
-      tokenizer.encode(text, out.tokens, &cache);
-      if (out.tokens.size() == begin + 1) {  // no text, or nothing left of it after normalization
-        out.tokens.pop_back();
-        ++out.empty;
-        continue;
-      }
-      out.ends.push_back(out.tokens.size());
-      out.bytes.push_back(static_cast<int64_t>(text.size()));
-    }
-  return out;
-}
-
 // Blocks for one task, so that many small files do not make as many tasks.
 std::vector<TextBlock> next_blocks(TextReader& reader) {
   std::vector<TextBlock> blocks;
@@ -53,6 +27,58 @@ std::vector<TextBlock> next_blocks(TextReader& reader) {
     blocks.push_back(std::move(block));
   }
   return blocks;
+}
+
+// Reads all of the input, task after task: every rank sees them all, and task i is rank (i mod
+// ranks)'s. Its tasks are tokenized side by side, as many as keep its threads busy while one is
+// awaited, and handed over in order: take(rank, part). Rank 0 is handed those of other ranks too,
+// in their places, without a part: they are to come from there.
+void for_each_task(TextReader& reader, const Tokenizer& tokenizer, const BuildOptions& options,
+                   const ProcessGroup& group,
+                   const std::function<void(int rank, std::future<BuildPart> part)>& take) {
+  size_t threads = std::max(1u, std::thread::hardware_concurrency());
+  if (group.local_threads() > 0) threads = static_cast<size_t>(group.local_threads());
+  if (options.threads > 0) threads = static_cast<size_t>(options.threads);
+  const size_t ahead = threads * static_cast<size_t>(group.root() ? group.size() : 1);
+  struct Task {
+    int rank = 0;
+    std::future<BuildPart> part;
+  };
+  std::deque<Task> tasks;
+  int rank = 0;
+  for (bool more = true; more; rank = (rank + 1) % group.size()) {
+    std::vector<TextBlock> blocks = next_blocks(reader);
+    more = !blocks.empty();
+    if (more && rank == group.rank())
+      tasks.push_back(
+          {rank, std::async(std::launch::async, [&tokenizer, &options, given = std::move(blocks)] {
+             return tokenize_blocks(given, tokenizer, options.text);
+           })});
+    else if (more && group.root())
+      tasks.push_back({rank, {}});
+    while (tasks.size() > (more ? ahead : 0)) {
+      require(!options.stop || !options.stop(), "{}: interrupted; nothing was written",
+              options.out.string());
+      Task task = std::move(tasks.front());
+      tasks.pop_front();
+      take(task.rank, std::move(task.part));
+    }
+  }
+}
+
+// What the ranks without files do: their tasks. Whatever goes wrong is rank 0's to say, once it has
+// cleared away what it wrote. Returns when the set is complete.
+void help_to_build(const BuildOptions& options, const Tokenizer& tokenizer, ProcessGroup& group) {
+  try {
+    TextReader reader(find_text_files(options.inputs));
+    send_begin(group, reader.bytes_total());
+    for_each_task(reader, tokenizer, options, group,
+                  [&](int, std::future<BuildPart> part) { send_part(group, part.get()); });
+    send_end(group);
+  } catch (const Error& e) {
+    send_error(group, e.what());
+  }
+  group.broadcast(true);
 }
 
 // The directory for the shards. What had to be made for it goes again unless keep() was called.
@@ -101,8 +127,13 @@ void check_options(const BuildOptions& o) {
 }  // namespace
 
 ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokenizer,
+                           ProcessGroup& group,
                            const std::function<void(const BuildProgress&)>& progress) {
   check_options(options);
+  if (!group.root()) {
+    help_to_build(options, tokenizer, group);
+    return {};
+  }
   TextReader reader(find_text_files(options.inputs));
   OutputDirectory out(options.out);
   const auto earlier = files_of_set(options.out, options.set);
@@ -120,7 +151,7 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
   BuildProgress done;
   done.input_total = reader.bytes_total();
 
-  const auto write = [&](const Tokenized& part) {
+  const auto write = [&](const BuildPart& part) {
     size_t begin = 0;
     for (size_t i = 0; i < part.ends.size(); ++i) {
       const bool to_val = manifest.val.documents < options.val_docs;
@@ -138,29 +169,12 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
     if (progress) progress(done);
   };
 
-  // This thread reads and writes; the tasks between parse and tokenize. They are taken back in the
-  // order in which they were given out, and no more are out than keep all cores busy while one is
-  // awaited.
-  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
-  const size_t threads = options.threads > 0 ? static_cast<size_t>(options.threads) : cores;
-  std::deque<std::future<Tokenized>> tasks;
-  const auto take_back = [&] {
-    require(!options.stop || !options.stop(), "{}: interrupted; nothing was written",
-            options.out.string());
-    const Tokenized part = tasks.front().get();
-    tasks.pop_front();
-    write(part);
-  };
-  for (bool more = true; more;) {
-    std::vector<TextBlock> blocks = next_blocks(reader);
-    more = !blocks.empty();
-    if (more)
-      tasks.push_back(
-          std::async(std::launch::async, [&tokenizer, &options, given = std::move(blocks)] {
-            return tokenize(given, tokenizer, options.text);
-          }));
-    while (tasks.size() > (more ? threads : 0)) take_back();
-  }
+  for (int rank = 1; rank < group.size(); ++rank) receive_begin(group, rank, done.input_total);
+  // This thread reads and writes; the tasks between parse and tokenize.
+  for_each_task(reader, tokenizer, options, group, [&](int rank, std::future<BuildPart> part) {
+    write(rank == group.rank() ? part.get() : receive_part(group, rank));
+  });
+  for (int rank = 1; rank < group.size(); ++rank) receive_end(group, rank);
   require(done.documents > 0, "{}: no documents with text in the input ({} empty ones)",
           options.inputs.front(), manifest.empty_documents);
 
@@ -175,6 +189,7 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
   manifest.val.shards = val.commit();
   write_manifest(manifest_path, manifest);
   out.keep();
+  group.broadcast(true);
   return manifest;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/data/manifest.h"
 #include "fairway/data/shard.h"
 #include "fairway/data/text_input.h"
@@ -21,7 +22,7 @@ struct BuildOptions {
   int64_t val_docs = 0;             // the first so many documents are validation
   TextOptions text;
   bool overwrite = false;  // replace a set of that name
-  int threads = 0;         // 0: all cores
+  int threads = 0;         // of each rank; 0: all cores, or its share of them
   int64_t shard_tokens = kMaxShardTokens;
   std::function<bool()> stop;  // asked now and then: true gives up and leaves nothing behind
 };
@@ -32,10 +33,20 @@ struct BuildProgress {
   int64_t input_bytes = 0, input_total = 0;  // of the files, as they lie on disk
 };
 
-// Documents keep the order of the inputs; the result does not depend on the number of threads.
-// Memory is bounded by threads × block, not by the input. If anything
-// fails, nothing is left behind, not even a directory that was made.
+// Documents keep the order of the inputs; the result does not depend on the number of threads or
+// ranks. Memory is bounded by threads × block, not by the input. If anything fails, nothing is left
+// behind, not even a directory that was made.
+//
+// Collective: every rank reads the input (the same files) and tokenizes its part of it; rank 0
+// writes, hears of the progress, and returns what was written, the others an empty manifest when
+// all is in place. Errors are rank 0's, wherever they arose: the other ranks wait to be ended by
+// it.
 ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokenizer,
+                           ProcessGroup& group,
                            const std::function<void(const BuildProgress&)>& progress = {});
+// In one process alone.
+inline ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokenizer) {
+  return build_shards(options, tokenizer, *make_single_process());
+}
 
 }  // namespace fairway

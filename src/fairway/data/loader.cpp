@@ -48,7 +48,7 @@ class Cutter {
     open_next();
   }
 
-  // Moves on to the next place where a step fits.
+  // Moves on to the next place where a round fits.
   void seek_fit() {
     int64_t longest = 0;
     bool any_bos = false;
@@ -56,7 +56,7 @@ class Cutter {
     for (size_t tried = 0; tried <= shards_.size(); ++tried) {
       const auto size = static_cast<int64_t>(shard_.file.tokens().size());
       position_.cursor = std::max(position_.cursor, shard_.first_bos);
-      if (position_.cursor + step_tokens() <= size) return;
+      if (position_.cursor + round_tokens() <= size) return;
       any_bos |= shard_.first_bos < size;
       longest = std::max(longest, size - shard_.first_bos);
       advance();
@@ -67,10 +67,11 @@ class Cutter {
         "with another tokenizer?",
         shards_.front().string(), options_.bos);
     fail(
-        "{}: one step of {} rank(s) reads {} consecutive tokens, but the longest shard of the set "
+        "{}: one micro-step of {} rank(s) reads {} consecutive tokens, but the longest shard of "
+        "the set "
         "has "
         "{} from its first document on; use fewer tokens a step or more text",
-        shards_.front().string(), options_.world, step_tokens(), longest);
+        shards_.front().string(), round_ranks(), round_tokens(), longest);
   }
 
   // Where the search for the next batch begins.
@@ -78,6 +79,18 @@ class Cutter {
 
   PackedBatch cut() {
     seek_fit();
+    PackedBatch batch = own_batch();
+    end_round();
+    // A last round that has none for this rank.
+    if (begun_ > 0 && options_.rank >= round_ranks()) {
+      seek_fit();
+      end_round();
+    }
+    return batch;
+  }
+
+ private:
+  PackedBatch own_batch() const {
     const int64_t n = options_.tokens;
     const auto span = shard_.file.tokens().subspan(
         static_cast<size_t>(position_.cursor + options_.rank * (n + 1)),
@@ -87,12 +100,17 @@ class Cutter {
     batch.targets.assign(span.begin() + 1, span.end());
     batch.cu_seqlens =
         make_cu_seqlens(batch.inputs, options_.bos, options_.max_doc_len, options_.bucket);
-    position_.cursor += step_tokens();
     return batch;
   }
 
- private:
-  int64_t step_tokens() const { return options_.world * (options_.tokens + 1); }
+  // Ranks that the round has a micro-batch for.
+  int round_ranks() const { return std::min(options_.world, options_.micro_steps - begun_); }
+  int64_t round_tokens() const { return round_ranks() * (options_.tokens + 1); }
+
+  void end_round() {
+    position_.cursor += round_tokens();
+    begun_ = (begun_ + round_ranks()) % options_.micro_steps;
+  }
 
   void open_next() {
     const size_t i = (static_cast<size_t>(position_.shard) + 1) % shards_.size();
@@ -112,6 +130,7 @@ class Cutter {
   const std::vector<std::filesystem::path>& shards_;
   const LoaderOptions& options_;
   LoaderPosition position_;
+  int begun_ = 0;  // micro-batches of the step that earlier rounds have taken
   OpenShard shard_;
   std::future<OpenShard> next_;
 };
@@ -176,7 +195,7 @@ struct TrainLoader::Impl {
   }
 
   const std::vector<std::filesystem::path> shards;
-  const LoaderOptions options;
+  LoaderOptions options;
   LoaderPosition position;       // the caller's: behind the batch taken last
   std::optional<Cutter> cutter;  // the worker's, while it runs
   std::mutex mutex;
@@ -191,6 +210,8 @@ TrainLoader::TrainLoader(std::vector<std::filesystem::path> shards, const Loader
   check(
       options.tokens > 0 && options.world > 0 && options.rank >= 0 && options.rank < options.world,
       "TrainLoader: options");
+  if (options.micro_steps == 0) impl_->options.micro_steps = options.world;
+  check(impl_->options.micro_steps >= options.world, "TrainLoader: a rank without micro-batches");
   require(!impl_->shards.empty(), "no training shards were named");
   for (const auto& path : impl_->shards) ShardFile{path};
   impl_->start({});

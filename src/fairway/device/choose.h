@@ -21,6 +21,7 @@ struct DeviceChoice {
   DeviceKind kind = DeviceKind::automatic;  // automatic: a GPU where there is one
   int threads = 0;                          // of the CPU; 0: one per core
   MatmulPrecision precision = MatmulPrecision::automatic;
+  int ordinal = 0;  // which GPU
 };
 
 // What `choice` comes to on this machine. Throws Error if a GPU is asked for and there is none.
@@ -33,7 +34,7 @@ template <class F>
 auto with_device(const DeviceChoice& choice, F&& f) {
 #if FAIRWAY_WITH_CUDA
   if (resolve(choice.kind) == DeviceKind::cuda) {
-    CudaDevice device;
+    CudaDevice device(choice.ordinal);
     if (choice.precision == MatmulPrecision::float32)
       return std::forward<F>(f)(device, std::type_identity<float>{});
     return std::forward<F>(f)(device, std::type_identity<bf16>{});

@@ -52,6 +52,11 @@ void CudaBuffer::Free::operator()(std::byte* p) const {
 CudaDevice::CudaDevice(int ordinal) {
   std::string why;
   require(cuda_available(&why), "no GPU can be used: {}", why);
+  int devices = 0;
+  cuda_check(cudaGetDeviceCount(&devices), "counting GPUs");
+  require(ordinal < devices,
+          "GPU {} is needed, and this host has {}: start no more ranks on a host than it has GPUs",
+          ordinal, devices);
   cuda_check(cudaSetDevice(ordinal), "selecting the GPU");
   cudaDeviceProp properties{};
   cuda_check(cudaGetDeviceProperties(&properties, ordinal), "reading the GPU's properties");

@@ -70,26 +70,50 @@ Window chunk_window(const Document& document, int64_t c, int64_t chunk_size, int
           document.begin + first};
 }
 
+namespace {
+
+// Batches are at most so large a part of a rank's fair share that ranks end about together.
+constexpr int64_t kBatchesOfRank = 4;
+
+// Rows that a document's windows have together.
+int64_t rows_of_chunks(const Document& document, int64_t chunk_size, int64_t window) {
+  int64_t rows = 0;
+  for (int64_t c = 0; c < num_chunks(document, chunk_size); ++c)
+    rows += chunk_window(document, c, chunk_size, window).rows();
+  return rows;
+}
+
+}  // namespace
+
 std::vector<std::vector<int64_t>> plan_batches(std::span<const Document> documents,
                                                int64_t chunk_size, int64_t window,
-                                               int64_t batch_docs, int64_t pass_tokens) {
+                                               int64_t batch_docs, int64_t pass_tokens, int ranks) {
   std::vector<int64_t> order;
-  for (size_t i = 0; i < documents.size(); ++i)
-    if (num_chunks(documents[i], chunk_size) > 1) order.push_back(static_cast<int64_t>(i));
+  int64_t all_work = 0;
+  const auto work = [&](int64_t i) {
+    return rows_of_chunks(documents[static_cast<size_t>(i)], chunk_size, window);
+  };
+  for (int64_t i = 0; i < std::ssize(documents); ++i) {
+    if (num_chunks(documents[static_cast<size_t>(i)], chunk_size) <= 1) continue;
+    order.push_back(i);
+    all_work += work(i);
+  }
+  const int64_t batch_work = ranks > 1 ? all_work / (kBatchesOfRank * ranks) : all_work;
   const auto targets = [&](int64_t i) { return documents[static_cast<size_t>(i)].targets(); };
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return targets(a) > targets(b); });
   std::vector<std::vector<int64_t>> batches;
-  int64_t rows = 0;
+  int64_t rows = 0, done = 0;  // in one pass and in all passes of the last batch
   for (const int64_t i : order) {
-    const int64_t longest = std::min(targets(i), window);
-    if (batches.empty() || static_cast<int64_t>(batches.back().size()) == batch_docs ||
-        rows + longest > pass_tokens) {
+    const int64_t longest = std::min(targets(i), window), all = work(i);
+    if (batches.empty() || std::ssize(batches.back()) == batch_docs ||
+        rows + longest > pass_tokens || done + all > batch_work) {
       batches.emplace_back();
-      rows = 0;
+      rows = done = 0;
     }
     batches.back().push_back(i);
     rows += longest;
+    done += all;
   }
   return batches;
 }
@@ -113,6 +137,20 @@ std::vector<WindowGroup> group_windows(std::span<const Window> windows, int64_t 
     g.scored += windows[i].scored();
   }
   return groups;
+}
+
+std::span<const Window> plan_share(std::span<const Window> windows, int rank, int ranks) {
+  int64_t all = 0;
+  for (const Window& w : windows) all += w.rows();
+  // The first window behind `part` of `ranks` parts of the rows.
+  const auto cut = [&](int64_t part) {
+    size_t i = 0;
+    for (int64_t rows = 0; i < windows.size() && rows * ranks < all * part; ++i)
+      rows += windows[i].rows();
+    return i;
+  };
+  const size_t first = cut(rank);
+  return windows.subspan(first, cut(rank + 1) - first);
 }
 
 }  // namespace fairway

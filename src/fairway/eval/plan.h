@@ -51,11 +51,12 @@ Window chunk_window(const Document& document, int64_t c, int64_t chunk_size, int
 
 // Documents trained side by side: indices into `documents` of all that have more than one chunk,
 // longest first, in batches of at most `batch_docs` whose longest windows together hold at most
-// `pass_tokens` tokens (or of one document). Shorter documents are never trained; see
-// plan_untrained.
+// `pass_tokens` tokens (or of one document). For several ranks, which take the batches one by one,
+// none but a single document is more than a quarter of a rank's fair share of the work. Shorter
+// documents are never trained; see plan_untrained.
 std::vector<std::vector<int64_t>> plan_batches(std::span<const Document> documents,
                                                int64_t chunk_size, int64_t window,
-                                               int64_t batch_docs, int64_t pass_tokens);
+                                               int64_t batch_docs, int64_t pass_tokens, int ranks);
 // The windows of the documents that have one chunk.
 std::vector<Window> plan_untrained(std::span<const Document> documents, int64_t chunk_size);
 
@@ -66,5 +67,9 @@ struct WindowGroup {
   int64_t rows = 0, scored = 0;
 };
 std::vector<WindowGroup> group_windows(std::span<const Window> windows, int64_t pass_tokens);
+
+// The windows that fall to one of several ranks: consecutive ones, about as many rows as any other
+// rank's. Each window is one rank's.
+std::span<const Window> plan_share(std::span<const Window> windows, int rank, int ranks);
 
 }  // namespace fairway

@@ -159,30 +159,38 @@ class Ttt {
 template <class Device, class T>
 void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,
-               const TttConfig& config, int64_t pass_tokens, std::span<float> nll,
-               const ScoreProgress& progress) {
-  // Long documents first: they bound the memory, and the time left is known early.
-  const Batches batches =
-      plan_batches(documents, config.chunk_size, config.window, config.batch_docs, pass_tokens);
+               const TttConfig& config, int64_t pass_tokens, ProcessGroup& group,
+               std::span<float> nll, const ScoreProgress& progress) {
+  // Long documents first: they bound the memory, the time left is known early, and ranks end
+  // together.
+  const Batches batches = plan_batches(documents, config.chunk_size, config.window,
+                                       config.batch_docs, pass_tokens, group.size());
   const LoraLayout layout(net.config, net.slots(),
                           {.rank = config.rank, .k = config.k, .o = config.o, .mlp = config.mlp});
+  const auto queue = group.make_queue();
+  const ScoreProgress report = [&](int64_t targets, double sum) {
+    queue->poll();
+    progress(targets, sum);
+  };
   const auto keep = [&](const Window& w, std::span<const float> scored) {
     std::copy(scored.begin(), scored.end(), nll.begin() + w.score_from);
-    progress(w.scored(), std::accumulate(scored.begin(), scored.end(), 0.0));
+    report(w.scored(), std::accumulate(scored.begin(), scored.end(), 0.0));
   };
   if (!batches.empty()) {
     Ttt<Device, T> ttt(device, net, weights, stream, documents, config, layout, batches);
-    for (const auto& batch : batches) ttt.run(batch, keep);
+    for (int64_t b = queue->next(); b < std::ssize(batches); b = queue->next())
+      ttt.run(batches[static_cast<size_t>(b)], keep);
   }
   // With B = 0 the adapters of a document's first chunk change nothing.
-  score_windows(device, net, weights, stream, plan_untrained(documents, config.chunk_size),
-                pass_tokens, nll, progress);
+  const std::vector<Window> untrained = plan_untrained(documents, config.chunk_size);
+  score_windows(device, net, weights, stream, plan_share(untrained, group.rank(), group.size()),
+                pass_tokens, nll, report);
 }
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                                            \
-  template void score_ttt(Device&, const Network&, const Weights<const T>&, const TokenStream&,   \
-                          std::span<const Document>, const TttConfig&, int64_t, std::span<float>, \
-                          const ScoreProgress&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                          \
+  template void score_ttt(Device&, const Network&, const Weights<const T>&, const TokenStream&, \
+                          std::span<const Document>, const TttConfig&, int64_t, ProcessGroup&,  \
+                          std::span<float>, const ScoreProgress&);
 FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -5,19 +5,21 @@
 #include <cstdint>
 #include <span>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/eval/config.h"
 #include "fairway/eval/score_windows.h"
 
 namespace fairway {
 
-// Writes the nll of every target of `documents` to nll[target]; `documents[i]` starts with
-// the adapters of document index i. A document's scores are the same bits whatever is scored beside
-// it. Memory: adapters, second moments (first ones too if beta1 > 0) and gradients of the documents
-// of one batch (at most batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass.
+// Writes the nll of targets of `documents` to nll[target]: of each at one of the ranks, all of
+// which call this with the same documents. `documents[i]` starts with the adapters of document
+// index i. A document's scores are the same bits whatever is scored beside it. Memory: adapters,
+// second moments (first ones too if beta1 > 0) and gradients of the documents of one batch (at most
+// batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass.
 template <class Device, class T>
 void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,
-               const TttConfig& config, int64_t pass_tokens, std::span<float> nll,
-               const ScoreProgress& progress);
+               const TttConfig& config, int64_t pass_tokens, ProcessGroup& group,
+               std::span<float> nll, const ScoreProgress& progress);
 
 }  // namespace fairway

@@ -1,4 +1,5 @@
-// One optimizer step: Muon on the matrix banks, AdamW on everything else, then the moving average.
+// One optimizer step: Muon on the matrix banks, AdamW on everything else, then the moving average;
+// each rank on its own shard (optim/sharding.h).
 #pragma once
 
 #include <cstdint>
@@ -8,15 +9,16 @@
 #include "fairway/device/device.h"
 #include "fairway/model/weights.h"
 #include "fairway/optim/config.h"
+#include "fairway/optim/sharding.h"
 
 namespace fairway {
 
-// Everything that a step carries over to the next one, besides the weights. The flat buffer of the
-// weights begins with the banks; `banks` elements of it belong to Muon, the rest to AdamW.
+// Everything that a step carries over to the next one, besides the weights, of one rank's shard:
+// `banks` elements of it belong to Muon, the rest to AdamW.
 struct OptimState {
   Tensor<float> momentum;        // [banks] Muon's m
-  Tensor<float> adam_m, adam_v;  // [flat − banks]
-  Tensor<float> ema;             // [flat] moving average of the weights
+  Tensor<float> adam_m, adam_v;  // [rest]
+  Tensor<float> ema;             // [banks + rest] moving average of the weights
 };
 
 // f(name, tensor) for each buffer of the state.
@@ -28,17 +30,18 @@ void for_each(const OptimState& state, F&& f) {
   f("ema", state.ema);
 }
 
-OptimState take_optim_state(const ModelConfig& model, Arena& arena);
+OptimState take_optim_state(const Shard& shard, Arena& arena);
 
 // Bytes of scratch that optimizer_step needs.
-size_t optim_scratch_bytes(const ModelConfig& model);
+size_t optim_scratch_bytes(const Shard& shard);
 
 // `step` counts finished steps: 0 for the first. Learning rates are the configured ones times
-// `lr_factor`. Overwrites weights and state, and destroys the gradients, which come in clipped and
-// reduced over ranks. The moving average must hold the initial weights before the first step.
+// `lr_factor`. Overwrites weights (flat) and state, and destroys the gradients (flat), which come
+// in clipped and on their way over the ranks: after `sharding.start_reduce`. The moving average
+// must hold the initial weights before the first step. Every rank ends with the same weights.
 template <class Device>
 void optimizer_step(Device& device, const ModelConfig& model, const OptimConfig& config,
                     int64_t step, double lr_factor, float* weights, float* gradients,
-                    const OptimState& state, Arena scratch);
+                    const OptimState& state, Sharding& sharding, Arena scratch);
 
 }  // namespace fairway

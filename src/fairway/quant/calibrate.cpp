@@ -200,38 +200,40 @@ Hessians Calibration<Device, T>::sums() const {
 
 template <class Device, class T>
 Hessians calibrate(Device& device, const ModelConfig& config, const Weights<const T>& weights,
-                   const TokenStream& text, const QuantConfig& quant,
-                   const std::function<void(int done, int of)>& progress) {
+                   const TokenStream& text, const QuantConfig& quant, ProcessGroup& group,
+                   const std::function<void(int64_t, int64_t)>& progress) {
   quant.validate();
   const int64_t window = quant.calibration_window;
-  const auto batches = calibration_windows(text.size(), quant);
-  const size_t together = std::clamp<size_t>(
-      static_cast<size_t>(kCalibrationTokens<Device, T> / window), 1, batches.front().size());
-  Calibration<Device, T> calibration(device, config, weights,
-                                     static_cast<int64_t>(together) * window, window);
+  std::vector<int64_t> windows;
+  for (const auto& batch : calibration_windows(text.size(), quant))
+    windows.insert(windows.end(), batch.begin(), batch.end());
+  const int64_t per_batch = std::ssize(windows) / quant.calibration_batches;
+  const int64_t together =
+      std::clamp<int64_t>(kCalibrationTokens<Device, T> / window, 1, per_batch);
+  const int64_t first = std::ssize(windows) * group.rank() / group.size();
+  const int64_t last = std::ssize(windows) * (group.rank() + 1) / group.size();
+  Calibration<Device, T> calibration(device, config, weights, together * window, window);
   std::vector<int32_t> inputs;
-  int done = 0;
-  for (const std::vector<int64_t>& batch : batches) {
-    for (size_t begin = 0; begin < batch.size(); begin += together) {
-      const size_t count = std::min(together, batch.size() - begin);
-      inputs.resize(count * static_cast<size_t>(window));
-      for (size_t i = 0; i < count; ++i)
-        text.copy(batch[begin + i], window, inputs.data() + i * static_cast<size_t>(window));
-      calibration.add(inputs);
-    }
+  for (int64_t begin = first; begin < last; begin += together) {
+    const int64_t end = std::min(begin + together, last);
+    inputs.resize(static_cast<size_t>((end - begin) * window));
+    for (int64_t i = begin; i < end; ++i)
+      text.copy(windows[static_cast<size_t>(i)], window, inputs.data() + (i - begin) * window);
+    calibration.add(inputs);
     device.synchronize();  // so that `progress` speaks of work done, not of work issued
-    if (progress) progress(++done, quant.calibration_batches);
+    if (progress) progress(end - first, last - first);
   }
   Hessians hessians = calibration.sums();
+  group.sum(hessians.flat());
   hessians.scale(1.0f / static_cast<float>(quant.calibration_batches));
   return hessians;
 }
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                              \
-  template class Calibration<Device, T>;                                            \
-  template Hessians calibrate(Device&, const ModelConfig&, const Weights<const T>&, \
-                              const TokenStream&, const QuantConfig&,               \
-                              const std::function<void(int, int)>&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                               \
+  template class Calibration<Device, T>;                                             \
+  template Hessians calibrate(Device&, const ModelConfig&, const Weights<const T>&,  \
+                              const TokenStream&, const QuantConfig&, ProcessGroup&, \
+                              const std::function<void(int64_t, int64_t)>&);
 FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -11,6 +11,7 @@
 
 #include "fairway/base/arena.h"
 #include "fairway/base/tensor.h"
+#include "fairway/comm/process_group.h"
 #include "fairway/device/device.h"
 #include "fairway/model/model.h"
 #include "fairway/quant/config.h"
@@ -81,12 +82,14 @@ class Calibration {
   typename Device::Buffer sums_, memory_;
 };
 
-// All of it, on windows drawn from `text`, divided by n. `progress`, if given, hears of each batch
-// done.
+// All of it, on windows drawn from `text`, divided by n. Collective: every rank takes its part of
+// the windows, and all get the sums over ranks; float32 sums in another order, so the last bits
+// depend on how many ranks there are. `progress`, if given, hears how many of this rank's windows
+// are done.
 template <class Device, class T>
 Hessians calibrate(Device& device, const ModelConfig& config, const Weights<const T>& weights,
-                   const TokenStream& text, const QuantConfig& quant,
-                   const std::function<void(int done, int of)>& progress = {});
+                   const TokenStream& text, const QuantConfig& quant, ProcessGroup& group,
+                   const std::function<void(int64_t done, int64_t of)>& progress = {});
 
 // Tokens that a device takes through the model together.
 template <class Device, class T>

@@ -173,18 +173,22 @@ fs::path checkpoint_path(const fs::path& directory, int64_t step) {
   return directory / fmt::format("step_{:08}.safetensors", step);
 }
 
+int64_t checkpoint_step(const fs::path& path) {
+  const std::string name = path.filename().string();
+  const std::string_view prefix = "step_", suffix = ".safetensors";
+  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return -1;
+  int64_t step = 0;
+  const char* end = name.data() + name.size() - suffix.size();
+  const auto result = std::from_chars(name.data() + prefix.size(), end, step);
+  return result.ec == std::errc{} && result.ptr == end ? step : -1;
+}
+
 std::vector<fs::path> find_checkpoints(const fs::path& directory) {
   std::vector<std::pair<int64_t, fs::path>> found;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const std::string name = entry.path().filename().string();
-    int64_t step = 0;
-    const std::string_view prefix = "step_", suffix = ".safetensors";
-    if (!name.starts_with(prefix) || !name.ends_with(suffix)) continue;
-    const char* end = name.data() + name.size() - suffix.size();
-    const auto result = std::from_chars(name.data() + prefix.size(), end, step);
-    if (result.ec == std::errc{} && result.ptr == end) found.emplace_back(step, entry.path());
-  }
+  for (const auto& entry : fs::directory_iterator(directory, error))
+    if (const int64_t step = checkpoint_step(entry.path()); step >= 0)
+      found.emplace_back(step, entry.path());
   std::sort(found.begin(), found.end());
   std::vector<fs::path> paths;
   paths.reserve(found.size());

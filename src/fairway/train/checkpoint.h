@@ -63,6 +63,8 @@ RunPosition load_checkpoint(
 
 // The checkpoints of a run directory: DIR/step_00000100.safetensors and so on, by step.
 std::filesystem::path checkpoint_path(const std::filesystem::path& directory, int64_t step);
+// The step in such a name; -1 if it is none.
+int64_t checkpoint_step(const std::filesystem::path& path);
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& directory);
 
 // Deletes all but the `keep` newest.

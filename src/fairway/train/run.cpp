@@ -1,9 +1,11 @@
 #include "fairway/train/run.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <system_error>
@@ -11,6 +13,7 @@
 
 #include "fairway/base/check.h"
 #include "fairway/base/fields.h"
+#include "fairway/comm/rank_device.h"
 #include "fairway/data/loader.h"
 #include "fairway/data/shard.h"
 #include "fairway/optim/schedule.h"
@@ -63,16 +66,6 @@ RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards
   return identity;
 }
 
-// Host values of a tensor of the trainer's device; `copy` holds them where they are elsewhere.
-template <class Device>
-std::span<const float> host_values(Device& device, Tensor<float> t, std::vector<float>& copy) {
-  const auto n = static_cast<size_t>(t.size());
-  if constexpr (std::is_same_v<Device, CpuDevice>) return {t.data, n};
-  copy.resize(n);
-  device.download(copy.data(), t.data, n * sizeof(float));
-  return copy;
-}
-
 std::string description(const CpuDevice& device) {
   return fmt::format("{} thread{}", device.threads(), device.threads() == 1 ? "" : "s");
 }
@@ -85,20 +78,26 @@ const std::string& description(const CudaDevice& device) {
 template <class Device, class T>
 class Run {
  public:
-  Run(Device& device, const TrainRun& run)
+  Run(Device& device, const TrainRun& run, ProcessGroup& group)
       : run_(run),
+        group_(group),
         checkpoints_(run.out / "checkpoints"),
         shards_(find_shards(run.data.train)),
         identity_(identity_of(run, shards_)),
-        device_(device),
-        progress_(run.log, run.train.log_every),
-        trainer_(device_, run.model, run.optim, run.train),
-        loader_(shards_, loader_options(run)) {
-    prepare_directory();
-    progress_.line(fmt::format("model: {:.2f} M parameters; memory: {:.0f} MiB; {}",
-                               static_cast<double>(num_params(run.model)) * 1e-6,
+        progress_(group.root() ? run.log : nullptr, run.train.log_every),
+        trainer_(device, run.model, run.optim, run.train, &group),
+        loader_(shards_, loader_options()) {
+    if (group_.root()) prepare_directory();
+    const std::string ranks =
+        group_.size() == 1 ? "" : fmt::format("{} ranks, each ", group_.size());
+    progress_.line(fmt::format("model: {:.2f} M parameters; {}memory: {:.0f} MiB; {}",
+                               static_cast<double>(num_params(run.model)) * 1e-6, ranks,
                                static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-                               description(device_)));
+                               description(device)));
+    if (run.train.micro_steps % group_.size() != 0)
+      progress_.line(fmt::format(
+          "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",
+          run.train.micro_steps, group_.size()));
     if (run.memory_report) progress_.line(trainer_.memory_report());
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
@@ -107,12 +106,13 @@ class Run {
   TrainSummary train() {
     const fs::path model = run_.out / "model.safetensors";
     double loss = std::numeric_limits<double>::quiet_NaN();
-    if (finished() && fs::exists(model)) {
+    if (finished() && group_.broadcast(fs::exists(model))) {
       progress_.line(fmt::format("already trained for {} steps: nothing to do", position_.step));
     } else {
       if (!finished()) loss = loop();
-      std::vector<float> copy;
-      save_model(model, run_.model, host_values(device_, trainer_.optim_state().ema, copy).data());
+      std::vector<float> ema;
+      trainer_.download_state("ema", ema);
+      if (group_.root()) save_model(model, run_.model, ema.data());
       progress_.line(fmt::format("{} steps in {:.1f} s: {}", position_.step, position_.elapsed,
                                  model.string()));
     }
@@ -120,15 +120,16 @@ class Run {
   }
 
  private:
-  static LoaderOptions loader_options(const TrainRun& run) {
+  LoaderOptions loader_options() const {
     LoaderOptions options;
-    options.tokens = run.train.micro_batch_tokens();
-    options.max_doc_len = run.model.max_doc_len;
-    options.bos = run.data.bos;
-    options.rank = 0;
-    options.world = 1;
-    options.vocab_size = run.model.vocab_size;
-    options.bucket = run.data.cu_seqlens_bucket;
+    options.tokens = run_.train.micro_batch_tokens();
+    options.max_doc_len = run_.model.max_doc_len;
+    options.bos = run_.data.bos;
+    options.rank = group_.rank();
+    options.world = group_.size();
+    options.micro_steps = run_.train.micro_steps;
+    options.vocab_size = run_.model.vocab_size;
+    options.bucket = run_.data.cu_seqlens_bucket;
     return options;
   }
 
@@ -145,34 +146,42 @@ class Run {
 
   bool resume() {
     const auto found = find_checkpoints(checkpoints_);
-    if (found.empty()) return false;
-    std::vector<std::pair<std::string, int64_t>> expected;
-    std::map<std::string, Tensor<float>> tensors;
-    trainer_.for_each_state([&](const char* name, Tensor<float> t) {
-      expected.emplace_back(name, t.size());
-      tensors[name] = t;
-    });
-    position_ =
-        load_checkpoint(found.back(), identity_, expected,
-                        [&](const std::string& name, std::span<const float> values) {
-                          device_.upload(tensors[name].data, values.data(), values.size_bytes());
-                        });
-    trainer_.state_changed();
+    // Rank 0 says which: another rank's view of the directory may be older.
+    const int64_t step = group_.broadcast(found.empty() ? -1 : checkpoint_step(found.back()));
+    if (step < 0) return false;
+    const fs::path newest = checkpoint_path(checkpoints_, step);
+    position_ = load_checkpoint(newest, identity_, trainer_.state_sizes(),
+                                [&](const std::string& name, std::span<const float> values) {
+                                  trainer_.upload_state(name, values);
+                                });
     loader_.seek(position_.data);
     progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
-                               found.back().string(), position_.step, position_.elapsed));
+                               newest.string(), position_.step, position_.elapsed));
     return true;
   }
 
   void checkpoint() {
     std::vector<CheckpointTensor> tensors;
-    std::map<std::string, std::vector<float>> copies;
-    trainer_.for_each_state([&](const char* name, Tensor<float> t) {
-      tensors.push_back({name, host_values(device_, t, copies[name])});
-    });
+    std::map<std::string, std::vector<float>> state;
+    for (const auto& [name, size] : trainer_.state_sizes()) {
+      trainer_.download_state(name, state[name]);
+      tensors.push_back({name, state[name]});
+    }
+    saved_at_ = position_.elapsed;
+    if (!group_.root()) return;
     save_checkpoint(checkpoint_path(checkpoints_, position_.step), position_, identity_, tensors);
     prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
-    saved_at_ = position_.elapsed;
+  }
+
+  // What rank 0's clock says and whether any rank was asked to stop: the same on all.
+  struct Agreement {
+    double elapsed = 0;
+    bool interrupted = false;
+  };
+  Agreement agree(double elapsed, bool interrupted) {
+    std::array<double, 2> sums{group_.root() ? elapsed : 0, interrupted ? 1.0 : 0.0};
+    group_.sum(sums);
+    return {sums[0], sums[1] > 0};
   }
 
   double cap() const {
@@ -189,7 +198,8 @@ class Run {
 
   // Trains until finished; returns the last step's loss.
   double loop() {
-    MetricsLog metrics(run_.out / "metrics.jsonl", position_.step);
+    std::optional<MetricsLog> metrics;
+    if (group_.root()) metrics.emplace(run_.out / "metrics.jsonl", position_.step);
     const InterruptGuard interrupt;
     const double elapsed_before = position_.elapsed;
     const auto start = Clock::now();
@@ -205,7 +215,8 @@ class Run {
       if (!std::isfinite(result->loss) || !std::isfinite(result->grad_norm))
         stop_not_finite(*result);
 
-      const double now = elapsed_before + seconds_since(start), seconds = now - position_.elapsed;
+      const Agreement agreed = agree(elapsed_before + seconds_since(start), interrupt.requested());
+      const double now = agreed.elapsed, seconds = now - position_.elapsed;
       position_.elapsed = now;
       ++position_.step;
       position_.data = loader_.position();
@@ -213,13 +224,14 @@ class Run {
       const double tokens = static_cast<double>(run_.train.batch_tokens);
       const StepRecord record{plan.step,        loss, plan.lr_factor, result->grad_norm,
                               tokens / seconds, now,  plan.looped};
-      metrics.write(record);
+      if (metrics) metrics->write(record);
       step_seconds = step_seconds == 0 ? seconds : 0.9 * step_seconds + 0.1 * seconds;
       double left = static_cast<double>(run_.train.steps - position_.step) * step_seconds;
       if (cap() > 0) left = std::min(left, cap() - now);
       progress_.step(record, run_.train.steps, left);
 
       if (checkpoint_due() || finished()) checkpoint();
+      if (agreed.interrupted && !finished()) stop_interrupted();
     }
     return loss;
   }
@@ -243,10 +255,10 @@ class Run {
   }
 
   const TrainRun& run_;
+  ProcessGroup& group_;
   fs::path checkpoints_;
   std::vector<fs::path> shards_;
   RunIdentity identity_;
-  Device& device_;
   ProgressLog progress_;
   Trainer<Device, T> trainer_;
   TrainLoader loader_;
@@ -260,10 +272,21 @@ TrainSummary train(const TrainRun& run) {
   run.model.validate();
   run.optim.validate();
   run.train.validate();
+  const auto alone = make_single_process();
+  ProcessGroup& group = run.group ? *run.group : *alone;
+  if (run.train.micro_steps < group.size())
+    usage_fail(
+        "[train] micro_steps = {}: fewer than the {} ranks, each of which needs micro-batches of "
+        "its "
+        "own; raise micro_steps or start fewer ranks",
+        run.train.micro_steps, group.size());
   const DeviceChoice choice{run.train.device, run.train.threads, run.train.matmul_precision};
-  return with_device(choice, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
-    return Run<Device, T>(device, run).train();
-  });
+  return with_device(for_rank(choice, group),
+                     [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+                       const TrainSummary summary = Run<Device, T>(device, run, group).train();
+                       group.broadcast(true);  // rank 0 has written all files
+                       return summary;
+                     });
 }
 
 }  // namespace fairway

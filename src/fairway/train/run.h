@@ -4,14 +4,16 @@
 // RUN/checkpoints/           the last few checkpoints (checkpoint.h)
 // RUN/model.safetensors      the moving average of the weights, written at the end
 //
-// A directory that holds checkpoints is continued from the newest one; with step schedules the
-// result is bit for bit that of a run that never stopped.
+// A directory that holds checkpoints is continued from the newest one, at any number of ranks; with
+// step schedules and the same number the result is bit for bit that of a run that never stopped.
+// Rank 0 writes all files; every rank reads the shards, and the checkpoint it continues from.
 #pragma once
 
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/data/config.h"
 #include "fairway/model/config.h"
 #include "fairway/optim/config.h"
@@ -24,10 +26,11 @@ struct TrainRun {
   DataConfig data;
   OptimConfig optim;
   TrainConfig train;
-  std::filesystem::path out;   // RUN; made if it does not exist
-  bool restart = false;        // delete what an earlier run left there instead of continuing it
-  bool memory_report = false;  // print the memory taken, by name
-  std::FILE* log = stdout;     // null: quiet
+  std::filesystem::path out;      // RUN; made if it does not exist
+  bool restart = false;           // delete what an earlier run left there instead of continuing it
+  bool memory_report = false;     // print the memory taken, by name
+  std::FILE* log = stdout;        // null: quiet
+  ProcessGroup* group = nullptr;  // the ranks that train together; null: this process alone
 };
 
 struct TrainSummary {
@@ -37,8 +40,9 @@ struct TrainSummary {
   std::filesystem::path model;
 };
 
-// Throws Error when the loss or its gradient stops being finite (nothing is saved then: the last
-// checkpoint stays), and on SIGINT or SIGTERM, after a checkpoint: the same call continues from it.
+// Collective. Throws UsageError for more ranks than micro-batches; Error when the loss or its
+// gradient stops being finite (nothing is saved then: the last checkpoint stays), and on SIGINT or
+// SIGTERM, after a checkpoint: the same call continues from it.
 TrainSummary train(const TrainRun& run);
 
 }  // namespace fairway

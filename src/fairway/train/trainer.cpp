@@ -1,7 +1,9 @@
 #include "fairway/train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "fairway/base/check.h"
@@ -30,15 +32,18 @@ PackedBatch synthetic_batch(const ModelConfig& model, int64_t rows) {
 
 template <class Device, class T>
 Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const OptimConfig& optim,
-                            const TrainConfig& train)
+                            const TrainConfig& train, ProcessGroup* group)
     : device_(device),
+      alone_(group ? nullptr : make_single_process()),
+      group_(group ? *group : *alone_),
       model_(model),
       optim_(optim),
       train_(train),
       plain_(model, false),
       looped_(model, true),
       rows_(train.micro_batch_tokens()),
-      accumulation_(train.micro_steps) {
+      micro_steps_(train.micro_steps),
+      sharding_(model, make_communicator(device, group_)) {
   Arena dry;
   lay_out(dry);
   report_ = dry.report();
@@ -47,7 +52,7 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
   lay_out(arena);
   host_nll_.resize(static_cast<size_t>(rows_));
   const std::vector<float> mean(static_cast<size_t>(rows_),
-                                1.0f / static_cast<float>(rows_ * accumulation_));
+                                1.0f / static_cast<float>(rows_ * micro_steps_));
   device_.upload(d_nll_.data, mean.data(), mean.size() * sizeof(float));
 }
 
@@ -58,7 +63,7 @@ void Trainer<Device, T>::lay_out(Arena& arena) {
   gradients_ = arena.take<float>("gradients", {flat});
   if constexpr (!std::is_same_v<T, float>)
     matrices_ = arena.take<T>("matrices for products", {matrices_size(model_)});
-  state_ = take_optim_state(model_, arena);
+  state_ = take_optim_state(sharding_.shard(), arena);
   inputs_ = arena.take<int32_t>("batch", {rows_});
   targets_ = arena.take<int32_t>("batch", {rows_});
   // Each token may start a segment, and the list is padded to a multiple of at most its own length.
@@ -66,9 +71,9 @@ void Trainer<Device, T>::lay_out(Arena& arena) {
   nll_ = arena.take<float>("nll", {rows_});
   d_nll_ = arena.take<float>("nll", {rows_});
 
-  const size_t scratch =
-      std::max({scratch_bytes<T>(plain_, rows_, rows_, true),
-                scratch_bytes<T>(looped_, rows_, rows_, true), optim_scratch_bytes(model_)});
+  const size_t scratch = std::max({scratch_bytes<T>(plain_, rows_, rows_, true),
+                                   scratch_bytes<T>(looped_, rows_, rows_, true),
+                                   optim_scratch_bytes(sharding_.shard())});
   scratch_ = arena.take<std::byte>("scratch", {static_cast<int64_t>(scratch)});
 
   // Both routes use the same memory; the looped one is the longer.
@@ -87,9 +92,7 @@ void Trainer<Device, T>::warm_up(int micro_steps) {
   for (int i = 0; i < micro_steps; ++i) {
     device_.zero(gradients_.data, static_cast<size_t>(gradients_.size()) * sizeof(float));
     micro_step(i % 2 == 0, batch);
-    const Arena scratch(scratch_.data, static_cast<size_t>(scratch_.size()));
-    optimizer_step(device_, model_, optim_, 0, 1.0, weights_.data, gradients_.data, state_,
-                   scratch);
+    update({});
   }
   for_each_state([&](const char*, Tensor<float> t) {
     device_.zero(t.data, static_cast<size_t>(t.size()) * sizeof(float));
@@ -98,13 +101,11 @@ void Trainer<Device, T>::warm_up(int micro_steps) {
 
 template <class Device, class T>
 void Trainer<Device, T>::init() {
-  const size_t bytes = static_cast<size_t>(weights_.size()) * sizeof(float);
   std::vector<float> host(static_cast<size_t>(weights_.size()));
-  CpuDevice cpu(train_.threads);
+  CpuDevice cpu(train_.threads > 0 ? train_.threads : group_.local_threads());
   init_weights(cpu, model_, train_.seed, host.data());
-  device_.upload(weights_.data, host.data(), bytes);
-  device_.upload(state_.ema.data, host.data(), bytes);
-  round_weights();
+  upload_state("weights", host);
+  upload_state("ema", host);
 }
 
 template <class Device, class T>
@@ -149,29 +150,148 @@ double Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
 }
 
 template <class Device, class T>
+int Trainer<Device, T>::own_micro_steps() const {
+  return (micro_steps_ - group_.rank() + group_.size() - 1) / group_.size();
+}
+
+template <class Device, class T>
 std::optional<StepResult> Trainer<Device, T>::step(const StepPlan& plan, const NextBatch& next,
                                                    const Cancelled& cancelled) {
   device_.zero(gradients_.data, static_cast<size_t>(gradients_.size()) * sizeof(float));
-  StepResult result;
-  double sum = 0;
-  for (int i = 0; i < accumulation_; ++i) {
-    if (cancelled && cancelled()) return std::nullopt;
-    sum += micro_step(plan.looped, next());
+  double nll = 0;
+  for (int i = 0; i < own_micro_steps(); ++i) {
+    if (cancelled && group_.size() == 1 && cancelled()) return std::nullopt;
+    nll += micro_step(plan.looped, next());
   }
-  result.loss = sum / static_cast<double>(rows_ * accumulation_);
+  return update(plan, nll);
+}
 
-  if (optim_.clip_mode == ClipMode::global) reduce_gradients();
-  result.grad_norm = grad_norm(device_, gradients_.size(), gradients_.data);
+// Of gradients that have been summed over ranks: each rank knows its slices, and all know the rest.
+template <class Device, class T>
+double Trainer<Device, T>::global_grad_norm() {
+  if (group_.size() == 1) return grad_norm(device_, gradients_.size(), gradients_.data);
+  const Shard& shard = sharding_.shard();
+  double squares = 0;
+  const auto add = [&](int64_t begin, int64_t n) {
+    squares += std::pow(grad_norm(device_, n, gradients_.data + begin), 2);
+  };
+  for (const BankSlice& b : shard.banks) add(b.own(), b.count * b.matrix());
+  if (group_.root()) add(shard.rest_flat, shard.rest_size);
+  group_.sum(std::span(&squares, 1));
+  return std::sqrt(squares);
+}
+
+// Gradients are sums of d(nll)/(tokens of the step), over micro-batches and then over ranks: means
+// over the step's tokens in the end. A rank's own mean, which per-rank clipping is about, is its
+// sum times M over its micro-batches.
+template <class Device, class T>
+StepResult Trainer<Device, T>::update(const StepPlan& plan, double nll) {
+  const bool global = optim_.clip_mode == ClipMode::global;
+  double norm = 0;
+  if (global) {
+    sharding_.start_reduce(gradients_.data);
+    sharding_.wait_reduced();
+    norm = global_grad_norm();
+  } else {
+    norm = grad_norm(device_, gradients_.size(), gradients_.data) *
+           (static_cast<double>(micro_steps_) / own_micro_steps());
+  }
+  std::array<double, 2> sums{nll, norm};  // what is not finite on one rank becomes so on all
+  group_.sum(sums);
+  const StepResult result{.loss = sums[0] / static_cast<double>(rows_ * micro_steps_),
+                          .grad_norm = sums[1] / group_.size()};
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return result;
   if (optim_.clip_norm > 0)
-    clip_grad(device_, gradients_.size(), gradients_.data, result.grad_norm, optim_.clip_norm);
-  if (optim_.clip_mode == ClipMode::per_rank) reduce_gradients();
+    clip_grad(device_, gradients_.size(), gradients_.data, norm, optim_.clip_norm);
+  if (!global) sharding_.start_reduce(gradients_.data);
 
   const Arena scratch(scratch_.data, static_cast<size_t>(scratch_.size()));
   optimizer_step(device_, model_, optim_, plan.step, plan.lr_factor, weights_.data, gradients_.data,
-                 state_, scratch);
+                 state_, sharding_, scratch);
   round_weights();
   return result;
+}
+
+template <class Device, class T>
+Tensor<float> Trainer<Device, T>::state_tensor(const std::string& name) const {
+  Tensor<float> found;
+  for_each_state([&](const char* candidate, Tensor<float> t) {
+    if (candidate == name) found = t;
+  });
+  check(found.data != nullptr, "Trainer: no such state");
+  return found;
+}
+
+namespace {
+
+bool is_sharded(const std::string& name) {
+  return name == "momentum" || name == "ema";
+}
+
+// Elements of a tensor over all ranks, `own` of them in this one's.
+int64_t whole_size(const ModelConfig& model, const std::string& name, int64_t own) {
+  const Shard whole(model, 0, 1);
+  return name == "momentum" ? whole.bank_elements : name == "ema" ? whole.size() : own;
+}
+
+// f(offset in the whole tensor, offset in the shard's, elements) for each part of it that a shard
+// keeps; `size` is the shard's.
+template <class F>
+void for_each_part(const Shard& shard, int64_t size, F&& f) {
+  for (const OwnRun& run : shard.runs()) {
+    const int64_t n = std::min(run.size, size - run.state);
+    if (n > 0) f(run.flat, run.state, n);
+  }
+}
+
+}  // namespace
+
+template <class Device, class T>
+std::vector<std::pair<std::string, int64_t>> Trainer<Device, T>::state_sizes() const {
+  std::vector<std::pair<std::string, int64_t>> sizes;
+  for_each_state([&](const char* name, Tensor<float> t) {
+    sizes.emplace_back(name, whole_size(model_, name, t.size()));
+  });
+  return sizes;
+}
+
+template <class Device, class T>
+void Trainer<Device, T>::download_state(const std::string& name, std::vector<float>& values) {
+  const Tensor<float> own = state_tensor(name);
+  const bool gathered = is_sharded(name) && group_.size() > 1;
+  if (!gathered && !group_.root()) return;
+  std::vector<float> part;
+  std::vector<float>& here = gathered ? part : values;
+  here.resize(static_cast<size_t>(own.size()));
+  device_.download(here.data(), own.data, here.size() * sizeof(float));
+  if (!gathered) return;
+
+  const auto all = group_.gather(std::as_bytes(std::span(part)));
+  if (!group_.root()) return;
+  values.assign(static_cast<size_t>(whole_size(model_, name, own.size())), 0.0f);
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const auto& bytes = all[static_cast<size_t>(rank)];
+    for_each_part(
+        Shard(model_, rank, group_.size()), static_cast<int64_t>(bytes.size() / sizeof(float)),
+        [&](int64_t to, int64_t from, int64_t n) {
+          std::memcpy(values.data() + to, bytes.data() + static_cast<size_t>(from) * sizeof(float),
+                      static_cast<size_t>(n) * sizeof(float));
+        });
+  }
+}
+
+template <class Device, class T>
+void Trainer<Device, T>::upload_state(const std::string& name, std::span<const float> values) {
+  const Tensor<float> own = state_tensor(name);
+  const auto upload = [&](int64_t from, int64_t to, int64_t n) {
+    check(from + n <= std::ssize(values), "Trainer: state of another size");
+    device_.upload(own.data + to, values.data() + from, static_cast<size_t>(n) * sizeof(float));
+  };
+  if (is_sharded(name))
+    for_each_part(sharding_.shard(), own.size(), upload);
+  else
+    upload(0, 0, own.size());
+  if (name == "weights") round_weights();
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T) template class Trainer<Device, T>;

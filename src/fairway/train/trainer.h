@@ -1,13 +1,18 @@
-// The state of a training run in memory, and one step of it. What surrounds the steps (clock, log,
-// checkpoints) is train/run.h.
+// The state of a training run in memory, and one step of it, on one rank or on several together.
+// What surrounds the steps (clock, log, checkpoints) is train/run.h.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "fairway/base/arena.h"
+#include "fairway/comm/process_group.h"
 #include "fairway/data/loader.h"
 #include "fairway/device/device.h"
 #include "fairway/model/model.h"
@@ -34,8 +39,10 @@ template <class Device, class T = float>
 class Trainer {
  public:
   // Takes all memory at once; weights and state are zero until init() or a checkpoint fills them.
+  // The ranks of `group` (null: this process alone) train one model together: what follows is then
+  // collective, and none of it may throw on some ranks alone.
   Trainer(Device& device, const ModelConfig& model, const OptimConfig& optim,
-          const TrainConfig& train);
+          const TrainConfig& train, ProcessGroup* group = nullptr);
 
   // Runs `micro_steps` steps of one micro-batch each on synthetic tokens, on both routes in turn,
   // so that whatever is done once (kernels made, pages touched) is done; then everything is zero
@@ -45,27 +52,33 @@ class Trainer {
   // Weights from the seed; the moving average starts at them.
   void init();
 
-  // One optimizer step on the mean gradient of the step's micro-batches, each from `next`. If
-  // `cancelled` says so between micro-batches, nothing: weights and state are as before. A loss or
-  // gradient that is not finite comes back in the result, also with weights and state as before.
+  // One optimizer step on the mean gradient of the step's micro-batches, of which `next` gives this
+  // rank's: every P-th. If `cancelled` says so between micro-batches, nothing: weights and state
+  // are as before (one process alone can be cancelled, not one rank of several). A loss or gradient
+  // that is not finite comes back in the result, also with weights and state as before.
   using NextBatch = std::function<PackedBatch()>;
   using Cancelled = std::function<bool()>;
   std::optional<StepResult> step(const StepPlan& plan, const NextBatch& next,
                                  const Cancelled& cancelled = {});
 
-  // After a checkpoint has filled the state.
-  void state_changed() { round_weights(); }
+  // The second half of a step, on the gradients as they are: clipping, the sum over ranks, the
+  // optimizer. `nll` is the sum over this rank's tokens.
+  StepResult update(const StepPlan& plan, double nll = 0);
+
+  // Micro-batches of a step that are this rank's.
+  int own_micro_steps() const;
+
+  // The state of all ranks together, as a checkpoint holds it: the same tensors, and each of the
+  // same size, whatever the number of ranks.
+  std::vector<std::pair<std::string, int64_t>> state_sizes() const;
+  // `values` ← the tensor of that name, on rank 0; nothing elsewhere.
+  void download_state(const std::string& name, std::vector<float>& values);
+  // Every rank takes its part of the tensor. Not collective.
+  void upload_state(const std::string& name, std::span<const float> values);
 
   Tensor<float> weights() const { return weights_; }
-  Tensor<float> gradients() const { return gradients_; }  // of the last micro-batches
-  const OptimState& optim_state() const { return state_; }
-
-  // f(name, tensor) for each buffer that a checkpoint holds.
-  template <class F>
-  void for_each_state(F&& f) const {
-    f("weights", weights_);
-    for_each(state_, f);
-  }
+  Tensor<float> gradients() const { return gradients_; }    // of the last micro-batches
+  const OptimState& optim_state() const { return state_; }  // this rank's shard
 
   // Bytes taken, by name.
   const std::string& memory_report() const { return report_; }
@@ -77,16 +90,24 @@ class Trainer {
   void round_weights();
   Weights<const T> weights_of_products() const;
   double micro_step(bool looped, const PackedBatch& batch);
-  // The one place where ranks will meet: the mean of the gradients over them.
-  void reduce_gradients() {}
+  double global_grad_norm();
+  template <class F>
+  void for_each_state(F&& f) const {
+    f("weights", weights_);
+    for_each(state_, f);
+  }
+  Tensor<float> state_tensor(const std::string& name) const;
 
   Device& device_;
+  std::unique_ptr<ProcessGroup> alone_;  // where no group was given
+  ProcessGroup& group_;
   ModelConfig model_;
   OptimConfig optim_;
   TrainConfig train_;
   Network plain_, looped_;
-  int64_t rows_;  // tokens of a micro-batch
-  int accumulation_;
+  int64_t rows_;     // tokens of a micro-batch
+  int micro_steps_;  // micro-batches of a step, over all ranks
+  Sharding sharding_;
 
   typename Device::Buffer buffer_;
   std::string report_;
