@@ -11,15 +11,6 @@ namespace fairway::bench {
 
 namespace {
 
-std::string name_of(const CpuDevice&) {
-  return "CPU";
-}
-#if FAIRWAY_WITH_CUDA
-std::string name_of(const CudaDevice& device) {
-  return device.name();
-}
-#endif
-
 template <class Device, class T>
 Hessians sum_hessians(Device& device, const QuantizeOptions& o, const float* flat,
                       QuantizeFigures& f) {
@@ -48,7 +39,7 @@ Hessians sum_hessians(Device& device, const QuantizeOptions& o, const float* fla
   const double D = o.model.model_dim, F = o.model.mlp_dim();
   f.tokens = static_cast<double>(tokens * o.batches);
   f.hessian_flops = 2 * f.tokens * (net.slots() * (3 * D * D + F * F) + D * D);
-  f.device = name_of(device);
+  f.device = device.name();
   return hessians;
 }
 

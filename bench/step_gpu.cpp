@@ -2,21 +2,12 @@
 
 #include "documents.h"
 #include "fairway/ops/round_to.h"
+#include "fairway/plan/flops.h"
 #include "fairway/train/trainer.h"
 #include "machine.h"
 #include "timer.h"
 
 namespace fairway::bench {
-
-namespace {
-
-// Forward and backward: three products for each of the forward pass.
-double product_flops(const ModelConfig& c, int visits, double tokens) {
-  const double D = c.model_dim, kv = c.kv_dim(), F = c.mlp_dim(), V = c.vocab_size;
-  return 3 * 2 * tokens * (visits * (2 * D * D + 2 * D * kv + 2 * D * F) + D * V);
-}
-
-}  // namespace
 
 GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   GpuStepFigures f;
@@ -44,8 +35,9 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   f.visits = net.slots();
   f.step_seconds = median(steps);
   f.tokens_per_second = static_cast<double>(o.tokens) / f.step_seconds;
-  f.product_flops = product_flops(o.model, f.visits, static_cast<double>(o.tokens));
-  f.attention_flops = f.visits * 7 * 2.0 * attention_pairs(batch) * o.model.model_dim;
+  const Flops flops = training_flops(net, static_cast<double>(o.tokens), attention_pairs(batch));
+  f.product_flops = flops.products;
+  f.attention_flops = flops.attention;
   f.memory = memory_in_use(device);
   f.matmul_rate = matmul_rate(device);
   f.bandwidth = copy_bandwidth(device);

@@ -56,6 +56,7 @@ TttFigures run(Device& device, const TttOptions& o) {
 
   std::vector<float> nll(static_cast<size_t>(stream.size()));
   TttFigures f;
+  f.device = device.name();
   for (const Document& document : documents)
     for (int64_t c = 0; c < num_chunks(document, o.ttt.chunk_size); ++c)
       f.window_tokens +=
@@ -69,10 +70,8 @@ TttFigures run(Device& device, const TttOptions& o) {
             *make_single_process(), nll,
             [&](int64_t targets, double) { f.scored += static_cast<double>(targets); });
   f.seconds = seconds_now() - start;
-  if constexpr (std::is_same_v<Device, CpuDevice>) {
-    f.threads = device.threads();
-    f.product_share = (in_products() - before) / (f.threads * f.seconds);
-  }
+  if constexpr (std::is_same_v<Device, CpuDevice>)
+    f.product_share = (in_products() - before) / (device.threads() * f.seconds);
   return f;
 }
 

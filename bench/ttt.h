@@ -1,6 +1,8 @@
 // `fairway bench ttt`: test-time training on synthetic documents.
 #pragma once
 
+#include <string>
+
 #include "fairway/device/choose.h"
 #include "fairway/eval/config.h"
 #include "fairway/model/config.h"
@@ -17,7 +19,7 @@ struct TttOptions {
 };
 
 struct TttFigures {
-  int threads = 0;  // 0 on a GPU
+  std::string device;
   double seconds = 0;
   double scored = 0;         // targets
   double window_tokens = 0;  // rows that went through the network

@@ -47,7 +47,13 @@ bool on_gpu(const Options& o) {
   return device_of(o).kind == DeviceKind::cuda;
 }
 int64_t tokens_of(const Options& o) {
-  return o.tokens > 0 ? o.tokens : on_gpu(o) ? 98304 : 4096;
+  return o.tokens > 0 ? o.tokens : pass_tokens(device_of(o));
+}
+// What products read their inputs in.
+std::string_view products_in(const Options& o) {
+  const DeviceChoice choice = device_of(o);
+  if (choice.precision != MatmulPrecision::automatic) return enum_name(choice.precision);
+  return choice.kind == DeviceKind::cuda ? "bfloat16" : "float32";
 }
 
 void keep(const Options& o, const Json& json) {
@@ -70,7 +76,7 @@ void cpu_step(const Options& o) {
       "in matrix products    {:.1f}% of the threads' time\n"
       "their rate            {:.1f} GFLOP/s, {:.1f}% of oneDNN's {:.1f} on the same products\n"
       "buffers               {:.0f} MiB; peak of the process {:.0f} MiB\n",
-      tokens_of(o), f.visits, f.threads, o.precision, f.micro_seconds, f.tokens_per_second,
+      tokens_of(o), f.visits, f.threads, products_in(o), f.micro_seconds, f.tokens_per_second,
       f.optimizer_seconds, 100 * f.product_share, f.product_rate / kGiga,
       100 * f.product_rate / f.onednn_rate, f.onednn_rate / kGiga, f.buffers / kMebi,
       f.peak_memory / kMebi);
@@ -78,7 +84,7 @@ void cpu_step(const Options& o) {
   keep(o, {{"tokens", tokens_of(o)},
            {"visits", f.visits},
            {"threads", f.threads},
-           {"matmul_precision", o.precision},
+           {"matmul_precision", products_in(o)},
            {"micro_seconds", f.micro_seconds},
            {"tokens_per_second", f.tokens_per_second},
            {"optimizer_seconds", f.optimizer_seconds},
@@ -91,6 +97,9 @@ void cpu_step(const Options& o) {
 
 #if FAIRWAY_WITH_CUDA
 void gpu_step(const Options& o) {
+  if (products_in(o) != "bfloat16")
+    usage_fail("--matmul-precision {}: on a GPU 'bench step' measures bfloat16; leave it out",
+               o.precision);
   const auto f = bench::bench_step_gpu({.model = recipe_of(o).model,
                                         .tokens = tokens_of(o),
                                         .steps = o.steps > 0 ? o.steps : 20,
@@ -137,7 +146,7 @@ void ops(const Options& o) {
   const auto f = bench::bench_ops(
       {.model = recipe_of(o).model, .tokens = tokens_of(o), .device = device_of(o)});
   fmt::print("ceilings: copy {:.1f} GB/s, matrix products {:.1f} GFLOP/s ({})\n\n",
-             f.bandwidth / kGiga, f.rate / kGiga, on_gpu(o) ? "bfloat16" : o.precision);
+             f.bandwidth / kGiga, f.rate / kGiga, on_gpu(o) ? "bfloat16" : products_in(o));
   fmt::print("{:32} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "op", "ms", "GB/s", "GFLOP/s", "floor ms",
              "of it");
   Json list = Json::array();
@@ -166,15 +175,16 @@ void ttt(const Options& o) {
                                    .pass_tokens = tokens_of(o),
                                    .device = device_of(o)});
   fmt::print(
-      "{} documents of {} tokens, rank {}, chunks of {}, {} threads, {}\n"
+      "{} documents of {} tokens, rank {}, chunks of {}; {}, {}\n"
       "{:.0f} window tokens/s, {:.1f} targets/s, {:.1f}% of the threads' time in matrix products\n",
-      o.documents, o.doc_tokens, recipe.ttt.rank, recipe.ttt.chunk_size, f.threads, o.precision,
+      o.documents, o.doc_tokens, recipe.ttt.rank, recipe.ttt.chunk_size, f.device, products_in(o),
       f.window_tokens / f.seconds, f.scored / f.seconds, 100 * f.product_share);
-  keep(o, {{"window_tokens_per_second", f.window_tokens / f.seconds},
+  keep(o, {{"device", f.device},
+           {"matmul_precision", products_in(o)},
+           {"window_tokens_per_second", f.window_tokens / f.seconds},
            {"targets_per_second", f.scored / f.seconds},
            {"seconds", f.seconds},
-           {"product_share", f.product_share},
-           {"threads", f.threads}});
+           {"product_share", f.product_share}});
 }
 
 void quantize(const Options& o) {
@@ -192,10 +202,10 @@ void quantize(const Options& o) {
       "GPTQ      {:.2f} s ({} threads)\n"
       "coding    {:.2f} s, {:.0f} bytes\n",
       f.hessian_seconds, f.tokens, f.tokens / f.hessian_seconds,
-      f.hessian_flops / f.hessian_seconds / 1e12, f.device, o.precision, f.gptq_seconds, f.threads,
-      f.coding_seconds, f.artifact_bytes);
+      f.hessian_flops / f.hessian_seconds / 1e12, f.device, products_in(o), f.gptq_seconds,
+      f.threads, f.coding_seconds, f.artifact_bytes);
   keep(o, {{"device", f.device},
-           {"matmul_precision", o.precision},
+           {"matmul_precision", products_in(o)},
            {"threads", f.threads},
            {"tokens", f.tokens},
            {"hessian_seconds", f.hessian_seconds},
@@ -213,8 +223,10 @@ CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
       ->add_option("--recipe", o->recipe, "Take the model from this recipe (default: the record)")
       ->type_name("R.toml");
   command
-      ->add_option("--tokens", o->tokens,
-                   "Tokens of one packed buffer (default: 4096 on a CPU, 98304 on a GPU)")
+      ->add_option(
+          "--tokens", o->tokens,
+          "Tokens of one packed buffer (default: 4096 on a CPU; on a GPU 98304 in bfloat16, "
+          "49152 in float32)")
       ->check(CLI::PositiveNumber);
   command->add_option("--device", o->device, "auto (a GPU where there is one), cpu or cuda")
       ->capture_default_str();

@@ -71,6 +71,7 @@ int run(int argc, char** argv, ProcessGroup& group) {
   add_eval(app, group);
   add_run(app, group);
   add_inspect(app);
+  add_plan(app);
   add_bench(app);
   app.parse_complete_callback([&] { require_one_rank(app, group); });
 

@@ -28,6 +28,7 @@ TEST_F(Cli, HelpExplainsEveryCommand) {
                                {"eval"},
                                {"run"},
                                {"inspect"},
+                               {"plan"},
                                {"bench", "step"},
                                {"bench", "ops"},
                                {"bench", "ttt"},
@@ -90,6 +91,48 @@ TEST_F(Cli, WorkThatCannotBeDoneExitsWith1) {
   EXPECT_FALSE(fs::exists(at("m.fairway")));
 }
 
+TEST_F(Cli, PlanForetellsWithoutDataOrDevice) {
+  write_recipe(100);
+  const auto plan = [&](Words words) {
+    words.insert(words.begin(), {"plan", "--recipe", at("toy.toml"), "--train.micro_steps", "4"});
+    return fairway(words);
+  };
+  const Result one = plan({"--gpus", "2", "--json", at("plan.json")});
+  expect_done(one);
+  for (const char* shown : {"Muon momentum", "reduce-scatter", "with looping", "| efficiency |"})
+    EXPECT_NE(one.out.find(shown), std::string::npos) << shown << one.out;
+  const Json two = Json::parse(read_file(at("plan.json")))["plans"][0];
+  EXPECT_EQ(two["gpus"], 2);
+  EXPECT_EQ(two["micro_batches"], 2);
+  EXPECT_EQ(two["tokens"], 100 * 256);
+  int64_t memory = 0;
+  for (const auto& [name, bytes] : two["memory"].items()) memory += bytes.get<int64_t>();
+  EXPECT_EQ(two["memory_bytes"], memory);
+
+  // Several numbers: a line each, and figures of one's own.
+  const Result list = plan({"--gpus", "1-3,4", "--tokens-per-second", "1000,500", "--optimizer-ms",
+                            "5", "--json", at("plan.json")});
+  expect_done(list);
+  EXPECT_EQ(list.out.find("Muon momentum"), std::string::npos) << list.out;
+  const Json plans = Json::parse(read_file(at("plan.json")))["plans"];
+  ASSERT_EQ(plans.size(), 4u);
+  EXPECT_EQ(plans[2]["gpus"], 3);
+  EXPECT_NEAR(plans[0]["plain_step"]["seconds"], 0.256 + 0.005, 1e-9);
+  EXPECT_NEAR(plans[0]["looped_step"]["seconds"], 0.512 + 0.005, 1e-9);
+  EXPECT_NEAR(plans[2]["plain_step"]["compute_seconds"], 2 * 0.064, 1e-9);
+
+  expect_failed(plan({}), 2, "--gpus");
+  expect_failed(plan({"--gpus", "0"}), 2, "between 1 and 1024");
+  expect_failed(plan({"--gpus", "1-1025"}), 2, "between 1 and 1024");
+  expect_failed(plan({"--gpus", "4-2"}), 2, "backwards");
+  expect_failed(plan({"--gpus", "many"}), 2, "'many' is not an integer");
+  expect_failed(plan({"--gpus", "1,8"}), 2, "raise train.micro_steps to a multiple of 8");
+  expect_failed(plan({"--gpus", "2", "--train.batch_tokens", "255"}), 2, "batch_tokens = 255");
+  expect_failed(plan({"--gpus", "2", "--train.stesp=3"}), 2, "did you mean 'steps'?");
+  expect_failed(plan({"--gpus", "2", "--train.device=cpu"}), 2, "--tokens-per-second");
+  expect_failed(plan({"--gpus", "2", "--json", at("no/plan.json")}), 1, at("no/plan.json"));
+}
+
 TEST_F(Cli, OutputThatCannotBeWrittenIsAFailure) {
   build_data();
   const std::string inspect = "\"$0\" inspect " + at("shards/toy_val_000000.bin");
@@ -101,6 +144,30 @@ TEST_F(Cli, OutputThatCannotBeWrittenIsAFailure) {
                       " --tokenizer bytes --out " + at("full")),
                 1, at("full"));
   EXPECT_FALSE(fs::exists(at("full")));
+}
+
+// The program itself says whether there is a GPU: `auto` takes it then.
+TEST_F(Cli, AMissingGpuIsNamed) {
+  build_data();
+  write_recipe(1);
+  expect_done(fairway({"train", "--recipe", at("toy.toml"), "--out", at("cpu")}));
+  const Words step{"bench", "step",    "--recipe", at("toy.toml"), "--tokens",
+                   "64",    "--steps", "1",        "--device"};
+  const auto with = [](Words words, const std::string& last) {
+    words.push_back(last);
+    return words;
+  };
+  if (fairway(with(step, "auto")).out.rfind("64 tokens", 0) != 0) GTEST_SKIP() << "a GPU is here";
+  const std::string model = at("cpu/model.safetensors"), data = at("shards/toy_val_*.bin");
+  const std::string artifact = at("gpu.fairway");
+  expect_failed(fairway(with(step, "cuda")), 1, "--device cuda");
+  expect_failed(fairway({"eval", model, "--data", data, "--device", "cuda"}), 1, "--device cuda");
+  expect_failed(fairway({"quantize", model, "--calibration", data, "--tokenizer", "bytes", "--out",
+                         artifact, "--device", "cuda"}),
+                1, "--device cuda");
+  EXPECT_FALSE(fs::exists(artifact));
+  expect_failed(run_recipe("gpu", {"--train.device=cuda"}), 1, "--device cuda");
+  EXPECT_FALSE(fs::exists(at("gpu/model.safetensors")));
 }
 
 TEST_F(Cli, AnInterruptedBuildLeavesNothing) {

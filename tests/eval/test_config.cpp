@@ -33,7 +33,7 @@ TEST(EvalConfig, NamesTheImpossibleKey) {
   EXPECT_EQ(complaint<E>([](E& c) { c.stride = c.window + 1; }), "[eval] stride");
   EXPECT_EQ(complaint<E>([](E& c) { c.window = 0; }), "[eval] window");
   EXPECT_EQ(complaint<E>([](E& c) { c.max_docs = -1; }), "[eval] max_docs");
-  EXPECT_EQ(complaint<E>([](E& c) { c.pass_tokens = 0; }), "[eval] pass_tokens");
+  EXPECT_EQ(complaint<E>([](E& c) { c.pass_tokens = -1; }), "[eval] pass_tokens");
   EXPECT_EQ(complaint<T>([](T& c) { c.rank = 0; }), "[ttt] rank");
   EXPECT_EQ(complaint<T>([](T& c) { c.lr = -1; }), "[ttt] lr");
   EXPECT_EQ(complaint<T>([](T& c) { c.lr = std::numeric_limits<double>::quiet_NaN(); }),

@@ -42,8 +42,9 @@ TEST_P(EveryMode, ThreadsAndGroupingDoNotChangeABit) {
   auto tokens = golden_tokens();
   tokens.resize(260);
   EvalConfig eval = golden_eval(GetParam());
+  eval.pass_tokens = 50;
   const auto expected = nll_of(tokens, eval, golden_ttt(), 1);
-  for (const int64_t pass_tokens : {1, 100, 1 << 20})
+  for (const int64_t pass_tokens : {0, 1, 100, 1 << 20})  // 0: the device's own choice
     for (const int threads : {1, 3}) {
       eval.pass_tokens = pass_tokens;
       EXPECT_EQ(nll_of(tokens, eval, golden_ttt(), threads), expected)

@@ -84,6 +84,27 @@ TEST_P(Linear, RowsDoNotDependOnTheirNeighbours) {
     }
 }
 
+TEST_P(Linear, AddsToTheResidualAsWrittenOut) {
+  const Case& c = GetParam();
+  const int64_t rows = c.rows, in = c.in, out = c.out;
+  CpuDevice device(2, c.precision);
+  const auto x = random_doubles(rows * in, 0), w = random_doubles(out * in, 1),
+             residual = random_doubles(rows * out, 2);
+  const Owned<float> tx({rows, in}, x), tw({out, in}, w), tr({rows, out}, residual);
+  Owned<float> y({rows, out}, 9.0f), in_place({rows, out}, residual);
+  linear_add<float>(device, tx.cview(), tw.cview(), tr.cview(), y.view());
+  linear_add<float>(device, tx.cview(), tw.cview(), in_place.cview(), in_place.view());
+  Owned<double> want({rows, out}, residual);
+  for (int64_t t = 0; t < rows; ++t)
+    for (int64_t o = 0; o < out; ++o)
+      for (int64_t i = 0; i < in; ++i)
+        want[static_cast<size_t>(t * out + o)] +=
+            x[static_cast<size_t>(t * in + i)] * w[static_cast<size_t>(o * in + i)];
+  EXPECT_LE(difference(y, want).relative, tolerance(in));
+  EXPECT_TRUE(in_place.same_bits(y));
+  EXPECT_TRUE(y.intact() && in_place.intact());
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases, Linear,
                          ::testing::Values(Case{1, 8, 8, MatmulPrecision::float32},
                                            Case{17, 24, 40, MatmulPrecision::float32},

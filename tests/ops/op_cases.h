@@ -28,8 +28,9 @@ inline constexpr double kEps = 0x1p-23;
 // visit(name, case) for each; case(harness) runs the op and registers its outputs.
 template <class Visitor>
 void for_each_op_case(Visitor&& visit) {
-  // Rows and widths: one row, widths that vectors do not divide, the record's width.
-  for (const auto& [T, D] : {std::pair<int64_t, int64_t>{1, 8}, {37, 50}, {300, 64}, {700, 512}}) {
+  // Rows and widths: one row, widths that vectors do not divide, the record's width, a wide one.
+  for (const auto& [T, D] :
+       {std::pair<int64_t, int64_t>{1, 8}, {37, 50}, {300, 64}, {700, 512}, {70, 1544}}) {
     const auto named = [&, T = T, D = D](const char* op) {
       return std::string(op) + "_" + std::to_string(T) + "x" + std::to_string(D);
     };

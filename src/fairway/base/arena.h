@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fairway/base/tensor.h"
@@ -53,7 +54,9 @@ class Arena {
   size_t mark() const { return used_; }
   void release(size_t mark) { used_ = mark; }
 
-  // One line per name, largest first: bytes taken under that name.
+  // Bytes taken under each name by a dry arena, in the order of the names' first taking.
+  const std::vector<std::pair<std::string, size_t>>& names() const { return names_; }
+  // The same, one line per name, largest first.
   std::string report() const;
 
  private:

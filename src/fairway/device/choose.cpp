@@ -14,4 +14,10 @@ DeviceKind resolve(DeviceKind kind) {
   return DeviceKind::cpu;
 }
 
+int64_t pass_tokens(const DeviceChoice& choice) {
+  if (resolve(choice.kind) == DeviceKind::cpu) return kPassTokens<CpuDevice, float>;
+  return choice.precision == MatmulPrecision::float32 ? kPassTokens<CudaDevice, float>
+                                                      : kPassTokens<CudaDevice, bf16>;
+}
+
 }  // namespace fairway

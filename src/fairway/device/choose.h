@@ -27,6 +27,9 @@ struct DeviceChoice {
 // What `choice` comes to on this machine. Throws Error if a GPU is asked for and there is none.
 DeviceKind resolve(DeviceKind kind);
 
+// kPassTokens of the device and element type that with_device chooses.
+int64_t pass_tokens(const DeviceChoice& choice);
+
 // Calls f(device, std::type_identity<T>{}) with the chosen device and T the element type of
 // activations and matrices: bf16 on a GPU unless float32 is asked for; float on a CPU, whose
 // products round their inputs if bfloat16 is asked for.

@@ -25,6 +25,10 @@ CpuDevice::CpuDevice(int threads, MatmulPrecision precision)
 
 CpuDevice::~CpuDevice() = default;
 
+std::string CpuDevice::name() const {
+  return fmt::format("CPU, {} thread{}", threads_, threads_ == 1 ? "" : "s");
+}
+
 std::byte* CpuDevice::thread_scratch(int slot, size_t bytes) {
   HostBuffer& buffer =
       per_thread_[static_cast<size_t>(omp_get_thread_num())]->scratch[static_cast<size_t>(slot)];

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -40,6 +41,7 @@ class CpuDevice {
   CpuDevice(const CpuDevice&) = delete;
   CpuDevice& operator=(const CpuDevice&) = delete;
 
+  std::string name() const;  // "CPU, 2 threads"
   int threads() const { return threads_; }
   MatmulPrecision precision() const { return precision_; }
 

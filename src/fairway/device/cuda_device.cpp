@@ -35,8 +35,10 @@ CudaBuffer::CudaBuffer(size_t bytes) : bytes_(bytes) {
   if (status == cudaErrorMemoryAllocation) {
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    fail("the GPU has {} MiB of its {} MiB free, {} MiB are needed: use smaller micro-batches",
-         free >> 20, total >> 20, bytes >> 20);
+    fail(
+        "the GPU has {} MiB of its {} MiB free, {} MiB are needed: training takes less with more "
+        "train.micro_steps, evaluation with a smaller --pass-tokens",
+        free >> 20, total >> 20, bytes >> 20);
   }
   cuda_check(status, "allocating memory");
   data_.reset(static_cast<std::byte*>(p));

@@ -1,5 +1,9 @@
-// The devices and element types that whole runs (training, evaluation) exist for.
+// The devices and element types that whole runs (training, evaluation) exist for, and how much of a
+// run they do at a time.
 #pragma once
+
+#include <cstdint>
+#include <type_traits>
 
 #include "fairway/base/bf16.h"
 #include "fairway/device/cpu_device.h"
@@ -13,3 +17,13 @@
 #define FAIRWAY_FOR_CUDA_RUNS(X)
 #endif
 #define FAIRWAY_FOR_RUNS(X) X(CpuDevice, float) FAIRWAY_FOR_CUDA_RUNS(X)
+
+namespace fairway {
+
+// Tokens that it suits a device to take through a model together, where that is free.
+template <class Device, class T>
+constexpr int64_t kPassTokens = std::is_same_v<Device, CpuDevice> ? 4096
+                                : sizeof(T) == 2                  ? 98304
+                                                                  : 49152;
+
+}  // namespace fairway

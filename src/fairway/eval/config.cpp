@@ -22,8 +22,8 @@ void EvalConfig::validate() const {
   demand(window >= 1 && window <= kMostRows, "[eval] window", window, "between 1 and 2^24");
   demand(stride >= 1 && stride <= window, "[eval] stride", stride, "between 1 and window");
   demand(max_docs >= 0, "[eval] max_docs", max_docs, "0 (all) or more");
-  demand(pass_tokens >= 1 && pass_tokens <= kMostRows, "[eval] pass_tokens", pass_tokens,
-         "between 1 and 2^24");
+  demand(pass_tokens >= 0 && pass_tokens <= kMostRows, "[eval] pass_tokens", pass_tokens,
+         "between 0 (as many as suit the device) and 2^24");
 }
 
 void TttConfig::validate() const {

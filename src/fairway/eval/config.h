@@ -20,7 +20,7 @@ struct EvalConfig {
   int64_t window = 2048;
   int64_t max_docs = 0;
   bool loop = true;
-  int64_t pass_tokens = 4096;
+  int64_t pass_tokens = 0;
 
   // Throws UsageError naming the key whose value is impossible.
   void validate() const;
@@ -36,7 +36,8 @@ struct EvalConfig {
     f("max_docs", c.max_docs, "score only the first so many documents (0: all)");
     f("loop", c.loop, "run the looped layers as often as num_loops says");
     f("pass_tokens", c.pass_tokens,
-      "tokens in one forward pass: more memory for more speed, never another result");
+      "tokens in one forward pass (0: as many as suit the device): more memory for more speed, "
+      "never another result");
   }
 };
 

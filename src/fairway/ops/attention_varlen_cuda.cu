@@ -16,7 +16,11 @@ namespace {
 constexpr int64_t kLargest = int64_t{1} << 31;
 
 void check_shape(const AttentionShape& s) {
-  check(s.d >= 1 && s.d <= 256, "attention: head width outside 1..256");
+  check(s.d >= 1, "attention: head width below 1");
+  require(s.d <= 256,
+          "heads of width {} (model_dim / num_heads): attention on a GPU takes at most 256; choose "
+          "more num_heads, or run on the CPU",
+          s.d);
   check(s.K >= 1 && s.H >= s.K && s.H % s.K == 0, "attention: heads not a multiple of groups");
   check(s.T < kLargest && s.segments >= 0, "attention: too many rows");
 }

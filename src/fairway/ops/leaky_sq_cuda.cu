@@ -1,4 +1,5 @@
 #include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/elementwise_cuda.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 
 namespace fairway {
@@ -6,16 +7,15 @@ namespace fairway {
 namespace {
 
 // max(z, z/2) is z for z > 0 and z/2 below: no branch. The same for f'(z) = max(2z, z/2).
+__device__ float leaky_sq_of(float z) {
+  const float l = fmaxf(z, 0.5f * z);
+  return l * l;
+}
 struct LeakySq {
-  static constexpr int kInputs = 1;
-  __device__ float operator()(float z) const {
-    const float l = fmaxf(z, 0.5f * z);
-    return l * l;
-  }
+  __device__ void operator()(float z, float& f) const { f = leaky_sq_of(z); }
 };
 struct TimesSlope {
-  static constexpr int kInputs = 2;
-  __device__ float operator()(float d, float z) const { return d * fmaxf(2.0f * z, 0.5f * z); }
+  __device__ void operator()(float& d, float z) const { d *= fmaxf(2.0f * z, 0.5f * z); }
 };
 
 // A lane an element, a warp a word of signs.
@@ -25,7 +25,7 @@ __global__ __launch_bounds__(kRowThreads) void with_signs_kernel(int64_t n, bf16
   const float v = i < n ? load_one(z + i) : 0.0f;
   const uint32_t word = __ballot_sync(kAllLanes, v > 0.0f);
   if (signs != nullptr && i % kWarp == 0 && i < n) signs[i / kWarp] = word;
-  if (i < n) store_one(z + i, LeakySq{}(v));
+  if (i < n) store_one(z + i, leaky_sq_of(v));
 }
 
 __global__ __launch_bounds__(kRowThreads) void from_output_kernel(int64_t n, const bf16* f,
@@ -41,12 +41,12 @@ __global__ __launch_bounds__(kRowThreads) void from_output_kernel(int64_t n, con
 
 template <class T>
 void leaky_sq_values(CudaDevice& device, int64_t n, const T* z, T* f) {
-  run_elementwise<T>(device, z, z, f, n, LeakySq{}, "leaky_sq");
+  map_elements(device, "leaky_sq", n, LeakySq{}, z, Write<T>{f});
 }
 
 template <class T>
 void leaky_sq_backward(CudaDevice& device, int64_t n, const T* z, T* dz) {
-  run_elementwise<T>(device, dz, z, dz, n, TimesSlope{}, "leaky_sq_backward");
+  map_elements(device, "leaky_sq_backward", n, TimesSlope{}, dz, z);
 }
 
 void leaky_sq_with_signs(CudaDevice& device, int64_t n, bf16* z, uint32_t* signs) {

@@ -9,6 +9,8 @@ namespace fairway {
 namespace {
 
 constexpr int kWarps = kRowThreads / kWarp;
+// One warp's sums over rows, [2, D], fill the shared memory that every GPU gives a block.
+constexpr int64_t kWidest = (48 << 10) / static_cast<int64_t>(2 * sizeof(float));
 
 template <class T, int kVec, int kChunks>
 __global__ __launch_bounds__(kRowThreads) void mix_norm_kernel(const T* x, const T* x0,
@@ -58,14 +60,15 @@ struct Gradient {
   float* partials;  // [blocks, 2, D]
 };
 
-// du·, x, x0 and dx are read only where they are needed. kChunks > 0: sums in registers; 0: in
-// shared memory [kWarps, 2, D].
+// du, x, x0 and dx are read only where they are needed. kChunks > 0: sums in registers; 0: in
+// shared memory [warps of the block, 2, D].
 template <class T, int kVec, int kChunks, bool kDu, bool kAccumulate, bool kWithMix>
 __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient<T> p) {
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int64_t D = p.D, begin = blockIdx.x * p.rows_per_block;
   const int64_t end = begin + p.rows_per_block < p.rows ? begin + p.rows_per_block : p.rows;
   float* own = shared + static_cast<int64_t>(warp) * 2 * D;
@@ -74,7 +77,7 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient
     for_packs<kVec, kChunks>(D, lane, [&](int, int64_t j) {
       for (int i = 0; i < kVec; ++i) own[j + i] = own[D + j + i] = 0.0f;
     });
-  for (int64_t row = begin + warp; row < end; row += kWarps) {
+  for (int64_t row = begin + warp; row < end; row += warps) {
     const int64_t at = row * D;
     Pack<T, kVec> dn[kHeld], n[kHeld], du[kHeld], x[kHeld], x0[kHeld], dx[kHeld], dx0[kHeld];
     const auto fetch = [&](int c, int64_t j) {
@@ -164,9 +167,9 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient
         }
       });
     __syncthreads();
-    for (int64_t j = threadIdx.x; j < 2 * D; j += kRowThreads) {
+    for (int64_t j = threadIdx.x; j < 2 * D; j += blockDim.x) {
       float sum = 0;
-      for (int w = 0; w < kWarps; ++w) sum += shared[static_cast<int64_t>(w) * 2 * D + j];
+      for (int w = 0; w < warps; ++w) sum += shared[static_cast<int64_t>(w) * 2 * D + j];
       p.partials[static_cast<int64_t>(blockIdx.x) * 2 * D + j] = sum;
     }
   }
@@ -224,19 +227,25 @@ void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, bool ac
                 rows_per_partial(rows),
                 nullptr};
   const int64_t blocks = ceil_div(rows, p.rows_per_block);
-  const size_t shared = dmix ? static_cast<size_t>(kWarps * 2 * D) * sizeof(float) : 0;
-  check(shared <= size_t{48} << 10, "mix_norm_backward: rows wider than 768");
+  // As many warps as have room for their sums.
+  const int64_t warps = dmix ? std::min<int64_t>(kWarps, kWidest / D) : kWarps;
+  require(warps > 0,
+          "model_dim = {}: training on a GPU takes widths up to {}; choose a smaller one, or train "
+          "on the CPU",
+          D, kWidest);
+  const size_t shared = dmix ? static_cast<size_t>(warps * 2 * D) * sizeof(float) : 0;
   if (dmix)
     p.partials = reinterpret_cast<float*>(
         device.workspace(kRowSlot, static_cast<size_t>(blocks * 2 * D) * sizeof(float)));
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     constexpr int kChunks = decltype(chunks)::value <= 2 ? decltype(chunks)::value : 0;
-    with_switches(static_cast<bool>(in.du), accumulate_dx, static_cast<bool>(dmix),
-                  [&](auto du, auto accumulate, auto with_mix) {
-                    mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, decltype(du)::value,
-                                             decltype(accumulate)::value, decltype(with_mix)::value>
-                        <<<grid(blocks), kRowThreads, shared, device.stream()>>>(p);
-                  });
+    with_switches(
+        static_cast<bool>(in.du), accumulate_dx, static_cast<bool>(dmix),
+        [&](auto du, auto accumulate, auto with_mix) {
+          mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, decltype(du)::value,
+                                   decltype(accumulate)::value, decltype(with_mix)::value>
+              <<<grid(blocks), static_cast<unsigned>(warps * kWarp), shared, device.stream()>>>(p);
+        });
   });
   cuda_check_launch("mix_norm_backward");
   if (dmix) add_partials(device, p.partials, blocks, 2 * D, dmix.data);

@@ -1,4 +1,5 @@
 #include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/elementwise_cuda.h"
 #include "fairway/ops/residual.h"
 
 namespace fairway {
@@ -143,17 +144,14 @@ struct LaneJoinBackward {
 };
 
 struct Scale {
-  static constexpr int kInputs = 1;
   float factor;
-  __device__ float operator()(float x) const { return factor * x; }
+  __device__ void operator()(float x, float& y) const { y = factor * x; }
 };
 struct Add {
-  static constexpr int kInputs = 2;
-  __device__ float operator()(float a, float b) const { return a + b; }
+  __device__ void operator()(float x, float& y) const { y += x; }
 };
 struct Mean {
-  static constexpr int kInputs = 2;
-  __device__ float operator()(float a, float b) const { return 0.5f * (a + b); }
+  __device__ void operator()(float a, float b, float& y) const { y = 0.5f * (a + b); }
 };
 
 }  // namespace
@@ -214,18 +212,18 @@ void lane_join_backward(CudaDevice& device, const LaneJoin<T>& in, Tensor<T> d0,
 
 template <class T>
 void scale_to(CudaDevice& device, Tensor<const T> x, double factor, Tensor<T> y) {
-  run_elementwise<T>(device, x.data, x.data, y.data, x.size(), Scale{static_cast<float>(factor)},
-                     "scale_to");
+  map_elements(device, "scale_to", x.size(), Scale{static_cast<float>(factor)}, x.data,
+               Write<T>{y.data});
 }
 
 template <class T>
 void add(CudaDevice& device, Tensor<const T> x, Tensor<T> y) {
-  run_elementwise<T>(device, y.data, x.data, y.data, x.size(), Add{}, "add");
+  map_elements(device, "add", x.size(), Add{}, x.data, y.data);
 }
 
 template <class T>
 void mean_of(CudaDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> y) {
-  run_elementwise<T>(device, a.data, b.data, y.data, a.size(), Mean{}, "mean_of");
+  map_elements(device, "mean_of", a.size(), Mean{}, a.data, b.data, Write<T>{y.data});
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                     \

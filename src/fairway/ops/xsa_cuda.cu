@@ -296,7 +296,11 @@ void xsa_backward(CudaDevice& device, Tensor<const T> y2, Tensor<const T> v,
                 delta.data);
       });
   if (!launched) {
-    check(group <= kWarp, "xsa_backward: more than 32 query heads to a key/value head");
+    require(
+        group <= kWarp,
+        "num_heads / num_kv_heads = {}: exclusive attention on a GPU takes at most {}; choose more "
+        "num_kv_heads, or run on the CPU",
+        group, kWarp);
     xsa_backward_any_kernel<T><<<grid(ceil_div(items, kWarps)), kRowThreads, 0, stream>>>(
         y2.data, v.data, y_dot_v.data, rows, K, static_cast<int>(group), d, dy.data, dv.data,
         delta.data);

@@ -125,7 +125,8 @@ struct Calibration<Device, T>::Layout {
   Arena rest;
 };
 
-// Every visit's activations stay, as for a backward pass: its inputs are computed again from them.
+// Every visit's activations stay, as for a backward pass: they are the inputs of its matrices, but
+// for the hidden activation where z is kept.
 template <class Device, class T>
 typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& arena,
                                                                      int64_t tokens) const {
@@ -208,8 +209,7 @@ Hessians calibrate(Device& device, const ModelConfig& config, const Weights<cons
   for (const auto& batch : calibration_windows(text.size(), quant))
     windows.insert(windows.end(), batch.begin(), batch.end());
   const int64_t per_batch = std::ssize(windows) / quant.calibration_batches;
-  const int64_t together =
-      std::clamp<int64_t>(kCalibrationTokens<Device, T> / window, 1, per_batch);
+  const int64_t together = std::clamp<int64_t>(kPassTokens<Device, T> / window, 1, per_batch);
   const int64_t first = std::ssize(windows) * group.rank() / group.size();
   const int64_t last = std::ssize(windows) * (group.rank() + 1) / group.size();
   Calibration<Device, T> calibration(device, config, weights, together * window, window);

@@ -6,7 +6,6 @@
 #include <functional>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "fairway/base/arena.h"
@@ -90,11 +89,5 @@ template <class Device, class T>
 Hessians calibrate(Device& device, const ModelConfig& config, const Weights<const T>& weights,
                    const TokenStream& text, const QuantConfig& quant, ProcessGroup& group,
                    const std::function<void(int64_t done, int64_t of)>& progress = {});
-
-// Tokens that a device takes through the model together.
-template <class Device, class T>
-constexpr int64_t kCalibrationTokens = std::is_same_v<Device, CpuDevice> ? 4096
-                                       : sizeof(T) == 2                  ? 98304
-                                                                         : 49152;
 
 }  // namespace fairway

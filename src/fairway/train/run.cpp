@@ -66,15 +66,6 @@ RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards
   return identity;
 }
 
-std::string description(const CpuDevice& device) {
-  return fmt::format("{} thread{}", device.threads(), device.threads() == 1 ? "" : "s");
-}
-#if FAIRWAY_WITH_CUDA
-const std::string& description(const CudaDevice& device) {
-  return device.name();
-}
-#endif
-
 template <class Device, class T>
 class Run {
  public:
@@ -93,7 +84,7 @@ class Run {
     progress_.line(fmt::format("model: {:.2f} M parameters; {}memory: {:.0f} MiB; {}",
                                static_cast<double>(num_params(run.model)) * 1e-6, ranks,
                                static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-                               description(device)));
+                               device.name()));
     if (run.train.micro_steps % group_.size() != 0)
       progress_.line(fmt::format(
           "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",

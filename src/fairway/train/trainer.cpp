@@ -44,45 +44,17 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
       rows_(train.micro_batch_tokens()),
       micro_steps_(train.micro_steps),
       sharding_(model, make_communicator(device, group_)) {
-  Arena dry;
-  lay_out(dry);
-  report_ = dry.report();
-  buffer_ = device.allocate(dry.peak());
+  const auto lay_out = [&](Arena& arena) {
+    return take_trainer_buffers<T>(model_, train_, sharding_.shard(), arena);
+  };
+  lay_out(dry_run_);
+  buffer_ = device.allocate(dry_run_.peak());
   Arena arena(buffer_.data(), buffer_.bytes());
-  lay_out(arena);
+  b_ = lay_out(arena);
   host_nll_.resize(static_cast<size_t>(rows_));
   const std::vector<float> mean(static_cast<size_t>(rows_),
                                 1.0f / static_cast<float>(rows_ * micro_steps_));
-  device_.upload(d_nll_.data, mean.data(), mean.size() * sizeof(float));
-}
-
-template <class Device, class T>
-void Trainer<Device, T>::lay_out(Arena& arena) {
-  const int64_t flat = flat_size(model_);
-  weights_ = arena.take<float>("weights", {flat});
-  gradients_ = arena.take<float>("gradients", {flat});
-  if constexpr (!std::is_same_v<T, float>)
-    matrices_ = arena.take<T>("matrices for products", {matrices_size(model_)});
-  state_ = take_optim_state(sharding_.shard(), arena);
-  inputs_ = arena.take<int32_t>("batch", {rows_});
-  targets_ = arena.take<int32_t>("batch", {rows_});
-  // Each token may start a segment, and the list is padded to a multiple of at most its own length.
-  cu_seqlens_ = arena.take<int32_t>("batch", {2 * (rows_ + 1) + 64});
-  nll_ = arena.take<float>("nll", {rows_});
-  d_nll_ = arena.take<float>("nll", {rows_});
-
-  const size_t scratch = std::max({scratch_bytes<T>(plain_, rows_, rows_, true),
-                                   scratch_bytes<T>(looped_, rows_, rows_, true),
-                                   optim_scratch_bytes(sharding_.shard())});
-  scratch_ = arena.take<std::byte>("scratch", {static_cast<int64_t>(scratch)});
-
-  // Both routes use the same memory; the looped one is the longer.
-  const size_t mark = arena.mark();
-  if (!arena.dry()) {
-    acts_plain_ = take_acts<T>(model_, plain_.route, rows_, rows_, true, arena);
-    arena.release(mark);
-  }
-  acts_looped_ = take_acts<T>(model_, looped_.route, rows_, rows_, true, arena);
+  device_.upload(b_.d_nll.data, mean.data(), mean.size() * sizeof(float));
 }
 
 template <class Device, class T>
@@ -90,7 +62,7 @@ void Trainer<Device, T>::warm_up(int micro_steps) {
   if (micro_steps == 0) return;
   const PackedBatch batch = synthetic_batch(model_, rows_);
   for (int i = 0; i < micro_steps; ++i) {
-    device_.zero(gradients_.data, static_cast<size_t>(gradients_.size()) * sizeof(float));
+    device_.zero(b_.gradients.data, static_cast<size_t>(b_.gradients.size()) * sizeof(float));
     micro_step(i % 2 == 0, batch);
     update({});
   }
@@ -101,7 +73,7 @@ void Trainer<Device, T>::warm_up(int micro_steps) {
 
 template <class Device, class T>
 void Trainer<Device, T>::init() {
-  std::vector<float> host(static_cast<size_t>(weights_.size()));
+  std::vector<float> host(static_cast<size_t>(b_.weights.size()));
   CpuDevice cpu(train_.threads > 0 ? train_.threads : group_.local_threads());
   init_weights(cpu, model_, train_.seed, host.data());
   upload_state("weights", host);
@@ -111,15 +83,15 @@ void Trainer<Device, T>::init() {
 template <class Device, class T>
 void Trainer<Device, T>::round_weights() {
   if constexpr (!std::is_same_v<T, float>)
-    round_to(device_, matrices_.size(), weights_.data, matrices_.data);
+    round_to(device_, b_.matrices.size(), b_.weights.data, b_.matrices.data);
 }
 
 template <class Device, class T>
 Weights<const T> Trainer<Device, T>::weights_of_products() const {
   if constexpr (std::is_same_v<T, float>)
-    return weights_view<const float>(model_, weights_.data);
+    return weights_view<const float>(model_, b_.weights.data);
   else
-    return weights_view<const T>(model_, matrices_.data, weights_.data);
+    return weights_view<const T>(model_, b_.matrices.data, b_.weights.data);
 }
 
 // Forward and backward on one micro-batch; returns the sum of its nll.
@@ -127,23 +99,25 @@ template <class Device, class T>
 double Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
   check(static_cast<int64_t>(packed.inputs.size()) == rows_ &&
             static_cast<int64_t>(packed.targets.size()) == rows_ &&
-            static_cast<int64_t>(packed.cu_seqlens.size()) <= cu_seqlens_.size(),
+            static_cast<int64_t>(packed.cu_seqlens.size()) <= b_.cu_seqlens.size(),
         "Trainer: a batch of another size");
-  device_.upload(inputs_.data, packed.inputs.data(), packed.inputs.size() * sizeof(int32_t));
-  device_.upload(targets_.data, packed.targets.data(), packed.targets.size() * sizeof(int32_t));
-  device_.upload(cu_seqlens_.data, packed.cu_seqlens.data(),
+  device_.upload(b_.inputs.data, packed.inputs.data(), packed.inputs.size() * sizeof(int32_t));
+  device_.upload(b_.targets.data, packed.targets.data(), packed.targets.size() * sizeof(int32_t));
+  device_.upload(b_.cu_seqlens.data, packed.cu_seqlens.data(),
                  packed.cu_seqlens.size() * sizeof(int32_t));
-  const Batch batch{
-      inputs_, {cu_seqlens_.data, {static_cast<int64_t>(packed.cu_seqlens.size())}}, {}, targets_};
+  const Batch batch{b_.inputs,
+                    {b_.cu_seqlens.data, {static_cast<int64_t>(packed.cu_seqlens.size())}},
+                    {},
+                    b_.targets};
   const Network& net = looped ? looped_ : plain_;
-  const Acts<T>& acts = looped ? acts_looped_ : acts_plain_;
+  const Acts<T>& acts = looped ? b_.acts_looped : b_.acts_plain;
   const Weights<const T> w = weights_of_products();
-  const auto dw = weights_view<float>(model_, gradients_.data);
-  const Arena scratch(scratch_.data, static_cast<size_t>(scratch_.size()));
+  const auto dw = weights_view<float>(model_, b_.gradients.data);
+  const Arena scratch(b_.scratch.data, static_cast<size_t>(b_.scratch.size()));
   forward(device_, net, w, nullptr, batch, acts, scratch);
-  head_loss(device_, net, w, nullptr, batch, acts, nll_, d_nll_.data, &dw, nullptr, scratch);
+  head_loss(device_, net, w, nullptr, batch, acts, b_.nll, b_.d_nll.data, &dw, nullptr, scratch);
   backward(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);
-  device_.download(host_nll_.data(), nll_.data, host_nll_.size() * sizeof(float));
+  device_.download(host_nll_.data(), b_.nll.data, host_nll_.size() * sizeof(float));
   double sum = 0;
   for (float nll : host_nll_) sum += nll;
   return sum;
@@ -157,7 +131,7 @@ int Trainer<Device, T>::own_micro_steps() const {
 template <class Device, class T>
 std::optional<StepResult> Trainer<Device, T>::step(const StepPlan& plan, const NextBatch& next,
                                                    const Cancelled& cancelled) {
-  device_.zero(gradients_.data, static_cast<size_t>(gradients_.size()) * sizeof(float));
+  device_.zero(b_.gradients.data, static_cast<size_t>(b_.gradients.size()) * sizeof(float));
   double nll = 0;
   for (int i = 0; i < own_micro_steps(); ++i) {
     if (cancelled && group_.size() == 1 && cancelled()) return std::nullopt;
@@ -169,11 +143,11 @@ std::optional<StepResult> Trainer<Device, T>::step(const StepPlan& plan, const N
 // Of gradients that have been summed over ranks: each rank knows its slices, and all know the rest.
 template <class Device, class T>
 double Trainer<Device, T>::global_grad_norm() {
-  if (group_.size() == 1) return grad_norm(device_, gradients_.size(), gradients_.data);
+  if (group_.size() == 1) return grad_norm(device_, b_.gradients.size(), b_.gradients.data);
   const Shard& shard = sharding_.shard();
   double squares = 0;
   const auto add = [&](int64_t begin, int64_t n) {
-    squares += std::pow(grad_norm(device_, n, gradients_.data + begin), 2);
+    squares += std::pow(grad_norm(device_, n, b_.gradients.data + begin), 2);
   };
   for (const BankSlice& b : shard.banks) add(b.own(), b.count * b.matrix());
   if (group_.root()) add(shard.rest_flat, shard.rest_size);
@@ -189,11 +163,11 @@ StepResult Trainer<Device, T>::update(const StepPlan& plan, double nll) {
   const bool global = optim_.clip_mode == ClipMode::global;
   double norm = 0;
   if (global) {
-    sharding_.start_reduce(gradients_.data);
+    sharding_.start_reduce(b_.gradients.data);
     sharding_.wait_reduced();
     norm = global_grad_norm();
   } else {
-    norm = grad_norm(device_, gradients_.size(), gradients_.data) *
+    norm = grad_norm(device_, b_.gradients.size(), b_.gradients.data) *
            (static_cast<double>(micro_steps_) / own_micro_steps());
   }
   std::array<double, 2> sums{nll, norm};  // what is not finite on one rank becomes so on all
@@ -202,12 +176,12 @@ StepResult Trainer<Device, T>::update(const StepPlan& plan, double nll) {
                           .grad_norm = sums[1] / group_.size()};
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return result;
   if (optim_.clip_norm > 0)
-    clip_grad(device_, gradients_.size(), gradients_.data, norm, optim_.clip_norm);
-  if (!global) sharding_.start_reduce(gradients_.data);
+    clip_grad(device_, b_.gradients.size(), b_.gradients.data, norm, optim_.clip_norm);
+  if (!global) sharding_.start_reduce(b_.gradients.data);
 
-  const Arena scratch(scratch_.data, static_cast<size_t>(scratch_.size()));
-  optimizer_step(device_, model_, optim_, plan.step, plan.lr_factor, weights_.data, gradients_.data,
-                 state_, sharding_, scratch);
+  const Arena scratch(b_.scratch.data, static_cast<size_t>(b_.scratch.size()));
+  optimizer_step(device_, model_, optim_, plan.step, plan.lr_factor, b_.weights.data,
+                 b_.gradients.data, b_.state, sharding_, scratch);
   round_weights();
   return result;
 }

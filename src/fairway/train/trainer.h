@@ -18,6 +18,7 @@
 #include "fairway/model/model.h"
 #include "fairway/optim/optimizer.h"
 #include "fairway/train/config.h"
+#include "fairway/train/trainer_buffers.h"
 
 namespace fairway {
 
@@ -76,16 +77,16 @@ class Trainer {
   // Every rank takes its part of the tensor. Not collective.
   void upload_state(const std::string& name, std::span<const float> values);
 
-  Tensor<float> weights() const { return weights_; }
-  Tensor<float> gradients() const { return gradients_; }    // of the last micro-batches
-  const OptimState& optim_state() const { return state_; }  // this rank's shard
+  Tensor<float> weights() const { return b_.weights; }
+  Tensor<float> gradients() const { return b_.gradients; }    // of the last micro-batches
+  const OptimState& optim_state() const { return b_.state; }  // this rank's shard
 
-  // Bytes taken, by name.
-  const std::string& memory_report() const { return report_; }
+  // The dry run: bytes taken, by name.
+  const Arena& memory() const { return dry_run_; }
+  std::string memory_report() const { return dry_run_.report(); }
   size_t memory_bytes() const { return buffer_.bytes(); }
 
  private:
-  void lay_out(Arena& arena);
   // The rounded copy follows the weights; whoever changes them calls this.
   void round_weights();
   Weights<const T> weights_of_products() const;
@@ -93,8 +94,8 @@ class Trainer {
   double global_grad_norm();
   template <class F>
   void for_each_state(F&& f) const {
-    f("weights", weights_);
-    for_each(state_, f);
+    f("weights", b_.weights);
+    for_each(b_.state, f);
   }
   Tensor<float> state_tensor(const std::string& name) const;
 
@@ -110,15 +111,8 @@ class Trainer {
   Sharding sharding_;
 
   typename Device::Buffer buffer_;
-  std::string report_;
-  Tensor<float> weights_, gradients_;  // [flat]
-  Tensor<T> matrices_;                 // the matrices rounded to T; null where T is float
-  OptimState state_;
-  Tensor<int32_t> inputs_, targets_;  // [rows]
-  Tensor<int32_t> cu_seqlens_;        // room for the largest; a batch uses the beginning
-  Tensor<float> nll_, d_nll_;         // [rows]
-  Acts<T> acts_plain_, acts_looped_;
-  Tensor<std::byte> scratch_;
+  Arena dry_run_;
+  TrainerBuffers<T> b_;
   std::vector<float> host_nll_;
 };
 

@@ -1,0 +1,69 @@
+#include "fairway/plan/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "fairway/device/cpu_device.h"
+#include "fairway/model/weights.h"
+#include "fairway/train/trainer.h"
+#include "small_run.h"
+
+namespace fairway {
+namespace {
+
+std::map<std::string, int64_t> by_name(const MemoryByName& memory) {
+  return {memory.begin(), memory.end()};
+}
+
+TEST(RankMemory, OneRankIsWhatTheTrainerTakes) {
+  PlanInputs in = small_run();
+  in.train.device = DeviceKind::cpu;
+  CpuDevice device(1);
+  const Trainer<CpuDevice> trainer(device, in.model, in.optim, in.train);
+
+  const MemoryByName memory = rank_memory(in.model, in.train, 1);
+  int64_t sum = 0;
+  for (const auto& [name, bytes] : memory) sum += bytes;
+  EXPECT_EQ(sum, static_cast<int64_t>(trainer.memory_bytes()));
+
+  std::map<std::string, int64_t> taken;
+  for (const auto& [name, bytes] : trainer.memory().names())
+    taken[name] = static_cast<int64_t>(bytes);
+  EXPECT_EQ(by_name(memory), taken);
+  EXPECT_GT(taken["MLP hidden"], 0);
+}
+
+TEST(RankMemory, OnGpusProductsReadRoundedMatrices) {
+  const PlanInputs in = small_run();
+  auto memory = by_name(rank_memory(in.model, in.train, 1));
+  EXPECT_EQ(memory["matrices for products"], 2 * matrices_size(in.model));
+  EXPECT_EQ(memory["weights"], 4 * flat_size(in.model));
+  PlanInputs exact = in;
+  exact.train.matmul_precision = MatmulPrecision::float32;
+  auto floats = by_name(rank_memory(exact.model, exact.train, 1));
+  EXPECT_EQ(floats.count("matrices for products"), 0u);
+  EXPECT_EQ(floats["residual stream"], 2 * memory["residual stream"]);
+}
+
+TEST(RankMemory, BanksStateIsSharedOutInWholeMatrices) {
+  const PlanInputs in = small_run();
+  const int64_t flat = flat_size(in.model), banks = bank_size(in.model);
+  const auto at = [&](int ranks) { return by_name(rank_memory(in.model, in.train, ranks)); };
+  EXPECT_EQ(at(1)["Muon momentum"], 4 * banks);
+  // Two of 8, two of 8, one of 4, one of 4.
+  EXPECT_EQ(at(4)["Muon momentum"], banks);
+  EXPECT_EQ(at(4)["moving average"], banks + 4 * (flat - banks));
+  // Three of 8 and two of 4.
+  EXPECT_EQ(at(3)["Muon momentum"], 4 * (3 * 1024 + 3 * 512 + 2 * 4096 + 2 * 4096));
+  // One of each: more ranks than matrices take no less.
+  EXPECT_EQ(at(8)["Muon momentum"], 4 * (1024 + 512 + 4096 + 4096));
+  EXPECT_EQ(at(1024), at(8));
+  // Nothing else changes.
+  auto one = at(1), many = at(8);
+  for (const char* name : {"Muon momentum", "moving average"}) one.erase(name), many.erase(name);
+  EXPECT_EQ(one, many);
+}
+
+}  // namespace
+}  // namespace fairway

@@ -1,0 +1,74 @@
+#include "fairway/plan/speed.h"
+
+#include <gtest/gtest.h>
+
+#include "fairway/plan/flops.h"
+#include "small_run.h"
+
+namespace fairway {
+namespace {
+
+// docs/performance.md, "One H100".
+constexpr double kPlain = 74.5e-3, kLooped = 110.5e-3, kOptimizer = 1.96e-3;
+
+TEST(Flops, OfTheSmallModel) {
+  const Network plain(small_model(), false), looped(small_model(), true);
+  ASSERT_EQ(plain.slots(), 4);
+  ASSERT_EQ(looped.slots(), 8);
+  // A visit: q and o 32×32, k and v 16×32, up and down 128×32. The head: 48×32.
+  const double visit = 2 * 1024 + 2 * 512 + 2 * 4096, head = 1536;
+  const Flops f = training_flops(plain, 10, 70);
+  EXPECT_DOUBLE_EQ(f.products, 6 * 10 * (4 * visit + head));
+  EXPECT_DOUBLE_EQ(f.attention, 14.0 * 70 * 32 * 4);
+  EXPECT_DOUBLE_EQ(training_flops(looped, 10, 70).products, 6 * 10 * (8 * visit + head));
+}
+
+TEST(ComputeSpeed, WithoutFiguresTheRecordTakesWhatWasMeasured) {
+  const ModelConfig record;
+  const ComputeSpeed h100;
+  EXPECT_NEAR(h100.seconds(record, false, 98304, kMeanContext), kPlain - kOptimizer, 1e-9);
+  EXPECT_NEAR(h100.seconds(record, true, 98304, kMeanContext), kLooped - kOptimizer, 1e-9);
+  // A model without loops has no other route.
+  ModelConfig straight;
+  straight.num_loops = 0;
+  EXPECT_DOUBLE_EQ(h100.seconds(straight, true, 98304, kMeanContext),
+                   h100.seconds(straight, false, 98304, kMeanContext));
+}
+
+TEST(ComputeSpeed, SmallMicroBatchesAreSlowerByTheToken) {
+  const ModelConfig record;
+  const ComputeSpeed h100;
+  const double whole = h100.seconds(record, true, 98304, kMeanContext),
+               half = h100.seconds(record, true, 49152, kMeanContext),
+               none = h100.seconds(record, true, 0, kMeanContext);
+  EXPECT_GT(half, whole / 2);
+  EXPECT_NEAR(whole - half, half - none, 1e-12);
+  EXPECT_GT(none, 0);
+  EXPECT_LT(h100.seconds(record, true, 98304, 100), whole);
+}
+
+TEST(ComputeSpeed, GivenFiguresCount) {
+  const ModelConfig model = small_model();
+  const ComputeSpeed one(1000, 0), two(1000, 250);
+  EXPECT_DOUBLE_EQ(one.seconds(model, false, 500, 7), 0.5);
+  EXPECT_DOUBLE_EQ(two.seconds(model, false, 500, 7), 0.5);
+  EXPECT_DOUBLE_EQ(two.seconds(model, true, 500, 7), 2);
+  const double ratio = training_flops(Network(model, true), 1, 7).total() /
+                       training_flops(Network(model, false), 1, 7).total();
+  EXPECT_DOUBLE_EQ(one.seconds(model, true, 500, 7), 0.5 * ratio);
+}
+
+TEST(OptimizerWork, OfTheSmallModel) {
+  const OptimizerWork work = optimizer_work(small_model(), 0);
+  ASSERT_EQ(work.banks.size(), 4u);
+  // Ten floats an element without Newton-Schulz.
+  EXPECT_DOUBLE_EQ(work.banks[0], 40.0 * 8 * 1024);
+  EXPECT_DOUBLE_EQ(work.banks[2], 40.0 * 4 * 4096);
+  // A product XXᵀ of [128, 32], one of 32×32, one that applies it: 2·32·32·128, 2·32³, 2·32·32·128.
+  EXPECT_NEAR(optimizer_work(small_model(), 3).banks[2] - work.banks[2],
+              3 * 4 * (2 * 2 * 32 * 32 * 128 + 2 * 32 * 32 * 32) / 258.0, 1e-9);
+  EXPECT_NEAR(measured_optimizer_seconds(optimizer_work({}, 5)), kOptimizer, 1e-12);
+}
+
+}  // namespace
+}  // namespace fairway
