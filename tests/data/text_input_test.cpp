@@ -127,8 +127,9 @@ TEST(TextInput, WindowsAreBounded) {
     const auto path = dir.write("a.txt" + extension, compress(text));
     const auto read = [&](uint64_t max_window) {
       const auto file = dir.write("raw", compress(text));
-      std::string out(text.size(), '\0');
-      decompress(open_byte_source(file), path, max_window)->read(out);
+      const auto source = decompress(open_byte_source(file), path, max_window);
+      std::string out, piece(1000, '\0');  // zstd needs no window where all of the text fits
+      for (size_t n = 1; n > 0; out.append(piece, 0, n)) n = source->read(piece);
       return out;
     };
     EXPECT_EQ(read(kMaxWindowBytes), text);
