@@ -299,7 +299,14 @@ std::string piece_field(const std::string& text, int type, float score = 0) {
   return bytes_field(1, bytes_field(1, text) + varint(2 << 3 | 5) + value + varint(3 << 3) +
                             varint(static_cast<uint64_t>(type)));
 }
-enum PieceType { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4 };
+enum PieceType {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 const std::string kReserved = piece_field("<unk>", kUnknown) + piece_field("<s>", kControl);
 
 // The model of these pieces with a table of normalization rules.
@@ -404,6 +411,19 @@ TEST(SentencePieceCheck, RefusesRulesThatLeadOutsideTheirTable) {
     }
     EXPECT_EQ(check_error(model_with_rules(chain, replacement)).empty(), rules == 32) << rules;
   }
+}
+
+TEST(Tokenizer, UnusedAndControlPiecesOfOneLetterLoseNothing) {
+  std::string model = kReserved;
+  for (int b = 0; b < 256; ++b) model += piece_field(fmt::format("<0x{:02X}>", b), kByte);
+  model += piece_field("\u2581", kNormal) + piece_field("a", kNormal) + piece_field("0", kUnused) +
+           piece_field("c", kControl);
+  const auto flag = [](uint64_t number, char value) { return varint(number << 3) + value; };
+  model += bytes_field(2, flag(3, 2) + flag(35, 1));                              // BPE, bytes
+  model += bytes_field(3, bytes_field(1, "identity") + flag(3, 0) + flag(4, 0));  // as it is
+  const Tokenizer t = Tokenizer::from_bytes(model, "x.model");
+  EXPECT_TRUE(t.lossless());
+  for (const char* text : {"0", "a0 a", "c", "abc 0"}) EXPECT_EQ(t.decode(t.encode(text)), text);
 }
 
 TEST(ByteTokenizer, Is256BytesAndFourIds) {

@@ -3,9 +3,15 @@
 // clang-format off: the order matters.
 // toml++ 3.3 asserts what hostile text can make untrue. That is an error of the text, which
 // parse_recipe catches, and no reason to abort.
-#define TOML_ASSERT(expr)     \
-  do {                        \
-    if (!(expr)) throw #expr; \
+struct TomlAssertion {
+  const char* what;
+};
+[[noreturn]] static void toml_assertion(const char* what) {
+  throw TomlAssertion{what};
+}
+#define TOML_ASSERT(expr)               \
+  do {                                  \
+    if (!(expr)) toml_assertion(#expr); \
   } while (false)
 // And it calls letters like U+045E impossible where it asks whether they are spaces.
 #include <toml++/impl/preprocessor.h>
@@ -179,8 +185,8 @@ Recipe parse_recipe(std::string_view text, const std::string& name) {
     root = toml::parse(text, name);
   } catch (const toml::parse_error& e) {
     usage_fail("{}:{}: not TOML: {}", name, e.source().begin.line, e.description());
-  } catch (const char* assertion) {
-    usage_fail("{}: not TOML ({})", name, assertion);
+  } catch (const TomlAssertion& e) {
+    usage_fail("{}: not TOML ({})", name, e.what);
   }
   for (const auto& [section_key, section_node] : root) {
     const std::string_view section = section_key.str();
