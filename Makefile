@@ -3,6 +3,8 @@
 # make test       the whole test suite;  make test-gpu the part that needs a GPU
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
 # make tsan       what uses std::thread (training batches, shard building, checkpoints) under ThreadSanitizer
+# make fuzz       the readers of files against the fuzzer's corpora, and a few seconds more (docs/fuzzing.md);
+#                 make fuzz-long TARGET=artifact RUNS=10000000 for long
 # make tidy       clang-tidy on the program itself;  make format rewrites, make format-check only looks
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -16,7 +18,7 @@ sources = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 # Builds that only check the host's code leave the GPU's out.
 CPU_ONLY = -DFAIRWAY_CUDA=OFF
 
-.PHONY: all deps check-deps build-all demo test test-gpu sanitize tsan tidy format format-check clean
+.PHONY: all deps check-deps build-all demo test test-gpu sanitize tsan fuzz fuzz-build fuzz-long tidy format format-check clean
 .DEFAULT_GOAL := all
 
 deps:
@@ -61,6 +63,31 @@ tsan: deps
 	OMP_NUM_THREADS=1 $(BUILD)-tsan/tests/train/train_test \
 	  --gtest_filter='Training.OnlyTheNewest*:Training.NotFinite*:Training.Interrupt*'
 
+FUZZ_TARGETS = artifact checkpoint compressed manifest model recipe safetensors shard text tokenizer
+# Of the work that libFuzzer does besides running a target, what a fast one can do without.
+FUZZ = -entropic=0 -reload=0 -print_funcs=0 -print_pcs=0 -timeout=10 -rss_limit_mb=1000 -verbosity=0
+TARGET ?= artifact
+RUNS ?= 10000000
+
+fuzz-build: check-deps
+	cmake -B $(BUILD)-fuzz -G Ninja $(CMAKE_FLAGS) -DCMAKE_CXX_COMPILER=clang++ -DFAIRWAY_FUZZ=ON
+	cmake --build $(BUILD)-fuzz -j $(JOBS)
+
+# First every file of the corpora, then two seconds of new ones; what is found stays in the build folder.
+fuzz: fuzz-build
+	for t in $(FUZZ_TARGETS); do \
+	  mkdir -p $(BUILD)-fuzz/found/$$t && echo "$$t: $$(ls fuzz/corpus/$$t | wc -l) files" && \
+	  $(BUILD)-fuzz/fuzz/fuzz_$$t $(FUZZ) -runs=0 fuzz/corpus/$$t && \
+	  $(BUILD)-fuzz/fuzz/fuzz_$$t $(FUZZ) -max_total_time=2 -artifact_prefix=$(BUILD)-fuzz/ \
+	    $(BUILD)-fuzz/found/$$t fuzz/corpus/$$t || exit 1; \
+	done
+
+# Continues from what earlier runs found.
+fuzz-long: fuzz-build
+	mkdir -p $(BUILD)-fuzz/found/$(TARGET)
+	$(BUILD)-fuzz/fuzz/fuzz_$(TARGET) $(FUZZ) -verbosity=1 -print_final_stats=1 -runs=$(RUNS) \
+	  -artifact_prefix=$(BUILD)-fuzz/ $(BUILD)-fuzz/found/$(TARGET) fuzz/corpus/$(TARGET)
+
 tidy: check-deps $(BUILD)/build.ninja
 	run-clang-tidy -quiet -j $(JOBS) -p $(BUILD) -extra-arg=-Wno-unknown-warning-option \
 	  -extra-arg=-Wno-unused-command-line-argument '$(CURDIR)/(src|apps|bench)/.*\.cpp$$'
@@ -72,4 +99,4 @@ format-check: check-deps
 	clang-format --dry-run -Werror $(sources)
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-tsan $(BUILD)-fuzz

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and testing Fairway needs on Debian 12; with --checks also the formatter and
-# the linter. Idempotent: asks apt only for what is missing. Needs root (or sudo) only then.
+# Installs what building and testing Fairway needs on Debian 12; with --checks also the formatter, the
+# linter and the fuzzer. Idempotent: asks apt only for what is missing. Needs root (or sudo) only then.
 set -euo pipefail
 
 packages=(
@@ -12,7 +12,7 @@ packages=(
   libgtest-dev libgmock-dev librapidcheck-dev
   dict-foldoc python3.11-doc   # the demo's text
 )
-if [[ ${1:-} == --checks ]]; then packages+=(clang-format clang-tidy); fi
+if [[ ${1:-} == --checks ]]; then packages+=(clang-format clang-tidy clang libclang-rt-14-dev); fi
 
 missing=()
 for p in "${packages[@]}"; do

@@ -205,6 +205,17 @@ TEST(Manifest, DamagedFilesAreNamed) {
     corpus.dir.write("out/s.json", json.dump());
     EXPECT_THAT(error_of([&] { read_manifest(path); }), HasSubstr("s.json")) << key;
   }
+  for (const char* number : {"-1", "1e300", "2.5", "65537", "4294967297", "18446744073709551615"})
+    for (const char* key : {"vocab_size", "bos"}) {
+      auto json = nlohmann::json::parse(good);
+      json[key] = nlohmann::json::parse(number);
+      corpus.dir.write("out/s.json", json.dump());
+      EXPECT_THAT(error_of([&] { read_manifest(path); }),
+                  AllOf(HasSubstr("s.json"), HasSubstr(key)))
+          << number;
+    }
+  corpus.dir.write("out/s.json", good + std::string(1 << 20, ' '));
+  EXPECT_THAT(error_of([&] { read_manifest(path); }), HasSubstr("not a manifest of shards"));
   for (const char* hash : {"", "xyz", "12g", "11112222333344445"}) {
     auto json = nlohmann::json::parse(good);
     json["tokenizer_hash"] = hash;

@@ -108,6 +108,12 @@ TEST(Shard, TokenOutsideTheVocabularyIsNamed) {
               AllOf(HasSubstr("v.bin: offset 19026: token 9001 is 96"), HasSubstr("96")));
 }
 
+TEST(Shard, NoTokensAreWithinAnyVocabulary) {
+  const std::string none = shard_bytes({});
+  const std::vector<char> exact(none.begin(), none.end());  // nothing may be read behind it
+  EXPECT_TRUE(shard_tokens(std::as_bytes(std::span(exact)), "none.bin", 97).empty());
+}
+
 TEST(Shard, FindShardsSortsGlobsAndNamesWhatIsMissing) {
   const TempDir dir;
   for (const char* name : {"b_train_000001.bin", "b_train_000000.bin", "a_val_000000.bin"})

@@ -119,6 +119,25 @@ TEST(TextInput, DamagedCompressedFilesAreNamed) {
   }
 }
 
+// A small file may not make its decoder take much memory: it names the window it wants.
+TEST(TextInput, WindowsAreBounded) {
+  const TempDir dir;
+  const std::string text(size_t{3} << 16, 'x');
+  for (const auto& [extension, compress] : kCompressors) {
+    const auto path = dir.write("a.txt" + extension, compress(text));
+    const auto read = [&](uint64_t max_window) {
+      const auto file = dir.write("raw", compress(text));
+      const auto source = decompress(open_byte_source(file), path, max_window);
+      std::string out, piece(1000, '\0');  // zstd needs no window where all of the text fits
+      for (size_t n = 1; n > 0; out.append(piece, 0, n)) n = source->read(piece);
+      return out;
+    };
+    EXPECT_EQ(read(kMaxWindowBytes), text);
+    if (extension == ".gz") continue;  // always 32 KiB
+    EXPECT_THAT(error_of([&] { read(1 << 10); }), HasSubstr("a.txt" + extension));
+  }
+}
+
 TEST(TextInput, ErrorsNameFileAndLine) {
   const TempDir dir;
   const std::string good = "{\"text\": \"fine\"}\n";

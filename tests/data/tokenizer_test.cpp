@@ -6,12 +6,16 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "fairway/base/fields.h"
 #include "fairway/data/describe.h"
+#include "fairway/data/sentencepiece_check.h"
 #include "fairway/data/stream.h"
 #include "fairway/data/token_bytes.h"
 #include "fairway/data/tokenizer_train.h"
@@ -278,6 +282,148 @@ TEST_F(Trained, HostileModelFilesAreErrors) {
               HasSubstr("text.model"));
   EXPECT_THAT(error_of([&] { Tokenizer::load(*dir_ / "absent.model"); }),
               HasSubstr("absent.model"));
+}
+
+// Protocol buffers by hand; field numbers are those of sentencepiece_model.proto.
+std::string varint(uint64_t value) {
+  std::string out;
+  for (; value >= 128; value >>= 7) out += static_cast<char>(value | 128);
+  return out + static_cast<char>(value);
+}
+std::string bytes_field(uint64_t number, const std::string& bytes) {
+  return varint(number << 3 | 2) + varint(bytes.size()) + bytes;
+}
+std::string piece_field(const std::string& text, int type, float score = 0) {
+  std::string value(4, '\0');
+  std::memcpy(value.data(), &score, 4);
+  return bytes_field(1, bytes_field(1, text) + varint(2 << 3 | 5) + value + varint(3 << 3) +
+                            varint(static_cast<uint64_t>(type)));
+}
+enum PieceType {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
+const std::string kReserved = piece_field("<unk>", kUnknown) + piece_field("<s>", kControl);
+
+// The model of these pieces with a table of normalization rules.
+std::string model_with_rules(const std::vector<uint32_t>& trie, const std::string& replacements) {
+  const auto size = static_cast<uint32_t>(trie.size() * 4);
+  std::string table(4 + size, '\0');
+  std::memcpy(table.data(), &size, 4);
+  std::memcpy(table.data() + 4, trie.data(), size);
+  return kReserved + piece_field("a", kNormal) +
+         bytes_field(3, bytes_field(2, table + replacements));
+}
+
+std::string check_error(const std::string& model) {
+  return error_of([&] { check_sentencepiece_model(model, "x.model"); });
+}
+
+TEST(SentencePieceCheck, RefusesPiecesThatLeadTheLibraryAstray) {
+  EXPECT_EQ(check_error(kReserved + piece_field("a", kNormal)), "");
+  EXPECT_THAT(check_error(kReserved + piece_field(std::string("a\0b", 3), kNormal)),
+              HasSubstr("x.model: not a tokenizer: a piece holds a NUL"));
+  for (const float score : {std::numeric_limits<float>::quiet_NaN(), -INFINITY})
+    EXPECT_THAT(check_error(kReserved + piece_field("a", kNormal, score)), HasSubstr("no number"));
+  std::string many = kReserved;
+  for (int i = 0; i < 65534; ++i) many += piece_field(fmt::format("{}", i), kNormal);
+  EXPECT_EQ(check_error(many), "");
+  EXPECT_THAT(check_error(many + piece_field("x", kNormal)), HasSubstr("more than 65536 pieces"));
+
+  std::string nested = kReserved;
+  for (size_t n = 1; n <= 64; ++n) nested += piece_field(std::string(n, 'a'), kUserDefined);
+  nested += piece_field("b", kUserDefined);
+  EXPECT_EQ(check_error(nested), "");
+  EXPECT_THAT(check_error(nested + piece_field(std::string(65, 'a'), kUserDefined)),
+              HasSubstr("begin one another"));
+  EXPECT_EQ(check_error(nested + piece_field(std::string(65, 'a'), kNormal)), "");
+}
+
+TEST(SentencePieceCheck, RefusesWhatIsNoProtocolBuffer) {
+  const std::string good =
+      kReserved + piece_field("a", kNormal) + bytes_field(2, varint(3 << 3) + "\2");
+  EXPECT_EQ(check_error(good), "");
+  size_t whole = 0;  // cut between two fields it is a smaller model
+  for (size_t n = 0; n < good.size(); ++n) whole += check_error(good.substr(0, n)).empty();
+  EXPECT_EQ(whole, 4u);
+  EXPECT_NE(check_error(good + "\x0B"), "");                   // a group
+  EXPECT_NE(check_error(good + std::string(1, '\0')), "");     // field 0
+  EXPECT_NE(check_error(good + std::string(11, '\xFF')), "");  // a number without end
+  EXPECT_THAT(check_error(std::string((1 << 25) + 1, ' ')), HasSubstr("larger"));
+  std::string samples;
+  for (int i = 0; i < 4 * 65536; ++i) samples += bytes_field(1, "");
+  EXPECT_THAT(check_error(good + bytes_field(4, samples)), HasSubstr("too many parts"));
+}
+
+// Units of a double array: `to` is where the children of the unit at `at` begin, `label` how it is
+// reached, and `ends` whether a rule ends here.
+uint32_t unit(uint32_t at, uint32_t to, unsigned char label = 0, bool ends = false) {
+  return (at ^ to) << 10 | (ends ? 0x100u : 0u) | label;
+}
+
+TEST(SentencePieceCheck, RefusesRulesThatLeadOutsideTheirTable) {
+  // a → "A": the root at 0, its children from 256 on, those of "a" from 512 on.
+  std::vector<uint32_t> trie(768);
+  trie[0] = unit(0, 256);
+  trie[256 ^ 'a'] = unit(256 ^ 'a', 512, 'a', true);
+  trie[512] = 0x80000000;
+  const std::string replacement("A\0", 2);
+  EXPECT_EQ(check_error(model_with_rules(trie, replacement)), "");
+  const Tokenizer t = Tokenizer::from_bytes(model_with_rules(trie, std::string("b\0", 2)), "x");
+  EXPECT_EQ(t.encode("b"), t.encode("a"));
+
+  auto bad = trie;
+  bad[256 ^ 'a'] = unit(256 ^ 'a', 768, 'a', true);
+  EXPECT_THAT(check_error(model_with_rules(bad, replacement)), HasSubstr("lead outside"));
+  bad = trie;
+  bad[256 ^ 'a'] = unit(256 ^ 'a', 768, 'a');
+  EXPECT_THAT(check_error(model_with_rules(bad, replacement)), HasSubstr("lead outside"));
+  bad = trie;
+  bad[512] = 0x80000002;
+  EXPECT_THAT(check_error(model_with_rules(bad, replacement)),
+              HasSubstr("write text from outside"));
+  EXPECT_THAT(check_error(model_with_rules(trie, std::string(257, 'A') + '\0')),
+              HasSubstr("write"));
+  for (const char* not_ended : {"", "A"})
+    EXPECT_THAT(check_error(model_with_rules(trie, not_ended)), HasSubstr("damaged"));
+  EXPECT_THAT(check_error(model_with_rules({}, replacement)), HasSubstr("damaged"));
+
+  bad = trie;
+  bad[0] = unit(0, 256, 'b');
+  bad[256 ^ 'a'] = unit(256 ^ 'a', 'b', 'a');
+  EXPECT_THAT(check_error(model_with_rules(bad, replacement)), HasSubstr("lead back"));
+
+  // "aaa…": a path that leads back to itself, and one of 33 rules.
+  bad = trie;
+  bad[256 ^ 'a'] = unit(256 ^ 'a', 256, 'a', true);
+  bad[256] = 0x80000000;
+  EXPECT_THAT(check_error(model_with_rules(bad, replacement)), HasSubstr("begin one another"));
+  for (const uint32_t rules : {32u, 33u}) {
+    std::vector<uint32_t> chain(256 * (rules + 2));
+    chain[0] = unit(0, 256);
+    for (uint32_t i = 1; i <= rules; ++i) {
+      chain[(256 * i) ^ 'a'] = unit((256 * i) ^ 'a', 256 * (i + 1), 'a', true);
+      chain[256 * (i + 1)] = 0x80000000;
+    }
+    EXPECT_EQ(check_error(model_with_rules(chain, replacement)).empty(), rules == 32) << rules;
+  }
+}
+
+TEST(Tokenizer, UnusedAndControlPiecesOfOneLetterLoseNothing) {
+  std::string model = kReserved;
+  for (int b = 0; b < 256; ++b) model += piece_field(fmt::format("<0x{:02X}>", b), kByte);
+  model += piece_field("\u2581", kNormal) + piece_field("a", kNormal) + piece_field("0", kUnused) +
+           piece_field("c", kControl);
+  const auto flag = [](uint64_t number, char value) { return varint(number << 3) + value; };
+  model += bytes_field(2, flag(3, 2) + flag(35, 1));                              // BPE, bytes
+  model += bytes_field(3, bytes_field(1, "identity") + flag(3, 0) + flag(4, 0));  // as it is
+  const Tokenizer t = Tokenizer::from_bytes(model, "x.model");
+  EXPECT_TRUE(t.lossless());
+  for (const char* text : {"0", "a0 a", "c", "abc 0"}) EXPECT_EQ(t.decode(t.encode(text)), text);
 }
 
 TEST(ByteTokenizer, Is256BytesAndFourIds) {

@@ -91,6 +91,12 @@ TEST(Safetensors, RefusesHeadersThatAreNone) {
   EXPECT_THROW(SafetensorsFile{path}, Error);
 }
 
+TEST(Safetensors, RefusesHeadersThatTakeMuchMemory) {
+  const std::string spaces((1 << 22) - 2, ' ');
+  EXPECT_EQ(open_error("{}" + spaces, 0), "");
+  EXPECT_EQ(open_error("{}" + spaces + " ", 0).rfind("not a safetensors file: header of", 0), 0u);
+}
+
 TEST(Safetensors, RefusesDeepNesting) {
   EXPECT_EQ(open_error("{\"a\":" + std::string(1 << 20, '[') + std::string(1 << 20, ']') + "}", 0),
             "safetensors header is nested too deeply");

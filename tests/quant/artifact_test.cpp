@@ -263,6 +263,21 @@ TEST_F(ModelFileTest, ErrorsNameTheFile) {
   }
 }
 
+// Weights take four bytes a number in memory: a file that has one must not get that far.
+TEST_F(ModelFileTest, AFloatModelHasTwoBytesANumber) {
+  const ModelConfig config = small_config();
+  const std::vector<uint8_t> bytes(static_cast<size_t>(num_params(config)));
+  const std::vector<SafetensorsTensor> tensors = {
+      {"a", Dtype::u8, {num_params(config)}, std::as_bytes(std::span(bytes))}};
+  write_safetensors(directory / "a.safetensors", tensors, {{"config", to_json(config)}});
+  try {
+    load_any_model(directory / "a.safetensors");
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("bytes of tensors"), std::string::npos) << e.what();
+  }
+}
+
 TEST_F(ModelFileTest, AFloatModelMayNameItsTokenizer) {
   const QuantizedModel quantized = synthetic_model(small_config(), 300, 7);
   save_model(directory / "a.safetensors", quantized.config, dequantize(quantized).data());

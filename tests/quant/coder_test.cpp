@@ -199,6 +199,18 @@ TEST(MatrixCoder, AnyBytesDecodeWithinRange) {
   }
 }
 
+// Sums stay within 64 bits whatever a file says: for `make sanitize`.
+TEST(MatrixCoder, ForgedParametersDoNotOverflow) {
+  constexpr int64_t kCols = 1 << 18;
+  MatrixParams params;
+  params.mean_square = 1 << 20;
+  const std::vector<std::byte> bytes(64, std::byte{0xA5});
+  std::vector<int8_t> codes(kCols);
+  for (params.slack = 0; params.slack < 4; ++params.slack)
+    decode_matrix(bytes, params, 1, kCols, 8, codes.data());
+  EXPECT_TRUE(std::all_of(codes.begin(), codes.end(), [](int8_t c) { return c >= -127; }));
+}
+
 TEST(HalfCoder, RoundTripOfAllBitPatterns) {
   std::vector<uint16_t> all(65536), ones(500, 0x3C00), previous(500), none;
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint16_t>(i * 40503);

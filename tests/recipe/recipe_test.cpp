@@ -94,6 +94,17 @@ TEST(Recipe, BrokenTomlNamesTheLine) {
       0u);
 }
 
+// What toml++ 3.3 aborts at, takes for impossible, or runs out of stack over.
+TEST(Recipe, HostileTomlIsAnError) {
+  EXPECT_EQ(parse_error("d = 1979-05-27T:32:00Z\n").rfind("r.toml: not TOML", 0), 0u);
+  EXPECT_NE(parse_error("[data]\ntrain = [\u045E]\n"), "");
+  std::string deep;
+  for (int i = 0; i < 200'000; ++i) deep += "a.";
+  EXPECT_EQ(parse_error(deep + "a = 1\n"), "r.toml: 400006 bytes; a recipe has at most 65536");
+  deep.resize(60'000);
+  EXPECT_NE(parse_error(deep + "a = 1\n"), "");
+}
+
 TEST(Recipe, OverridesTakeBothForms) {
   Recipe r;
   const std::vector<std::string> words{"--model.num_layers", "5", "--model.rope_base=500",

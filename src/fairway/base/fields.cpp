@@ -27,6 +27,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string closest(std::string_view word, std::span<const std::string> candidates) {
+  constexpr size_t kLongestWord = 64;  // of a recipe; a longer one is no slip of the hand
+  if (word.size() > kLongestWord) return "";
   std::string best;
   size_t best_distance = std::max<size_t>(3, word.size() / 2) + 1;
   for (const auto& candidate : candidates) {

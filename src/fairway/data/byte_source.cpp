@@ -6,6 +6,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -17,7 +18,7 @@ namespace fairway {
 namespace {
 
 constexpr size_t kInputBytes = size_t{1} << 16;
-constexpr uint64_t kXzMemoryLimit = uint64_t{1} << 30;  // xz -9 takes 65 MiB
+constexpr uint64_t kXzStateBytes = uint64_t{1} << 20;  // of an xz decoder besides its window
 
 class PlainSource final : public ByteSource {
  public:
@@ -43,7 +44,6 @@ class PlainSource final : public ByteSource {
     return filled;
   }
   int64_t consumed() const override { return consumed_; }
-  const std::filesystem::path& path() const { return path_; }
 
  private:
   std::filesystem::path path_;
@@ -55,20 +55,21 @@ class PlainSource final : public ByteSource {
 // turns some of it into some output.
 class Decoder : public ByteSource {
  public:
-  explicit Decoder(const std::filesystem::path& path) : file_(path), buffer_(kInputBytes) {}
+  Decoder(std::unique_ptr<ByteSource> file, const std::filesystem::path& path)
+      : file_(std::move(file)), path_(path), buffer_(kInputBytes) {}
 
   size_t read(std::span<char> out) final {
     size_t filled = 0;
     while (filled < out.size() && !finished_) {
       if (input_.empty() && !at_end_) {
-        input_ = std::span(buffer_).first(file_.read(buffer_));
+        input_ = std::span(buffer_).first(file_->read(buffer_));
         at_end_ = input_.size() < buffer_.size();
       }
       filled += step(out.subspan(filled));
     }
     return filled;
   }
-  int64_t consumed() const final { return file_.consumed(); }
+  int64_t consumed() const final { return file_->consumed(); }
 
  protected:
   // Takes bytes off the front of input_ and returns how many of `out` it has written. Sets
@@ -77,8 +78,8 @@ class Decoder : public ByteSource {
   virtual size_t step(std::span<char> out) = 0;
 
   [[noreturn]] void damaged(const char* what) const {
-    fail("{}: near byte {}: {}; fetch or compress the file again", file_.path().string(),
-         file_.consumed() - static_cast<int64_t>(input_.size()), what);
+    fail("{}: near byte {}: {}; fetch or compress the file again", path_.string(),
+         file_->consumed() - static_cast<int64_t>(input_.size()), what);
   }
 
   // For formats whose parts (frames, members) may follow each other: after a step that has ended a
@@ -93,7 +94,8 @@ class Decoder : public ByteSource {
     finished_ = true;
   }
 
-  PlainSource file_;
+  std::unique_ptr<ByteSource> file_;
+  std::filesystem::path path_;
   std::vector<char> buffer_;
   std::span<char> input_;
   bool at_end_ = false, finished_ = false;
@@ -104,8 +106,10 @@ class Decoder : public ByteSource {
 
 class XzSource final : public Decoder {
  public:
-  explicit XzSource(const std::filesystem::path& path) : Decoder(path) {
-    const lzma_ret status = lzma_stream_decoder(&stream_, kXzMemoryLimit, LZMA_CONCATENATED);
+  XzSource(std::unique_ptr<ByteSource> file, const std::filesystem::path& path, uint64_t max_window)
+      : Decoder(std::move(file), path) {
+    const lzma_ret status =
+        lzma_stream_decoder(&stream_, max_window + kXzStateBytes, LZMA_CONCATENATED);
     require(status == LZMA_OK, "{}: cannot start the xz decoder", path.string());
   }
   ~XzSource() override { lzma_end(&stream_); }
@@ -125,7 +129,7 @@ class XzSource final : public Decoder {
     else if (status == LZMA_BUF_ERROR)
       damaged("the file is cut short");
     else if (status == LZMA_MEMLIMIT_ERROR)
-      damaged("the xz file asks for more than 1 GiB of memory");
+      damaged("the xz file asks for more memory than 'xz -9' makes files for");
     else if (status != LZMA_OK)
       damaged("the xz file is damaged");
     return out.size() - stream_.avail_out;
@@ -135,9 +139,14 @@ class XzSource final : public Decoder {
 
 class ZstdSource final : public Decoder {
  public:
-  explicit ZstdSource(const std::filesystem::path& path)
-      : Decoder(path), stream_(ZSTD_createDStream()) {
-    require(stream_ != nullptr, "{}: cannot start the zstd decoder", path.string());
+  ZstdSource(std::unique_ptr<ByteSource> file, const std::filesystem::path& path,
+             uint64_t max_window)
+      : Decoder(std::move(file), path), stream_(ZSTD_createDStream()) {
+    const int window_log = std::bit_width(max_window) - 1;
+    const bool ready = stream_ != nullptr && !ZSTD_isError(ZSTD_DCtx_setParameter(
+                                                 stream_, ZSTD_d_windowLogMax, window_log));
+    if (!ready) ZSTD_freeDStream(stream_);
+    require(ready, "{}: cannot start the zstd decoder", path.string());
   }
   ~ZstdSource() override { ZSTD_freeDStream(stream_); }
 
@@ -156,7 +165,8 @@ class ZstdSource final : public Decoder {
 
 class GzSource final : public Decoder {
  public:
-  explicit GzSource(const std::filesystem::path& path) : Decoder(path) {
+  GzSource(std::unique_ptr<ByteSource> file, const std::filesystem::path& path)
+      : Decoder(std::move(file), path) {
     constexpr int kGzipOnly = 15 + 16;
     require(inflateInit2(&stream_, kGzipOnly) == Z_OK, "{}: cannot start the gzip decoder",
             path.string());
@@ -185,11 +195,16 @@ class GzSource final : public Decoder {
 }  // namespace
 
 std::unique_ptr<ByteSource> open_byte_source(const std::filesystem::path& path) {
+  return decompress(std::make_unique<PlainSource>(path), path);
+}
+
+std::unique_ptr<ByteSource> decompress(std::unique_ptr<ByteSource> file,
+                                       const std::filesystem::path& path, uint64_t max_window) {
   const auto extension = path.extension();
-  if (extension == ".xz") return std::make_unique<XzSource>(path);
-  if (extension == ".zst") return std::make_unique<ZstdSource>(path);
-  if (extension == ".gz") return std::make_unique<GzSource>(path);
-  return std::make_unique<PlainSource>(path);
+  if (extension == ".xz") return std::make_unique<XzSource>(std::move(file), path, max_window);
+  if (extension == ".zst") return std::make_unique<ZstdSource>(std::move(file), path, max_window);
+  if (extension == ".gz") return std::make_unique<GzSource>(std::move(file), path);
+  return file;
 }
 
 }  // namespace fairway

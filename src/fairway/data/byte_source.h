@@ -21,4 +21,15 @@ class ByteSource {
 // By extension: .xz, .zst, .gz, anything else as it is.
 std::unique_ptr<ByteSource> open_byte_source(const std::filesystem::path& path);
 
+// What a file may make its decoder take: it names the window that its text refers back into. `xz
+// -9` needs 65 MiB, `zstd --ultra -22` 128 MiB.
+inline constexpr uint64_t kMaxWindowBytes = uint64_t{1} << 27;
+
+// The text of `file`, read from it as it is needed and decompressed as the extension of `path`
+// says; `path` names it in errors. `max_window`, a power of two from 2^10 on, is the largest
+// window.
+std::unique_ptr<ByteSource> decompress(std::unique_ptr<ByteSource> file,
+                                       const std::filesystem::path& path,
+                                       uint64_t max_window = kMaxWindowBytes);
+
 }  // namespace fairway

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <regex>
 
 #include "fairway/base/check.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/io/mapped_file.h"
 
 namespace fairway {
 
@@ -15,6 +17,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr const char* kFormat = "fairway-shards";
 constexpr int kVersion = 1;
+// A parsed manifest takes about forty times the memory of its text; this is room for 30,000 shards.
+constexpr size_t kMaxManifestBytes = size_t{1} << 20;
 
 Json to_json(const ShardManifest::Split& split) {
   return {{"documents", split.documents},
@@ -23,8 +27,18 @@ Json to_json(const ShardManifest::Split& split) {
           {"shards", split.shards}};
 }
 
+int64_t count_from(const Json& json, const char* key, int64_t most) {
+  const Json& value = json.at(key);
+  // Numbers that only fit int64_t are unsigned to the parser.
+  require(value.is_number_unsigned() && value.get<uint64_t>() <= static_cast<uint64_t>(most),
+          "'{}' is not a number between 0 and {}", key, most);
+  return value.get<int64_t>();
+}
+
 ShardManifest::Split split_from(const Json& json) {
-  return {json.at("documents"), json.at("tokens"), json.at("bytes"), json.at("shards")};
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  return {count_from(json, "documents", kMost), count_from(json, "tokens", kMost),
+          count_from(json, "bytes", kMost), json.at("shards")};
 }
 
 // "data" of "data_train_000012.bin"; empty for other names.
@@ -50,26 +64,35 @@ void write_manifest(const std::filesystem::path& path, const ShardManifest& m) {
 }
 
 ShardManifest read_manifest(const std::filesystem::path& path) {
-  const std::string text = read_file(path);
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  return parse_manifest({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string());
+}
+
+ShardManifest parse_manifest(std::string_view text, const std::string& where) {
+  require(text.size() <= kMaxManifestBytes, "{}: not a manifest of shards: it has {} bytes", where,
+          text.size());
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  require(!json.is_discarded(), "{}: not a manifest of shards: not valid JSON", where);
   try {
-    const Json json = Json::parse(text);
-    require(json.at("format") == kFormat && json.at("version") == kVersion,
-            "{}: not a version {} manifest of shards", path.string(), kVersion);
+    require(json.at("format") == kFormat && json.at("version") == kVersion, "not version {}",
+            kVersion);
     ShardManifest m;
     m.set = json.at("set");
     const std::string hash = json.at("tokenizer_hash");
     const char* const end = hash.data() + hash.size();
     const auto [parsed, error] = std::from_chars(hash.data(), end, m.tokenizer_hash, 16);
-    require(error == std::errc() && parsed == end, "{}: tokenizer_hash is not hexadecimal",
-            path.string());
-    m.vocab_size = json.at("vocab_size");
-    m.bos = json.at("bos");
-    m.empty_documents = json.at("empty_documents");
+    require(error == std::errc() && parsed == end, "tokenizer_hash is not hexadecimal");
+    m.vocab_size = static_cast<int>(count_from(json, "vocab_size", 65536));
+    m.bos = static_cast<int>(count_from(json, "bos", 65535));
+    m.empty_documents = count_from(json, "empty_documents", std::numeric_limits<int64_t>::max());
     m.train = split_from(json.at("train"));
     m.val = split_from(json.at("val"));
     return m;
   } catch (const Json::exception& e) {
-    fail("{}: not a manifest of shards: {}", path.string(), e.what());
+    fail("{}: not a manifest of shards: {}", where, e.what());
+  } catch (const Error& e) {
+    fail("{}: not a manifest of shards: {}", where, e.what());
   }
 }
 

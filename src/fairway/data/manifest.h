@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fairway/data/tokenizer.h"
@@ -29,6 +30,8 @@ struct ShardManifest {
 void write_manifest(const std::filesystem::path& path, const ShardManifest& manifest);
 // Throws Error, naming the file, if it is not a manifest.
 ShardManifest read_manifest(const std::filesystem::path& path);
+// The same from the text of the file; `where` names it in errors.
+ShardManifest parse_manifest(std::string_view text, const std::string& where);
 
 // The manifest of the set that a shard named `<set>_train_000000.bin` belongs to, if it lies beside
 // it and lists that shard.

@@ -25,31 +25,31 @@ constexpr size_t kHeaderBytes = kHeaderInts * sizeof(int32_t);
 using Header = std::array<int32_t, kHeaderInts>;
 
 // The token count, once everything the file claims has been checked against what it is.
-size_t checked_count(std::span<const std::byte> bytes, const std::filesystem::path& path) {
+size_t checked_count(std::span<const std::byte> bytes, const std::string& where) {
   require(
       bytes.size() >= kHeaderBytes,
       "{}: offset 0: {} bytes cannot hold the {}-byte header of a shard; the file is cut short or "
       "not a shard",
-      path.string(), bytes.size(), kHeaderBytes);
+      where, bytes.size(), kHeaderBytes);
   Header header;
   std::memcpy(header.data(), bytes.data(), kHeaderBytes);
   require(header[0] == kMagic, "{}: offset 0: magic number {} instead of {}; not a token shard",
-          path.string(), header[0], kMagic);
+          where, header[0], kMagic);
   require(header[1] == kVersion,
-          "{}: offset 4: shard format version {}; this program reads version {}", path.string(),
-          header[1], kVersion);
+          "{}: offset 4: shard format version {}; this program reads version {}", where, header[1],
+          kVersion);
   require(header[2] >= 0 && header[2] <= kMaxShardTokens,
-          "{}: offset 8: token count {} is outside 0 … {}; build the shard again", path.string(),
-          header[2], kMaxShardTokens);
+          "{}: offset 8: token count {} is outside 0 … {}; build the shard again", where, header[2],
+          kMaxShardTokens);
   for (size_t i = 3; i < kHeaderInts; ++i)
     require(header[i] == 0, "{}: offset {}: header word {} is {} instead of 0; the file is damaged",
-            path.string(), 4 * i, i, header[i]);
+            where, 4 * i, i, header[i]);
   const auto count = static_cast<size_t>(header[2]);
   const size_t expected = kHeaderBytes + count * sizeof(uint16_t);
   require(
       bytes.size() == expected,
       "{}: offset {}: the header promises {} tokens ({} bytes) but the file has {} bytes: it is {}",
-      path.string(), std::min(bytes.size(), expected), count, expected, bytes.size(),
+      where, std::min(bytes.size(), expected), count, expected, bytes.size(),
       bytes.size() < expected ? "cut short" : "too long");
   return count;
 }
@@ -72,18 +72,22 @@ size_t find_at_least(std::span<const uint16_t> tokens, uint32_t limit) {
 
 }  // namespace
 
-ShardFile::ShardFile(const std::filesystem::path& path, int vocab_size) : file_(path) {
-  const size_t count = checked_count(file_.bytes(), path);
-  tokens_ = {reinterpret_cast<const uint16_t*>(file_.bytes().data() + kHeaderBytes), count};
-  if (vocab_size <= 0 || vocab_size > 65535) return;
-  const size_t bad = find_at_least(tokens_, static_cast<uint32_t>(vocab_size));
+std::span<const uint16_t> shard_tokens(std::span<const std::byte> file, const std::string& where,
+                                       int vocab_size) {
+  const size_t count = checked_count(file, where);
+  const std::span tokens(reinterpret_cast<const uint16_t*>(file.data() + kHeaderBytes), count);
+  if (vocab_size <= 0 || vocab_size > 65535) return tokens;
+  const size_t bad = find_at_least(tokens, static_cast<uint32_t>(vocab_size));
   require(
       bad == count,
       "{}: offset {}: token {} is {}, outside the vocabulary of {}; were these shards built with "
       "another tokenizer?",
-      path.string(), kHeaderBytes + bad * sizeof(uint16_t), bad, tokens_[std::min(bad, count - 1)],
-      vocab_size);
+      where, kHeaderBytes + bad * sizeof(uint16_t), bad, bad < count ? tokens[bad] : 0, vocab_size);
+  return tokens;
 }
+
+ShardFile::ShardFile(const std::filesystem::path& path, int vocab_size)
+    : file_(path), tokens_(shard_tokens(file_.bytes(), path.string(), vocab_size)) {}
 
 std::vector<std::filesystem::path> find_shards(const std::string& pattern) {
   if (std::error_code ignored; std::filesystem::is_regular_file(pattern, ignored)) return {pattern};

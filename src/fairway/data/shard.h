@@ -18,11 +18,16 @@ namespace fairway {
 
 inline constexpr int64_t kMaxShardTokens = 100'000'000;
 
+// The tokens of a shard that is in memory: a part of `file`, which must be aligned to 2 bytes.
+// Throws Error, naming `where` and the offset, on a wrong magic, version or size, and, when
+// `vocab_size` > 0, on the first token ≥ vocab_size (which reads the whole file once).
+std::span<const uint16_t> shard_tokens(std::span<const std::byte> file, const std::string& where,
+                                       int vocab_size = 0);
+
 // One shard, mapped read-only.
 class ShardFile {
  public:
-  // Throws Error, naming file and offset, on a wrong magic, version or size, and, when
-  // `vocab_size` > 0, on the first token ≥ vocab_size (which reads the whole file once).
+  // Throws Error as shard_tokens does, or if the file cannot be read.
   explicit ShardFile(const std::filesystem::path& path, int vocab_size = 0);
 
   std::span<const uint16_t> tokens() const { return tokens_; }

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <system_error>
 
 #include "fairway/base/check.h"
-#include "fairway/data/byte_source.h"
 #include "fairway/data/utf8.h"
 
 namespace fairway {
@@ -76,65 +76,69 @@ std::vector<fs::path> find_text_files(std::span<const std::string> inputs) {
   return files;
 }
 
+TextBlocks::TextBlocks(fs::path file, std::unique_ptr<ByteSource> source, size_t block_bytes)
+    : file_(std::move(file)),
+      source_(std::move(source)),
+      block_bytes_(std::min(block_bytes, kMaxDocumentBytes)) {}
+
+bool TextBlocks::next(TextBlock& block) {
+  if (ended_) return false;
+  block = {};
+  block.file = file_;
+  block.json_lines = text_kind(file_) == TextKind::json_lines;
+  block.first_line = line_;
+  if (block.json_lines)
+    next_lines(block);
+  else
+    next_text(block);
+  return true;
+}
+
+// Appends up to block_bytes_; true if the file has ended.
+bool TextBlocks::read(std::string& out) {
+  const size_t before = out.size();
+  out.resize(before + block_bytes_);
+  const size_t n = source_->read(std::span(out).subspan(before));
+  out.resize(before + n);
+  ended_ = n < block_bytes_;
+  require(out.size() <= kMaxDocumentBytes + block_bytes_,
+          "{}:{}: a document of more than {} MiB; split it", file_.string(), line_,
+          kMaxDocumentBytes >> 20);
+  return ended_;
+}
+
+void TextBlocks::next_text(TextBlock& block) {
+  while (!read(block.bytes)) {
+  }
+}
+
+void TextBlocks::next_lines(TextBlock& block) {
+  block.bytes = std::move(rest_);
+  rest_.clear();
+  size_t newline = std::string::npos;
+  while (newline == std::string::npos) {
+    const size_t searched = block.bytes.size();
+    if (read(block.bytes)) return;
+    newline = block.bytes.rfind('\n');
+    if (newline != std::string::npos && newline < searched) newline = std::string::npos;
+  }
+  rest_.assign(block.bytes, newline + 1);
+  block.bytes.resize(newline + 1);
+  line_ += std::count(block.bytes.begin(), block.bytes.end(), '\n');
+}
+
 struct TextReader::Impl {
   std::vector<fs::path> files;
   size_t block_bytes;
-  size_t file = 0;  // the one being read
-  std::unique_ptr<ByteSource> source;
-  std::string rest;  // of the last block: the beginning of a line
-  int64_t line = 1;
+  size_t file = 0;                   // the one being read
+  std::optional<TextBlocks> blocks;  // of it
   int64_t finished_bytes = 0, total_bytes = 0;
-
-  void close() {
-    finished_bytes += source->consumed();
-    source.reset();
-    ++file;
-  }
-
-  // Appends up to `count` bytes; true if the file has ended.
-  bool read(std::string& out, size_t count) {
-    const size_t before = out.size();
-    out.resize(before + count);
-    const size_t n = source->read(std::span(out).subspan(before));
-    out.resize(before + n);
-    return n < count;
-  }
-
-  void too_long(int64_t at) const {
-    fail("{}:{}: a document of more than {} MiB; split it", files[file].string(), at,
-         kMaxDocumentBytes >> 20);
-  }
-
-  void next_text(TextBlock& block) {
-    while (!read(block.bytes, block_bytes))
-      if (block.bytes.size() > kMaxDocumentBytes) too_long(1);
-    close();
-  }
-
-  void next_lines(TextBlock& block) {
-    block.bytes = std::move(rest);
-    rest.clear();
-    size_t newline = std::string::npos, searched = 0;
-    while (newline == std::string::npos) {
-      if (read(block.bytes, block_bytes)) {
-        close();
-        return;
-      }
-      newline = block.bytes.rfind('\n');
-      if (newline != std::string::npos && newline < searched) newline = std::string::npos;
-      searched = block.bytes.size();
-      if (newline == std::string::npos && searched > kMaxDocumentBytes) too_long(line);
-    }
-    rest.assign(block.bytes, newline + 1);
-    block.bytes.resize(newline + 1);
-    line += std::count(block.bytes.begin(), block.bytes.end(), '\n');
-  }
 };
 
 TextReader::TextReader(std::vector<fs::path> files, size_t block_bytes)
     : impl_(std::make_unique<Impl>()) {
   impl_->files = std::move(files);
-  impl_->block_bytes = std::min(block_bytes, kMaxDocumentBytes);
+  impl_->block_bytes = block_bytes;
   for (const auto& file : impl_->files) {
     std::error_code error;
     const auto size = fs::file_size(file, error);
@@ -147,24 +151,20 @@ TextReader::~TextReader() = default;
 
 bool TextReader::next(TextBlock& block) {
   Impl& r = *impl_;
-  if (r.file == r.files.size()) return false;
-  block = {};
-  block.file = r.files[r.file];
-  block.json_lines = text_kind(block.file) == TextKind::json_lines;
-  if (!r.source) {
-    r.source = open_byte_source(block.file);
-    r.line = 1;
+  for (; r.file < r.files.size(); ++r.file) {
+    if (!r.blocks) {
+      const fs::path& file = r.files[r.file];
+      r.blocks.emplace(file, open_byte_source(file), r.block_bytes);
+    }
+    if (r.blocks->next(block)) return true;
+    r.finished_bytes += r.blocks->consumed();
+    r.blocks.reset();
   }
-  block.first_line = r.line;
-  if (block.json_lines)
-    r.next_lines(block);
-  else
-    r.next_text(block);
-  return true;
+  return false;
 }
 
 int64_t TextReader::bytes_read() const {
-  return impl_->finished_bytes + (impl_->source ? impl_->source->consumed() : 0);
+  return impl_->finished_bytes + (impl_->blocks ? impl_->blocks->consumed() : 0);
 }
 
 int64_t TextReader::bytes_total() const {

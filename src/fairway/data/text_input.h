@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "fairway/data/byte_source.h"
+
 namespace fairway {
 
 // What to do about bytes that are not UTF-8: stop and name the place, or put U+FFFD in their stead.
@@ -35,6 +37,30 @@ struct TextBlock {
   bool json_lines = false;
   int64_t first_line = 1;
   std::string bytes;  // whole lines, or one whole text file
+};
+
+// Cuts one file into blocks of about `block_bytes`; longer lines and text files stay whole.
+class TextBlocks {
+ public:
+  // `source` gives the text of `file`, whose name says of which kind it is.
+  TextBlocks(std::filesystem::path file, std::unique_ptr<ByteSource> source, size_t block_bytes);
+  // The next block; false at the end. Throws Error naming the file on a damaged one and on a
+  // document that is too long.
+  bool next(TextBlock& block);
+  // Bytes of the file read so far.
+  int64_t consumed() const { return source_->consumed(); }
+
+ private:
+  bool read(std::string& out);
+  void next_text(TextBlock& block);
+  void next_lines(TextBlock& block);
+
+  std::filesystem::path file_;
+  std::unique_ptr<ByteSource> source_;
+  size_t block_bytes_;
+  bool ended_ = false;
+  std::string rest_;  // of the last block: the beginning of a line
+  int64_t line_ = 1;
 };
 
 // Reads and decompresses; throws Error naming the file on a damaged or truncated one.

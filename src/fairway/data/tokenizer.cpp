@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "fairway/base/check.h"
+#include "fairway/data/sentencepiece_check.h"
 #include "fairway/data/utf8.h"
 #include "fairway/io/atomic_file.h"
 #include "fairway/io/mapped_file.h"
@@ -59,6 +60,7 @@ Tokenizer Tokenizer::bytes() {
 
 Tokenizer Tokenizer::from_bytes(std::string_view bytes, const std::string& where) {
   if (bytes == kByteModel) return Tokenizer::bytes();
+  check_sentencepiece_model(bytes, where);
   Tokenizer t;
   t.processor_ = std::make_unique<sentencepiece::SentencePieceProcessor>();
   auto& sp = *t.processor_;
@@ -122,6 +124,15 @@ void Tokenizer::encode_valid(std::string_view text, std::vector<uint16_t>& out,
     std::vector<int> ids;
     const auto status = processor_->Encode({piece.data(), piece.size()}, &ids);
     require(status.ok(), "SentencePiece cannot encode the text: {}", status.error_message());
+    // A piece that is not meant for text, but can be met in one: unused, or a control piece of one
+    // letter.
+    const bool lost = std::any_of(ids.begin(), ids.end(), [&](int id) {
+      return kinds_[static_cast<size_t>(id)] == PieceKind::control;
+    });
+    if (lost && lossless_) {
+      for (const char c : piece) to.push_back(byte_tokens_[static_cast<unsigned char>(c)]);
+      return;
+    }
     to.insert(to.end(), ids.begin(), ids.end());
   };
   if (text.empty()) return;

@@ -31,7 +31,8 @@ constexpr std::array<DtypeInfo, 10> kDtypes{{{"F64", 8},
                                              {"U8", 1},
                                              {"BOOL", 1}}};
 
-constexpr uint64_t kMaxHeader = 100'000'000;  // the format's own limit
+// A parsed header takes about thirty times the memory of its text; this is room for 30,000 tensors.
+constexpr uint64_t kMaxHeader = uint64_t{1} << 22;
 
 // dtype bytes × shape, or nothing on overflow past 2^62.
 uint64_t tensor_bytes(const std::string& where, size_t element, const std::vector<int64_t>& shape) {
@@ -53,9 +54,17 @@ std::string_view dtype_name(Dtype dtype) {
   return kDtypes[static_cast<size_t>(dtype)].name;
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
-  const std::string where = path.string();
-  const auto bytes = file_.bytes();
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path), path_(path) {
+  parse(file_->bytes());
+}
+
+SafetensorsFile::SafetensorsFile(std::span<const std::byte> bytes, std::filesystem::path path)
+    : path_(std::move(path)) {
+  parse(bytes);
+}
+
+void SafetensorsFile::parse(std::span<const std::byte> bytes) {
+  const std::string where = path_.string();
   require(bytes.size() >= 8, "{}: not a safetensors file: only {} bytes", where, bytes.size());
   uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), 8);

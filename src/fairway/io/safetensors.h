@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,6 +44,8 @@ class SafetensorsFile {
  public:
   // Throws Error (file, what, where) on anything malformed.
   explicit SafetensorsFile(const std::filesystem::path& path);
+  // The same of bytes that stay the caller's; `path` names them in errors.
+  SafetensorsFile(std::span<const std::byte> bytes, std::filesystem::path path);
 
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
@@ -62,13 +65,15 @@ class SafetensorsFile {
   // Copies a tensor into `out`; its shape must match exactly. f16 and bf16 widen to float.
   void read_into(const std::string& name, Tensor<float> out) const;
 
-  const std::filesystem::path& path() const { return file_.path(); }
+  const std::filesystem::path& path() const { return path_; }
 
  private:
+  void parse(std::span<const std::byte> bytes);
   int64_t count(const std::string& name, Dtype expected) const;
   void copy(const std::string& name, std::span<std::byte> out) const;
 
-  MappedFile file_;
+  std::optional<MappedFile> file_;  // nothing if the bytes are the caller's
+  std::filesystem::path path_;
   std::map<std::string, SafetensorsEntry> entries_;
   std::map<std::string, std::string> metadata_;
 };

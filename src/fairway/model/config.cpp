@@ -37,6 +37,7 @@ void ModelConfig::validate() const {
   if (!(mlp_mult > 0 && mlp_mult <= 1024))
     usage_fail("[model] mlp_mult = {}: must be positive, at most 1024", mlp_mult);
   at_least("mlp_mult · model_dim", mlp_dim(), 1);
+  at_most("mlp_mult · model_dim", mlp_dim(), 1 << 18);  // quant/matrix_coder.cpp counts on it
   if (rope_dims < 0 || rotary_dims() > head_dim() || rotary_dims() % 2 != 0)
     usage_fail("[model] rope_dims = {}: must be even, at most the head width {} (0 = all, if even)",
                rope_dims, head_dim());

@@ -22,7 +22,8 @@ std::vector<int> layer_sequence(const ModelConfig& c, bool looped) {
 }  // namespace
 
 int num_skip_weights(const ModelConfig& config) {
-  return static_cast<int>(layer_sequence(config, true).size() / 2);
+  const int looped = config.num_loops > 0 ? config.loop_end - config.loop_start + 1 : 0;
+  return (config.num_layers + config.num_loops * looped) / 2;
 }
 
 Route make_route(const ModelConfig& config, bool looped) {

@@ -115,16 +115,21 @@ void save_model(const std::filesystem::path& path, const ModelConfig& config, co
 }
 
 LoadedModel load_model(const std::filesystem::path& path) {
-  const SafetensorsFile file(path);
+  return load_model(SafetensorsFile(path));
+}
+
+LoadedModel load_model(const SafetensorsFile& file) {
+  const std::filesystem::path& path = file.path();
   const auto config = file.metadata().find("config");
   require(config != file.metadata().end(), "{}: not a Fairway model: its metadata has no 'config'",
           path.string());
   LoadedModel model;
   model.config = model_config_from_json(config->second, path.string());
-  // The file must hold what the configuration asks for before memory of that size is taken.
+  // The file must hold what the configuration asks for, of two bytes or four, before memory of that
+  // size is taken.
   uint64_t bytes = 0;
   for (const auto& [name, entry] : file.entries()) bytes += entry.bytes.size();
-  require(static_cast<uint64_t>(num_params(model.config)) <= bytes,
+  require(2 * static_cast<uint64_t>(num_params(model.config)) <= bytes,
           "{}: holds {} bytes of tensors, its configuration describes {} parameters", path.string(),
           bytes, num_params(model.config));
   model.flat.assign(static_cast<size_t>(flat_size(model.config)), 0.0f);

@@ -18,6 +18,8 @@
 
 namespace fairway {
 
+class SafetensorsFile;
+
 enum class ParamGroup { bank, embedding, head, small };
 
 // Matrices are of type T, vectors and scalars of Accum<T> (float beside bf16).
@@ -126,5 +128,6 @@ struct LoadedModel {
 void save_model(const std::filesystem::path& path, const ModelConfig& config, const float* flat);
 // Throws Error on a missing, extra or misshapen tensor, or a bad configuration.
 LoadedModel load_model(const std::filesystem::path& path);
+LoadedModel load_model(const SafetensorsFile& file);
 
 }  // namespace fairway

@@ -48,10 +48,10 @@ struct Kind {
   int64_t mean = 0;                     // of keys, Q8
   int64_t variance = int64_t{1} << 34;  // about the prediction, Q12
   int64_t count = 0;
-  std::vector<int> previous;                 // keys of the last series
-  int64_t previous_mean = 0;                 // Q8
-  AdaptiveTree<6> exponent;                  // sign and exponent
-  std::array<AdaptiveTree<4>, 64> mantissa;  // its upper 4 bits
+  std::vector<int> previous;              // keys of the last series
+  int64_t previous_mean = 0;              // Q8
+  AdaptiveTree<6> exponent;               // sign and exponent
+  std::vector<AdaptiveTree<4>> mantissa;  // [64] its upper 4 bits; empty before the first kTree
 };
 
 // How a series is predicted: from the running mean plus 0, 1/2 or all of what the last series of
@@ -67,6 +67,7 @@ void code_series(const Codec& codec, Kind& kind, int method, std::span<uint16_t>
     kind.previous_mean = 0;
     if (method == kHalf || method == kPrevious) method = kMean;
   }
+  if (method == kTree) kind.mantissa.resize(64);
   int64_t sum = 0;
   for (size_t i = 0; i < values.size(); ++i) {
     if (method == kTree) {

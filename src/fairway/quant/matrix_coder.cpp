@@ -35,26 +35,25 @@ class CenteredGaussians {
   };
 
   CenteredGaussians(const NormalTables& tables, int c_max, int shape)
-      : tables_(tables),
-        c_max_(c_max),
-        shape_(shape),
-        padded_((2 * c_max + 2 + 15) / 16 * 16),
-        made_(kLevels),
-        edges_(kLevels * static_cast<size_t>(padded_)) {}
+      : tables_(tables), c_max_(c_max), shape_(shape), padded_((2 * c_max + 2 + 15) / 16 * 16) {
+    place_.fill(kNotMade);
+  }
 
+  // Good until the next call.
   Row of(uint64_t variance) {
     const int exponent = std::min<int>(std::bit_width(variance) - 1, kTopExponent);
     const uint64_t step = (variance >> (exponent - 5)) & 31;
     const auto level = static_cast<size_t>(exponent - kLowExponent) * 32 + step;
-    uint32_t* edges = edges_.data() + level * static_cast<size_t>(padded_);
-    if (!made_[level]) {
-      made_[level] = 1;
+    if (place_[level] == kNotMade) {
+      place_[level] = static_cast<uint32_t>(edges_.size());
+      edges_.resize(edges_.size() + static_cast<size_t>(padded_));
+      uint32_t* const edges = edges_.data() + place_[level];
       const uint64_t middle = ((2 * (32 + step) + 1) << (exponent - 5)) >> 1;
       const DiscreteGaussian d(tables_, -c_max_, c_max_, shape_, 0, middle);
       for (int k = 0; k < padded_; ++k)
         edges[k] = k <= 2 * c_max_ + 1 ? d.below(k - c_max_) : ~uint32_t{0};
     }
-    return {edges, -c_max_, padded_};
+    return {edges_.data() + place_[level], -c_max_, padded_};
   }
 
  private:
@@ -62,7 +61,8 @@ class CenteredGaussians {
   static constexpr size_t kLevels = (kTopExponent - kLowExponent + 1) * 32;
   const NormalTables& tables_;
   int c_max_, shape_, padded_;
-  std::vector<char> made_;
+  static constexpr uint32_t kNotMade = ~uint32_t{0};
+  std::array<uint32_t, kLevels> place_;  // of each level in edges_
   std::vector<uint32_t> edges_;
 };
 
@@ -170,7 +170,10 @@ class MatrixModel {
       squares += (v * v) >> 8;
       // t/C changes slowly while much is still to come: every eighth column will do.
       if (n - j <= 64 || j % 8 == 7 || j + 1 == n) {
-        const int64_t t = (squares << 17) / (2 * squares + (slack_ >> (kVarianceBits - 4)) + 1);
+        const int64_t total = 2 * squares + (slack_ >> (kVarianceBits - 4)) + 1;
+        // No model has squares that large, but a forged mean square may make them.
+        const bool fits = squares < int64_t{1} << 45;
+        const int64_t t = fits ? (squares << 17) / total : squares / (total >> 17);
         gain_[j] = std::min<int64_t>((t << 24) / std::max<int64_t>(ahead_[j], 1), 1 << 24);
       } else {
         gain_[j] = gain_[j + 1];

@@ -9,17 +9,20 @@
 namespace fairway {
 
 ModelFile load_any_model(const std::filesystem::path& path) {
+  return load_any_model(MappedFile(path).bytes(), path);
+}
+
+ModelFile load_any_model(std::span<const std::byte> file, const std::filesystem::path& path) {
   ModelFile model;
-  const MappedFile file(path);
-  if (looks_like_artifact(file.bytes())) {
-    const QuantizedModel quantized = unpack_artifact(file.bytes(), path.string());
+  if (looks_like_artifact(file)) {
+    const QuantizedModel quantized = unpack_artifact(file, path.string());
     model.config = quantized.config;
     model.tokenizer_hash = quantized.tokenizer_hash;
     model.flat = dequantize(quantized);
     return model;
   }
-  static_cast<LoadedModel&>(model) = load_model(path);
-  const SafetensorsFile tensors(path);
+  const SafetensorsFile tensors(file, path);
+  static_cast<LoadedModel&>(model) = load_model(tensors);
   if (const auto it = tensors.metadata().find("tokenizer_hash"); it != tensors.metadata().end()) {
     const std::string& hex = it->second;
     require(hex.size() == 16 && hex.find_first_not_of("0123456789abcdef") == std::string::npos,

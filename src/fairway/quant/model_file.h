@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 
 #include "fairway/model/weights.h"
 
@@ -16,5 +17,7 @@ struct ModelFile : LoadedModel {
 // Opens a `.safetensors` (metadata `config`, optionally `tokenizer_hash` in hexadecimal) or a
 // `.fairway` (dequantized); told apart by content, not by name. Throws Error on anything malformed.
 ModelFile load_any_model(const std::filesystem::path& path);
+// The same of a file that is in memory; `path` names it in errors.
+ModelFile load_any_model(std::span<const std::byte> file, const std::filesystem::path& path);
 
 }  // namespace fairway

@@ -8,7 +8,6 @@
 #include <system_error>
 
 #include "fairway/base/check.h"
-#include "fairway/io/safetensors.h"
 #include "fairway/io/write_error.h"
 
 namespace fairway {
@@ -57,7 +56,9 @@ T parse(const std::string& where, const Metadata& metadata, const char* key) {
   return value;
 }
 
-CheckpointInfo verify(const SafetensorsFile& file) {
+}  // namespace
+
+CheckpointInfo read_checkpoint_info(const SafetensorsFile& file) {
   const std::string where = file.path().string();
   Metadata metadata = file.metadata();
   require(metadata.count(kMagic) != 0, "{}: not a checkpoint of a training run", where);
@@ -92,8 +93,6 @@ CheckpointInfo verify(const SafetensorsFile& file) {
   return info;
 }
 
-}  // namespace
-
 void save_checkpoint(const fs::path& path, const RunPosition& position, const RunIdentity& identity,
                      std::span<const CheckpointTensor> tensors) {
   Metadata metadata = identity;
@@ -123,16 +122,22 @@ void save_checkpoint(const fs::path& path, const RunPosition& position, const Ru
 }
 
 CheckpointInfo read_checkpoint_info(const fs::path& path) {
-  return verify(SafetensorsFile(path));
+  return read_checkpoint_info(SafetensorsFile(path));
 }
 
 RunPosition load_checkpoint(
     const fs::path& path, const RunIdentity& identity,
     const std::vector<std::pair<std::string, int64_t>>& expected,
     const std::function<void(const std::string&, std::span<const float>)>& load) {
-  const SafetensorsFile file(path);
-  const std::string where = path.string();
-  const CheckpointInfo info = verify(file);
+  return load_checkpoint(SafetensorsFile(path), identity, expected, load);
+}
+
+RunPosition load_checkpoint(
+    const SafetensorsFile& file, const RunIdentity& identity,
+    const std::vector<std::pair<std::string, int64_t>>& expected,
+    const std::function<void(const std::string&, std::span<const float>)>& load) {
+  const std::string where = file.path().string();
+  const CheckpointInfo info = read_checkpoint_info(file);
   for (const auto& [key, value] : identity) {
     const auto it = info.identity.find(key);
     require(it != info.identity.end() && it->second == value,

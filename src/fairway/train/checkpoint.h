@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "fairway/data/loader.h"
+#include "fairway/io/safetensors.h"
 
 namespace fairway {
 
@@ -46,12 +47,17 @@ struct CheckpointInfo {
   RunIdentity identity;
 };
 CheckpointInfo read_checkpoint_info(const std::filesystem::path& path);
+CheckpointInfo read_checkpoint_info(const SafetensorsFile& file);
 
 // Reads a checkpoint of this very run: Error naming the first differing key otherwise. Once the
 // whole file has been verified, `load(name, values)` is called for each of `expected`, a tensor
 // name and its number of elements.
 RunPosition load_checkpoint(
     const std::filesystem::path& path, const RunIdentity& identity,
+    const std::vector<std::pair<std::string, int64_t>>& expected,
+    const std::function<void(const std::string&, std::span<const float>)>& load);
+RunPosition load_checkpoint(
+    const SafetensorsFile& file, const RunIdentity& identity,
     const std::vector<std::pair<std::string, int64_t>>& expected,
     const std::function<void(const std::string&, std::span<const float>)>& load);
 
