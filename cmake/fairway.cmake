@@ -43,8 +43,11 @@ function(fairway_test name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE FAIRWAY_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
   # SLOW: left out under sanitizers.
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*Gpu*" PROPERTIES TIMEOUT 600
-    LABELS "$<$<BOOL:${ARG_SLOW}>:slow>"
+  set(labels)
+  if(ARG_SLOW)
+    set(labels LABELS slow)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*Gpu*" PROPERTIES TIMEOUT 600 ${labels}
     # Tests run side by side: idle OpenMP threads must not spin.
     ENVIRONMENT "OMP_WAIT_POLICY=passive")
   # GPU: some tests' names begin with Gpu. They are one entry, labelled gpu: opening a GPU takes longer than most
