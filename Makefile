@@ -2,7 +2,7 @@
 # make demo       text in, a scored artifact out, in a few minutes on two cores
 # make test       the whole test suite;  make test-gpu the part that needs a GPU
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
-# make tsan       what uses std::thread (training batches, shard building) under ThreadSanitizer
+# make tsan       what uses std::thread (training batches, shard building, checkpoints) under ThreadSanitizer
 # make fuzz       the readers of files against the fuzzer's corpora, and a few seconds more (docs/fuzzing.md);
 #                 make fuzz-long TARGET=artifact RUNS=10000000 for long
 # make tidy       clang-tidy on the program itself;  make format rewrites, make format-check only looks
@@ -52,13 +52,16 @@ sanitize: deps
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize --output-on-failure -j $(JOBS) -LE slow
 
-# Only what starts std::threads: GCC's OpenMP run-time library makes ThreadSanitizer report races that
-# are none.
+# Only what starts std::threads, and OpenMP with one thread: with more, GCC's run-time library makes
+# ThreadSanitizer report races that are none.
 tsan: deps
 	cmake -B $(BUILD)-tsan -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O1 -g1' -DFAIRWAY_SANITIZE=thread $(CPU_ONLY)
-	cmake --build $(BUILD)-tsan -j $(JOBS) --target data_threads_test
+	cmake --build $(BUILD)-tsan -j $(JOBS) --target data_threads_test train_threads_test train_test
 	$(BUILD)-tsan/tests/data/data_threads_test
+	$(BUILD)-tsan/tests/train/train_threads_test
+	OMP_NUM_THREADS=1 $(BUILD)-tsan/tests/train/train_test \
+	  --gtest_filter='Training.OnlyTheNewest*:Training.NotFinite*:Training.Interrupt*'
 
 FUZZ_TARGETS = artifact checkpoint compressed manifest model recipe safetensors shard text tokenizer
 # Of the work that libFuzzer does besides running a target, what a fast one can do without.

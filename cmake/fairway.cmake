@@ -37,12 +37,14 @@ function(fairway_library name)
 endfunction()
 
 function(fairway_test name)
-  cmake_parse_arguments(ARG "GPU" "" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "GPU;SLOW" "" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE fairway_options ${ARG_DEPENDS} GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE FAIRWAY_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
+  # SLOW: left out under sanitizers.
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*Gpu*" PROPERTIES TIMEOUT 600
+    LABELS "$<$<BOOL:${ARG_SLOW}>:slow>"
     # Tests run side by side: idle OpenMP threads must not spin.
     ENVIRONMENT "OMP_WAIT_POLICY=passive")
   # GPU: some tests' names begin with Gpu. They are one entry, labelled gpu: opening a GPU takes longer than most
@@ -64,7 +66,9 @@ function(fairway_mpi_runs name)
       # More ranks than cores must not spin while they wait.
       COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1
         -np ${ranks} $<TARGET_FILE:${name}>)
-    set_tests_properties(mpi.${name}.${ranks} PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300)
+    # The leaks that a sanitizer finds are MPI's own.
+    set_tests_properties(mpi.${name}.${ranks} PROPERTIES PROCESSORS 2 TIMEOUT 300
+      LABELS "mpi$<$<NOT:$<EQUAL:${ranks},2>>:$<SEMICOLON>slow>" ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
   endforeach()
 endfunction()
 

@@ -1,9 +1,11 @@
-// fairway bench step|ops|ttt|quantize|data
+// fairway bench step|ops|ttt|quantize|checkpoint|data
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint.h"
 #include "commands.h"
 #include "fairway/base/fields.h"
 #include "fairway/io/atomic_file.h"
@@ -20,7 +22,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What step, ops, ttt and quantize have in common.
+// What step, ops, ttt, quantize and checkpoint have in common.
 struct Options {
   std::string recipe, json, device = "auto", precision = "auto";
   int threads = 0;
@@ -29,6 +31,8 @@ struct Options {
   bool no_loop = false;
   bool memory = false;
   int64_t doc_tokens = 512, documents = 2;
+  int checkpoints = 3;
+  std::string out = ".";
 };
 
 // The recipe's model, or the record's.
@@ -216,6 +220,30 @@ void quantize(const Options& o) {
            {"artifact_bytes", f.artifact_bytes}});
 }
 
+void checkpoint(const Options& o) {
+  const auto f = bench::bench_checkpoint({.model = recipe_of(o).model,
+                                          .tokens = tokens_of(o),
+                                          .checkpoints = o.checkpoints,
+                                          .device = device_of(o),
+                                          .directory = o.out});
+  const double cost = f.held_seconds + std::max(f.slowed_seconds, 0.0);
+  fmt::print(
+      "checkpoint of {:.0f} MiB, steps of {} tokens in {:.3f} s\n"
+      "training held up  {:.3f} s (first: {:.3f} s)\n"
+      "steps beside it   {:.3f} s longer, in all\n"
+      "written           in {:.2f} s, {:.2f} s of a processor, with no training beside it\n"
+      "one a minute      costs {:.2f}% of the time\n",
+      f.bytes / kMebi, tokens_of(o), f.step_seconds, f.held_seconds, f.first_seconds,
+      f.slowed_seconds, f.write_seconds, f.write_cpu, 100 * cost / 60);
+  keep(o, {{"bytes", f.bytes},
+           {"step_seconds", f.step_seconds},
+           {"held_seconds", f.held_seconds},
+           {"first_held_seconds", f.first_seconds},
+           {"slowed_seconds", f.slowed_seconds},
+           {"write_seconds", f.write_seconds},
+           {"write_cpu_seconds", f.write_cpu}});
+}
+
 CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
                    const std::shared_ptr<Options>& o) {
   CLI::App* command = bench.add_subcommand(name, what);
@@ -283,6 +311,20 @@ void add_bench(CLI::App& app) {
                    "Timed batches of --tokens tokens (default: 1 on a CPU, 64 on a GPU)")
       ->check(CLI::PositiveNumber);
   part->callback([q] { quantize(*q); });
+
+  auto c = std::make_shared<Options>();
+  part =
+      add_part(*bench, "checkpoint",
+               "How long a checkpoint holds training up, and what writing it takes from the steps "
+               "beside it",
+               c);
+  part->add_option("--checkpoints", c->checkpoints, "Checkpoints; the median counts")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  part->add_option("--out", c->out, "A directory on the disk to measure")
+      ->capture_default_str()
+      ->type_name("DIR");
+  part->callback([c] { checkpoint(*c); });
 
   add_bench_data(*bench);
 }

@@ -111,7 +111,7 @@ void run(Options o, ProcessGroup& group) {
   if (!group.root()) o.json = o.nll = "";
   // A path that cannot be written is found out before the work, not after it.
   for (const std::string& path : {o.json, o.nll})
-    if (!path.empty()) AtomicFile probe(path);
+    if (!path.empty()) check_can_write(path);
   const Evaluation result = evaluate(o.job, group);
   if (!o.nll.empty()) {
     AtomicFile file(o.nll);

@@ -22,6 +22,7 @@ namespace fairway {
 namespace {
 
 constexpr int kFailed = 1, kUsage = 2;
+constexpr const char* kNoOutput = "cannot write to standard output; is the disk full?";
 
 // Of several ranks, rank 0 speaks first: where all fail alike, it ends the others before they do.
 int complain(const ProcessGroup* group, std::string message, int status) {
@@ -82,8 +83,7 @@ int run(int argc, char** argv, ProcessGroup& group) {
     return complain(&group, fmt::format("{}; see '{} --help'", e.what(), command_path(app)),
                     kUsage);
   }
-  if (std::fflush(stdout) != 0 || std::ferror(stdout))
-    return complain(&group, "cannot write to standard output; is the disk full?", kFailed);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) return complain(&group, kNoOutput, kFailed);
   return 0;
 }
 
@@ -114,7 +114,7 @@ int main(int argc, char** argv) {
       return complain(fmt::format("this is a bug in fairway: {}; please report it", e.what()),
                       kFailed);
     } catch (const std::exception& e) {
-      return complain(e.what(), kFailed);
+      return complain(std::ferror(stdout) ? kNoOutput : e.what(), kFailed);
     }
   }();
   // The other ranks wait for this one: they end with it.

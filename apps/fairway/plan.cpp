@@ -36,7 +36,7 @@ struct Options {
   double launch_us = Links{}.launch * 1e6;
 };
 
-constexpr double kMilli = 1e3, kMega = 1e-6, kGiga = 1e-9, kMebi = 1 << 20;
+constexpr double kMilli = 1e3, kMega = 1e-6, kMebi = 1 << 20;
 
 // "8", "1,2,4", "1-8" (doubling: 1, 2, 4, 8), or several of these.
 std::vector<int> parse_gpus(const std::string& text) {

@@ -18,6 +18,7 @@
 #include "fairway/quant/calibrate.h"
 #include "fairway/quant/model_file.h"
 #include "fairway/report/report.h"
+#include "fairway/train/interrupt.h"
 #include "quantize_stage.h"
 #include "status_line.h"
 
@@ -27,6 +28,7 @@ Budget quantize(const QuantizeJob& job, ProcessGroup& group) {
   job.config.validate();
   const ModelFile model = load_any_model(job.model);
   const TokenStream text(job.calibration, model.config.vocab_size);
+  if (group.root()) check_can_write(job.out);
   StatusLine status;
 
   const DeviceChoice own = for_rank(job.device, group);
@@ -61,7 +63,14 @@ Budget quantize(const QuantizeJob& job, ProcessGroup& group) {
       quantized.tokenizer_hash = manifest->tokenizer_hash;
   status.show("coding");
   Budget budget;
-  write_artifact(job.out, quantized, &budget.artifact);
+  const auto artifact = pack_artifact(quantized, &budget.artifact);
+  {
+    const InterruptGuard interrupt;  // a signal lets the file be finished, so that no part is left
+    AtomicFile file(job.out);
+    file.write(artifact);
+    file.commit();
+    require(!interrupt.requested(), "{}: interrupted when it was complete", job.out.string());
+  }
   budget.code_entropy_bits = histogram_entropy_bits(quantized);
   if (job.compare_with_brotli) {
     status.show("compressing with Brotli, for comparison");
@@ -84,6 +93,7 @@ struct Options {
 void run(Options& o, ProcessGroup& group) {
   o.job.model = o.model, o.job.out = o.out;
   o.job.calibration = find_shards(o.calibration);
+  if (group.root() && !o.json.empty()) check_can_write(o.json);
   o.job.compare_with_brotli = !o.no_brotli;
   parse_field("--device", o.device, o.job.device.kind);
   parse_field("--matmul-precision", o.precision, o.job.device.precision);

@@ -12,12 +12,15 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "commands.h"
 #include "eval_stage.h"
 #include "fairway/base/fields.h"
 #include "fairway/data/shard.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/io/file_lock.h"
+#include "fairway/io/write_error.h"
 #include "fairway/report/report.h"
 #include "quantize_stage.h"
 #include "recipe_options.h"
@@ -54,6 +57,7 @@ class Stages {
     }
     const fs::path path = directory_ / (name + ".json");
     ++number_;
+    passed_.insert(path);
     if (!changed_ && fs::exists(path) && (product.empty() || fs::exists(product))) {
       Json result = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
       require(result.is_object(), "{}: damaged; delete it to run this stage again", path.string());
@@ -61,7 +65,12 @@ class Stages {
       group_.broadcast(false);
       return result;
     }
+    // What later stages said is about something else now, also if this run is stopped before them.
+    if (!changed_)
+      for (const auto& entry : fs::directory_iterator(directory_))
+        if (!passed_.contains(entry.path())) delete_all(entry.path());
     changed_ = true;
+    delete_all(path);
     fmt::print("[{}/{}] {}\n", number_, count_, name);
     std::fflush(stdout);
     group_.broadcast(true);
@@ -74,6 +83,7 @@ class Stages {
   fs::path directory_;
   size_t count_, number_ = 0;
   ProcessGroup& group_;
+  std::set<fs::path> passed_;  // results of the stages so far
   bool changed_ = false;
 };
 
@@ -93,22 +103,27 @@ void check_inputs(const Recipe& recipe) {
 void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
   const fs::path kept = out / "recipe.toml";
   if (restart)
-    for (const char* name : {"stages", "checkpoints", "metrics.jsonl", "model.safetensors",
-                             "model.fairway", "budget.json", "report.json", "report.md"})
-      fs::remove_all(out / name);
+    for (const char* name :
+         {"stages", "checkpoints", "metrics.jsonl", "model.safetensors", "model.fairway",
+          "budget.json", "report.json", "report.md", "recipe.toml"})
+      delete_all(out / name);
   else if (fs::exists(kept))
     if (const auto key = first_difference(parse_recipe(read_file(kept), kept.string()), recipe))
       usage_fail(
           "{}: begun with another recipe ({}); use --restart to begin again, or another --out",
           out.string(), *key);
-  fs::create_directories(out / "stages");
-  write_file(kept, to_toml(recipe));
+  make_directories(out / "stages");
+  if (!fs::exists(kept)) write_file(kept, to_toml(recipe));
 }
 
 void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
   check_inputs(recipe);
   const fs::path out = o.out;
-  if (group.root()) claim_directory(out, recipe, o.restart);
+  std::optional<DirectoryLock> lock;
+  if (group.root()) {
+    lock.emplace(out);
+    claim_directory(out, recipe, o.restart);
+  }
   const fs::path model = out / "model.safetensors", artifact = out / "model.fairway";
 
   Stages stages(out / "stages", 3 + recipe.run.modes.size(), group);
@@ -122,6 +137,7 @@ void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
     job.train = recipe.train;
     job.out = out;
     job.group = &group;
+    job.lock = lock ? &*lock : nullptr;
     const TrainSummary done = train(job);
     return Json{{"steps", done.steps},
                 {"tokens", done.steps * recipe.train.batch_tokens},

@@ -19,6 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
+
 TEST_F(Cli, HelpExplainsEveryCommand) {
   for (const Words& command : {Words{},
                                {"tokenizer", "train"},
@@ -33,6 +34,7 @@ TEST_F(Cli, HelpExplainsEveryCommand) {
                                {"bench", "ops"},
                                {"bench", "ttt"},
                                {"bench", "quantize"},
+                               {"bench", "checkpoint"},
                                {"bench", "data"}}) {
     Words words = command;
     words.push_back("--help");
@@ -377,24 +379,37 @@ TEST_F(Cli, InterruptedTrainingContinuesBitForBit) {
   const Words modes{"--run.modes", "chunked"};
   expect_done(run_recipe("whole", modes));
 
-  const pid_t pid = start({FAIRWAY_BINARY, "run", "--recipe", at("toy.toml"), "--out", at("cut"),
-                           "--run.modes", "chunked"});
-  const auto lines = [&] {
-    const std::string path = at("cut/metrics.jsonl");
-    if (!fs::exists(path)) return std::ptrdiff_t{0};
-    const std::string text = read_file(path);
-    return std::count(text.begin(), text.end(), '\n');
-  };
-  for (int i = 0; i < 20000 && lines() < 3; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  ASSERT_EQ(::kill(pid, SIGINT), 0);
-  expect_failed(finish(pid), 1, "interrupted");
-  EXPECT_LT(lines(), steps);
-  EXPECT_FALSE(fs::exists(at("cut/model.safetensors")));
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const std::string cut = signal == SIGINT ? "int" : "term";
+    const pid_t pid = start({FAIRWAY_BINARY, "run", "--recipe", at("toy.toml"), "--out", at(cut),
+                             "--run.modes", "chunked"});
+    const auto lines = [&] {
+      const std::string path = at(cut + "/metrics.jsonl");
+      if (!fs::exists(path)) return std::ptrdiff_t{0};
+      const std::string text = read_file(path);
+      return std::count(text.begin(), text.end(), '\n');
+    };
+    for (int i = 0; i < 20000 && lines() < 3; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ASSERT_EQ(::kill(pid, signal), 0);
+    expect_failed(finish(pid), 1, "interrupted");
+    EXPECT_LT(lines(), steps);
+    EXPECT_EQ(files(cut + "/checkpoints").size(), 1u);
+    EXPECT_FALSE(fs::exists(at(cut + "/model.safetensors")));
 
-  expect_done(run_recipe("cut", modes));
-  EXPECT_EQ(read_file(at("cut/model.safetensors")), read_file(at("whole/model.safetensors")));
-  EXPECT_EQ(read_file(at("cut/model.fairway")), read_file(at("whole/model.fairway")));
+    expect_done(run_recipe(cut, modes));
+    for (const char* file : {"/model.safetensors", "/model.fairway"})
+      EXPECT_TRUE(read_file(at(cut + file)) == read_file(at(std::string("whole") + file))) << file;
+  }
+}
+
+TEST_F(Cli, ALogThatCannotBeWrittenDoesNotEndTraining) {
+  build_data();
+  write_recipe(150);
+  const Result r = shell("\"$0\" train --recipe " + at("toy.toml") + " --train.log_every 1 --out " +
+                         at("run") + " >/dev/full");
+  expect_failed(r, 1, "standard output");
+  EXPECT_TRUE(fs::exists(at("run/model.safetensors")));
 }
 
 }  // namespace

@@ -95,7 +95,7 @@ TEST_F(Checkpoint, TruncatedOrForeignFilesAreRefused) {
 TEST_F(Checkpoint, FoundByStepAndPrunedOldestFirst) {
   for (int64_t step : {9, 100'000'000, 120}) save(checkpoint_path(dir.path(), step));
   write_file(dir.path() / "step_x.safetensors", "");
-  write_file(dir.path() / "step_1.safetensors.tmp3", "");
+  write_file(dir.path() / "step_00000130.safetensors.tmp", "");
   auto names = [&] {
     std::vector<std::string> out;
     for (auto& p : find_checkpoints(dir.path())) out.push_back(p.filename().string());
@@ -108,6 +108,10 @@ TEST_F(Checkpoint, FoundByStepAndPrunedOldestFirst) {
   EXPECT_EQ(names(),
             (std::vector<std::string>{"step_00000120.safetensors", "step_100000000.safetensors"}));
   EXPECT_TRUE(find_checkpoints(dir.path() / "missing").empty());
+  delete_unfinished_checkpoints(dir.path());
+  EXPECT_EQ(dir.files(),
+            (std::vector<std::string>{"step_00000120.safetensors", "step_100000000.safetensors",
+                                      "step_x.safetensors"}));
 }
 
 }  // namespace

@@ -199,7 +199,7 @@ TEST_P(Update, ClipsAndSumsAsItsModeSays) {
   const auto own = gradient(group->rank());
   std::copy(own.begin(), own.end(), trainer.gradients().begin());
   const StepResult result = trainer.update({});
-  std::vector<float> momentum;
+  std::vector<float> momentum(group->root() ? static_cast<size_t>(bank_size(model)) : 0);
   trainer.download_state("momentum", momentum);
 
   // Per rank: its mean gradient is clipped, and counts by its share of the micro-batches.
@@ -221,7 +221,6 @@ TEST_P(Update, ClipsAndSumsAsItsModeSays) {
   }
   EXPECT_NEAR(result.grad_norm, norm, 1e-6 * norm);
   if (!group->root()) return;
-  ASSERT_EQ(std::ssize(momentum), bank_size(model));
   double error = 0, size = 0;
   for (size_t i = 0; i < momentum.size(); ++i) {
     error += std::pow(momentum[i] - sum[i], 2);

@@ -8,6 +8,7 @@
 
 #include "fairway/base/check.h"
 #include "fairway/data/build_part.h"
+#include "fairway/io/write_error.h"
 
 namespace fairway {
 
@@ -89,8 +90,9 @@ class OutputDirectory {
     for (fs::path p = path; !p.empty() && !fs::exists(p, error); p = p.parent_path())
       made_.push_back(p);
     fs::create_directories(path, error);
-    if (error) remove();
-    require(!error, "{}: cannot make the directory: {}", path.string(), error.message());
+    if (!error) return;
+    remove();
+    write_failed(path, "make the directory", error.value());
   }
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
@@ -105,17 +107,67 @@ class OutputDirectory {
   std::vector<fs::path> made_;
 };
 
-// Files of an earlier build of the set.
+// Files of an earlier build of the set, the manifest first.
 std::vector<fs::path> files_of_set(const fs::path& directory, const std::string& set) {
   std::vector<fs::path> files;
+  if (const fs::path manifest = directory / (set + ".json"); fs::exists(manifest))
+    files.push_back(manifest);
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    const bool shard = (name.starts_with(set + "_train_") || name.starts_with(set + "_val_")) &&
-                       name.ends_with(".bin");
-    if (shard || name == set + ".json") files.push_back(entry.path());
+    if ((name.starts_with(set + "_train_") || name.starts_with(set + "_val_")) &&
+        name.ends_with(".bin"))
+      files.push_back(entry.path());
   }
   return files;
 }
+
+// The moment in which a new set takes the place of an earlier one. Unless keep() is called, the new
+// files go again and the earlier ones come back.
+class Exchange {
+ public:
+  // `earlier`: files to replace, the manifest first; `shards`: names of the new ones.
+  Exchange(const std::vector<fs::path>& earlier, fs::path directory, const std::string& set,
+           const std::vector<std::string>& shards)
+      : directory_(std::move(directory)), aside_(directory_ / ("." + set + ".replaced")) {
+    for (const auto& name : shards) placed_.push_back(directory_ / name);
+    placed_.push_back(directory_ / (set + ".json"));
+    if (earlier.empty()) return;
+    make_directories(aside_);
+    for (const auto& file : earlier) {
+      std::error_code error;
+      fs::rename(file, aside_ / file.filename(), error);
+      if (!error) {
+        moved_.push_back(file);
+        continue;
+      }
+      put_back();
+      write_failed(file, "replace", error.value());
+    }
+  }
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+  ~Exchange() {
+    std::error_code ignored;
+    if (kept_) {
+      fs::remove_all(aside_, ignored);
+      return;
+    }
+    for (const auto& file : placed_) fs::remove(file, ignored);
+    put_back();
+  }
+  void keep() { kept_ = true; }
+
+ private:
+  void put_back() {
+    std::error_code ignored;
+    for (auto it = moved_.rbegin(); it != moved_.rend(); ++it)
+      fs::rename(aside_ / it->filename(), *it, ignored);
+    fs::remove(aside_, ignored);  // if nothing is left in it
+  }
+  fs::path directory_, aside_;
+  std::vector<fs::path> placed_, moved_;
+  bool kept_ = false;
+};
 
 void check_options(const BuildOptions& o) {
   if (o.inputs.empty()) usage_fail("--input: name the text to tokenize");
@@ -178,16 +230,19 @@ ShardManifest build_shards(const BuildOptions& options, const Tokenizer& tokeniz
   require(done.documents > 0, "{}: no documents with text in the input ({} empty ones)",
           options.inputs.front(), manifest.empty_documents);
 
-  // The manifest goes first and comes last: a set that has one is complete.
-  const auto manifest_path = options.out / (options.set + ".json");
-  std::error_code ignored;
-  fs::remove(manifest_path, ignored);
-  for (const auto& file : earlier) fs::remove(file, ignored);
+  // Everything is on disk before the first file moves. The manifest comes last: a set that has one
+  // is complete.
   manifest.train.tokens = train.tokens();
   manifest.val.tokens = val.tokens();
-  manifest.train.shards = train.commit();
-  manifest.val.shards = val.commit();
-  write_manifest(manifest_path, manifest);
+  manifest.train.shards = train.finish();
+  manifest.val.shards = val.finish();
+  auto shards = manifest.train.shards;
+  shards.insert(shards.end(), manifest.val.shards.begin(), manifest.val.shards.end());
+  Exchange exchange(earlier, options.out, options.set, shards);
+  train.commit();
+  val.commit();
+  write_manifest(options.out / (options.set + ".json"), manifest);
+  exchange.keep();
   out.keep();
   group.broadcast(true);
   return manifest;

@@ -1,7 +1,6 @@
 #include "fairway/data/shard.h"
 
 #include <glob.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +9,7 @@
 #include <system_error>
 
 #include "fairway/base/check.h"
+#include "fairway/io/write_error.h"
 
 namespace fairway {
 
@@ -111,10 +111,11 @@ std::vector<std::filesystem::path> find_shards(std::span<const std::string> patt
 ShardWriter::ShardWriter(std::filesystem::path directory, std::string stem, int64_t max_tokens)
     : directory_(std::move(directory)), stem_(std::move(stem)), max_tokens_(max_tokens) {
   check(max_tokens_ > 0 && max_tokens_ <= kMaxShardTokens, "ShardWriter: max_tokens");
-  staging_ = directory_ / fmt::format(".{}.building.{}", stem_, ::getpid());
-  std::error_code error;
-  std::filesystem::create_directory(staging_, error);
-  require(!error, "{}: cannot write here: {}", directory_.string(), error.message());
+  staging_ = directory_ / fmt::format(".{}.building", stem_);
+  lock_.emplace(staging_);
+  std::error_code ignored;
+  for (const auto& left : std::filesystem::directory_iterator(staging_, ignored))
+    if (left.path().filename() != ".lock") std::filesystem::remove(left.path(), ignored);
 }
 
 ShardWriter::~ShardWriter() {
@@ -148,14 +149,17 @@ void ShardWriter::finish_shard() {
   in_shard_ = 0;
 }
 
-std::vector<std::string> ShardWriter::commit() {
+const std::vector<std::string>& ShardWriter::finish() {
   if (shard_) finish_shard();
-  for (const std::string& name : names_) {
-    std::error_code error;
-    std::filesystem::rename(staging_ / name, directory_ / name, error);
-    require(!error, "{}: cannot put the finished shard in place: {}", (directory_ / name).string(),
-            error.message());
-  }
+  return names_;
+}
+
+std::vector<std::string> ShardWriter::commit() {
+  finish();
+  for (const std::string& name : names_)
+    if (std::error_code error;
+        std::filesystem::rename(staging_ / name, directory_ / name, error), error)
+      write_failed(directory_ / name, "put the finished shard in place", error.value());
   return names_;
 }
 

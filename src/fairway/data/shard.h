@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "fairway/io/atomic_file.h"
+#include "fairway/io/file_lock.h"
 #include "fairway/io/mapped_file.h"
 
 namespace fairway {
@@ -41,12 +43,13 @@ class ShardFile {
 std::vector<std::filesystem::path> find_shards(std::span<const std::string> patterns);
 std::vector<std::filesystem::path> find_shards(const std::string& pattern);
 
-// Writes `<directory>/<stem>_000000.bin`, `…_000001.bin`, … The shards grow in a staging directory
-// inside `directory` and appear under their names only in commit(); without it nothing is left
-// behind.
+// Writes `<directory>/<stem>_000000.bin`, `…_000001.bin`, … The shards grow in a staging directory,
+// `<directory>/.<stem>.building`, and appear under their names only in commit(); without it nothing
+// is left behind. What a killed process left in the staging directory is deleted.
 class ShardWriter {
  public:
-  // `directory` must exist. `max_tokens`: where one shard ends and the next begins.
+  // `directory` must exist. `max_tokens`: where one shard ends and the next begins. Throws Error if
+  // another process writes the same shards.
   ShardWriter(std::filesystem::path directory, std::string stem,
               int64_t max_tokens = kMaxShardTokens);
   ShardWriter(const ShardWriter&) = delete;
@@ -56,8 +59,11 @@ class ShardWriter {
   void append(std::span<const uint16_t> tokens);
   int64_t tokens() const { return total_; }
 
-  // Finishes the last shard and moves all into place. No shard is written for no tokens.
-  // Returns the file names, in order.
+  // Finishes the last shard: all are on disk then, still in the staging directory. No shard is
+  // written for no tokens. Returns the file names, in order.
+  const std::vector<std::string>& finish();
+
+  // finish(), then all move into place. Returns the file names.
   std::vector<std::string> commit();
 
  private:
@@ -66,6 +72,7 @@ class ShardWriter {
   std::filesystem::path directory_, staging_;
   std::string stem_;
   int64_t max_tokens_, total_ = 0, in_shard_ = 0;
+  std::optional<DirectoryLock> lock_;  // of staging_
   std::unique_ptr<AtomicFile> shard_;
   std::vector<std::string> names_;
 };

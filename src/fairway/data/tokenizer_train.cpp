@@ -92,7 +92,7 @@ void train_tokenizer(const TokenizerTraining& options, const std::filesystem::pa
         "16 bits)",
         options.vocab_size, kByteVocab);
   if (options.inputs.empty()) usage_fail("--input: name the text to train on");
-  const AtomicFile writable(out);  // before the long work: fails here if `out` cannot be written
+  check_can_write(out);
 
   Documents documents(options);
   if (documents.error) std::rethrow_exception(documents.error);

@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
+#include <system_error>
 
 #include "fairway/base/check.h"
+#include "fairway/io/file_lock.h"
 #include "fairway/io/mapped_file.h"
+#include "fairway/io/write_error.h"
 
 namespace fairway {
 
@@ -19,26 +21,52 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
-    require(n > 0, "{}: cannot write: {}; free some space or choose another place", target.string(),
-            std::strerror(n < 0 ? errno : ENOSPC));
+    if (n <= 0) write_failed(target, "write", n < 0 ? errno : ENOSPC);
     bytes = bytes.subspan(static_cast<size_t>(n));
   }
+}
+
+std::filesystem::path directory_of(const std::filesystem::path& target) {
+  return target.has_parent_path() ? target.parent_path() : ".";
+}
+
+// A rename is on disk once its directory is.
+void sync_directory(const std::filesystem::path& target) {
+  const auto directory = directory_of(target);
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;  // a directory that may be written to, but not read
+  const bool failed = ::fsync(fd) != 0 && errno != EINVAL;  // EINVAL: there is nothing to flush
+  const int error = errno;
+  ::close(fd);
+  if (failed) write_failed(target, "flush its directory to disk", error);
 }
 
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)) {
   temporary_ = target_;
-  temporary_ += fmt::format(".tmp{}", ::getpid());
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  require(fd_ >= 0, "{}: cannot create: {}", target_.string(), std::strerror(errno));
+  temporary_ += ".tmp";
+  fd_ = open_locked(temporary_);
+  require(fd_ != -EWOULDBLOCK, "{}: another process is writing this file; wait for it to end",
+          target_.string());
+  if (fd_ < 0) write_failed(target_, "create", -fd_);
+  if (::ftruncate(fd_, 0) != 0) {
+    const int error = errno;
+    discard();
+    write_failed(target_, "create", error);
+  }
   buffer_.reserve(kBufferBytes);
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ < 0) return;
-  ::close(fd_);
+  if (fd_ >= 0) discard();
+}
+
+// Deleted before the lock goes: afterwards the name may be another process's.
+void AtomicFile::discard() {
   ::unlink(temporary_.c_str());
+  ::close(fd_);
+  fd_ = -1;
 }
 
 void AtomicFile::flush() {
@@ -62,7 +90,7 @@ void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    require(n > 0, "{}: cannot write: {}", target_.string(), std::strerror(n < 0 ? errno : ENOSPC));
+    if (n <= 0) write_failed(target_, "write", n < 0 ? errno : ENOSPC);
     bytes = bytes.subspan(static_cast<size_t>(n));
     offset += static_cast<uint64_t>(n);
   }
@@ -70,21 +98,18 @@ void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
 
 void AtomicFile::commit() {
   flush();
-  require(::fsync(fd_) == 0, "{}: cannot flush to disk: {}", target_.string(),
-          std::strerror(errno));
-  const int closed = ::close(fd_);
+  if (::fsync(fd_) != 0) write_failed(target_, "flush to disk", errno);
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) write_failed(target_, "finish", errno);
+  ::close(fd_);
   fd_ = -1;
-  if (closed != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(temporary_.c_str());
-    fail("{}: cannot finish: {}", target_.string(), std::strerror(error));
-  }
-  const auto directory = target_.has_parent_path() ? target_.parent_path() : ".";
-  const int dir = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (dir >= 0) {
-    ::fsync(dir);
-    ::close(dir);
-  }
+  sync_directory(target_);
+}
+
+void check_can_write(const std::filesystem::path& target) {
+  std::error_code ignored;
+  if (::access(directory_of(target).c_str(), W_OK | X_OK) != 0)
+    write_failed(target, "create", errno);
+  if (std::filesystem::is_directory(target, ignored)) write_failed(target, "create", EISDIR);
 }
 
 void write_file(const std::filesystem::path& target, std::string_view text) {

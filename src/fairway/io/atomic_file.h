@@ -1,6 +1,9 @@
 // Files that are complete or absent: written under a temporary name in the same directory, flushed
 // to disk, renamed over the target, the directory flushed. An AtomicFile destroyed before
 // `commit()` leaves nothing behind, and an older file of that name untouched.
+//
+// The temporary name is TARGET.tmp. What a killed process left there is overwritten by the next one
+// that writes the target, so that such files do not pile up.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +17,8 @@ namespace fairway {
 
 class AtomicFile {
  public:
-  // Throws Error if the directory does not exist or cannot be written.
+  // Throws Error if the directory does not exist or cannot be written, or while another process
+  // writes the target.
   explicit AtomicFile(std::filesystem::path target);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -38,12 +42,17 @@ class AtomicFile {
 
  private:
   void flush();
+  void discard();
 
   std::filesystem::path target_, temporary_;
   int fd_ = -1;
   uint64_t written_ = 0;
   std::vector<std::byte> buffer_;
 };
+
+// Throws Error if a file of that name could not be put there: asked before long work. Writes
+// nothing.
+void check_can_write(const std::filesystem::path& target);
 
 // The whole of a small text file written at once, atomically.
 void write_file(const std::filesystem::path& target, std::string_view text);

@@ -28,9 +28,10 @@ double exchange_seconds(const Links& links, Collective kind, double bytes, int r
   const int nodes = links.nodes(ranks);
   // Everything that a ring carries crosses from each node to the next; the adapters of all of the
   // node's ranks share that. The emptiest node has the fewest.
-  const double bandwidth =
-      nodes == 1 ? links.node_bandwidth
-                 : std::min(links.node_bandwidth, ranks / nodes * links.network_bandwidth);
+  const int adapters = ranks / nodes;
+  const double bandwidth = nodes == 1
+                               ? links.node_bandwidth
+                               : std::min(links.node_bandwidth, adapters * links.network_bandwidth);
   const double latency = (ranks - nodes) * links.node_latency + (nodes - 1) * links.network_latency;
   return links.launch + rounds(kind) * latency + bytes_sent(kind, bytes, ranks) / bandwidth;
 }

@@ -332,8 +332,9 @@ QuantizedModel unpack_artifact(std::span<const std::byte> file, const std::strin
 
 void write_artifact(const std::filesystem::path& path, const QuantizedModel& model,
                     ArtifactBytes* bytes) {
+  const auto artifact = pack_artifact(model, bytes);
   AtomicFile file(path);
-  file.write(pack_artifact(model, bytes));
+  file.write(artifact);
   file.commit();
 }
 

@@ -30,6 +30,7 @@ void share_out(std::vector<Input>& inputs, std::span<const GptqJob> jobs, int ra
     return n * n * rows;
   };
   std::vector<Input*> order;
+  order.reserve(inputs.size());
   for (Input& input : inputs) order.push_back(&input);
   std::stable_sort(order.begin(), order.end(),
                    [&](const Input* a, const Input* b) { return cost(*a) > cost(*b); });

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "fairway/base/check.h"
+#include "fairway/io/write_error.h"
 
 namespace fairway {
 
@@ -173,9 +174,12 @@ fs::path checkpoint_path(const fs::path& directory, int64_t step) {
   return directory / fmt::format("step_{:08}.safetensors", step);
 }
 
-int64_t checkpoint_step(const fs::path& path) {
+namespace {
+
+// The number in step_<number><suffix>; -1 if that is not the name.
+int64_t step_in(const fs::path& path, std::string_view suffix) {
   const std::string name = path.filename().string();
-  const std::string_view prefix = "step_", suffix = ".safetensors";
+  const std::string_view prefix = "step_";
   if (!name.starts_with(prefix) || !name.ends_with(suffix)) return -1;
   int64_t step = 0;
   const char* end = name.data() + name.size() - suffix.size();
@@ -183,17 +187,32 @@ int64_t checkpoint_step(const fs::path& path) {
   return result.ec == std::errc{} && result.ptr == end ? step : -1;
 }
 
-std::vector<fs::path> find_checkpoints(const fs::path& directory) {
+// The files with such names, by number.
+std::vector<fs::path> numbered_files(const fs::path& directory, std::string_view suffix) {
   std::vector<std::pair<int64_t, fs::path>> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error))
-    if (const int64_t step = checkpoint_step(entry.path()); step >= 0)
+    if (const int64_t step = step_in(entry.path(), suffix); step >= 0)
       found.emplace_back(step, entry.path());
   std::sort(found.begin(), found.end());
   std::vector<fs::path> paths;
   paths.reserve(found.size());
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
+}
+
+}  // namespace
+
+int64_t checkpoint_step(const fs::path& path) {
+  return step_in(path, ".safetensors");
+}
+
+std::vector<fs::path> find_checkpoints(const fs::path& directory) {
+  return numbered_files(directory, ".safetensors");
+}
+
+void delete_unfinished_checkpoints(const fs::path& directory) {
+  for (const auto& path : numbered_files(directory, ".safetensors.tmp")) delete_all(path);
 }
 
 void prune_checkpoints(const fs::path& directory, int keep) {

@@ -67,6 +67,10 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& directory, in
 int64_t checkpoint_step(const std::filesystem::path& path);
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& directory);
 
+// Deletes what killed processes left of checkpoints that they were writing. No one else may be
+// writing there.
+void delete_unfinished_checkpoints(const std::filesystem::path& directory);
+
 // Deletes all but the `keep` newest.
 void prune_checkpoints(const std::filesystem::path& directory, int keep);
 

@@ -16,8 +16,10 @@
 #include "fairway/comm/rank_device.h"
 #include "fairway/data/loader.h"
 #include "fairway/data/shard.h"
+#include "fairway/io/write_error.h"
 #include "fairway/optim/schedule.h"
 #include "fairway/train/checkpoint.h"
+#include "fairway/train/checkpoint_writer.h"
 #include "fairway/train/interrupt.h"
 #include "fairway/train/run_log.h"
 #include "fairway/train/trainer.h"
@@ -78,18 +80,11 @@ class Run {
         progress_(group.root() ? run.log : nullptr, run.train.log_every),
         trainer_(device, run.model, run.optim, run.train, &group),
         loader_(shards_, loader_options()) {
-    if (group_.root()) prepare_directory();
-    const std::string ranks =
-        group_.size() == 1 ? "" : fmt::format("{} ranks, each ", group_.size());
-    progress_.line(fmt::format("model: {:.2f} M parameters; {}memory: {:.0f} MiB; {}",
-                               static_cast<double>(num_params(run.model)) * 1e-6, ranks,
-                               static_cast<double>(trainer_.memory_bytes()) / (1 << 20),
-                               device.name()));
-    if (run.train.micro_steps % group_.size() != 0)
-      progress_.line(fmt::format(
-          "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",
-          run.train.micro_steps, group_.size()));
-    if (run.memory_report) progress_.line(trainer_.memory_report());
+    if (group_.root()) {
+      prepare_directory();
+      writer_.emplace(checkpoints_, identity_, run.train.keep_checkpoints, trainer_.state_sizes());
+      describe(device.name());
+    }
     trainer_.warm_up(run.train.warmup_steps);
     if (!resume()) trainer_.init();
   }
@@ -101,7 +96,7 @@ class Run {
       progress_.line(fmt::format("already trained for {} steps: nothing to do", position_.step));
     } else {
       if (!finished()) loss = loop();
-      std::vector<float> ema;
+      std::vector<float> ema(group_.root() ? static_cast<size_t>(flat_size(run_.model)) : 0);
       trainer_.download_state("ema", ema);
       if (group_.root()) save_model(model, run_.model, ema.data());
       progress_.line(fmt::format("{} steps in {:.1f} s: {}", position_.step, position_.elapsed,
@@ -124,15 +119,32 @@ class Run {
     return options;
   }
 
-  void prepare_directory() const {
-    std::error_code error;
-    if (run_.restart) {
-      fs::remove_all(checkpoints_, error);
-      fs::remove(run_.out / "metrics.jsonl", error);
-      fs::remove(run_.out / "model.safetensors", error);
-    }
-    fs::create_directories(checkpoints_, error);
-    require(!error, "{}: cannot make the directory: {}", checkpoints_.string(), error.message());
+  void describe(const std::string& device) {
+    const auto mebibytes = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+    const std::string ranks =
+        group_.size() == 1 ? "" : fmt::format("{} ranks, each ", group_.size());
+    progress_.line(fmt::format(
+        "model: {:.2f} M parameters; {}memory: {:.0f} MiB, and {:.0f} MiB of the host for "
+        "checkpoints; {}",
+        static_cast<double>(num_params(run_.model)) * 1e-6, ranks,
+        mebibytes(trainer_.memory_bytes()), mebibytes(writer_->memory_bytes()), device));
+    if (run_.train.micro_steps % group_.size() != 0)
+      progress_.line(fmt::format(
+          "[train] micro_steps = {} is no multiple of {} ranks: some wait while others work",
+          run_.train.micro_steps, group_.size()));
+    if (run_.memory_report)
+      progress_.line(fmt::format("{}{:>12.1f} MiB  checkpoint on its way to disk (host)\n",
+                                 trainer_.memory_report(), mebibytes(writer_->memory_bytes())));
+  }
+
+  void prepare_directory() {
+    if (!run_.lock) lock_.emplace(run_.out);
+    if (run_.restart)
+      for (const auto& left :
+           {checkpoints_, run_.out / "metrics.jsonl", run_.out / "model.safetensors"})
+        delete_all(left);
+    make_directories(checkpoints_);
+    delete_unfinished_checkpoints(checkpoints_);
   }
 
   bool resume() {
@@ -146,22 +158,23 @@ class Run {
                                   trainer_.upload_state(name, values);
                                 });
     loader_.seek(position_.data);
+    // A kill may have come before it.
+    if (group_.root()) prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
     progress_.line(fmt::format("continuing from {}: step {}, {:.1f} s on the clock",
                                newest.string(), position_.step, position_.elapsed));
     return true;
   }
 
+  // Collective. Training goes on while it is being written, by rank 0.
   void checkpoint() {
-    std::vector<CheckpointTensor> tensors;
-    std::map<std::string, std::vector<float>> state;
-    for (const auto& [name, size] : trainer_.state_sizes()) {
-      trainer_.download_state(name, state[name]);
-      tensors.push_back({name, state[name]});
+    if (writer_) {
+      writer_->write(position_, [&](const std::string& name, std::span<float> values) {
+        trainer_.download_state(name, values);
+      });
+    } else {
+      for (const auto& [name, size] : trainer_.state_sizes()) trainer_.download_state(name, {});
     }
     saved_at_ = position_.elapsed;
-    if (!group_.root()) return;
-    save_checkpoint(checkpoint_path(checkpoints_, position_.step), position_, identity_, tensors);
-    prune_checkpoints(checkpoints_, run_.train.keep_checkpoints);
   }
 
   // What rank 0's clock says and whether any rank was asked to stop: the same on all.
@@ -221,25 +234,34 @@ class Run {
       if (cap() > 0) left = std::min(left, cap() - now);
       progress_.step(record, run_.train.steps, left);
 
-      if (checkpoint_due() || finished()) checkpoint();
+      if (writer_) writer_->check_last();
       if (agreed.interrupted && !finished()) stop_interrupted();
+      if (checkpoint_due() || finished()) checkpoint();
     }
+    finish_writing();
     return loss;
+  }
+
+  // Until the last checkpoint is on disk, as every rank then knows.
+  void finish_writing() {
+    if (writer_) writer_->finish();
+    group_.broadcast(true);
   }
 
   [[noreturn]] void stop_interrupted() {
     progress_.line(fmt::format("stopping: writing a checkpoint at step {}", position_.step));
     checkpoint();
+    finish_writing();
     fail("training was interrupted after {} steps; {} holds it: run the same command to continue",
          position_.step, checkpoint_path(checkpoints_, position_.step).string());
   }
 
-  [[noreturn]] void stop_not_finite(const StepResult& result) const {
+  [[noreturn]] void stop_not_finite(const StepResult& result) {
+    finish_writing();
     const auto found = find_checkpoints(checkpoints_);
     fail(
         "step {}: the loss is {} and the gradient's norm {}: training stopped; {}; lower the "
-        "learning "
-        "rates ([optim]) and start over with --restart",
+        "learning rates ([optim]) and start over with --restart",
         position_.step, result.loss, result.grad_norm,
         found.empty() ? "there was no checkpoint yet"
                       : "the last good checkpoint is " + found.back().string());
@@ -253,6 +275,8 @@ class Run {
   ProgressLog progress_;
   Trainer<Device, T> trainer_;
   TrainLoader loader_;
+  std::optional<DirectoryLock> lock_;       // outlives what writes there
+  std::optional<CheckpointWriter> writer_;  // rank 0's
   RunPosition position_;
   double saved_at_ = 0;  // clock of the newest checkpoint
 };
@@ -268,8 +292,7 @@ TrainSummary train(const TrainRun& run) {
   if (run.train.micro_steps < group.size())
     usage_fail(
         "[train] micro_steps = {}: fewer than the {} ranks, each of which needs micro-batches of "
-        "its "
-        "own; raise micro_steps or start fewer ranks",
+        "its own; raise micro_steps or start fewer ranks",
         run.train.micro_steps, group.size());
   const DeviceChoice choice{run.train.device, run.train.threads, run.train.matmul_precision};
   return with_device(for_rank(choice, group),

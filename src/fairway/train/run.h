@@ -3,6 +3,7 @@
 // RUN/metrics.jsonl          one JSON object a step (run_log.h)
 // RUN/checkpoints/           the last few checkpoints (checkpoint.h)
 // RUN/model.safetensors      the moving average of the weights, written at the end
+// RUN/.lock                  while training goes on: only one process may work there
 //
 // A directory that holds checkpoints is continued from the newest one, at any number of ranks; with
 // step schedules and the same number the result is bit for bit that of a run that never stopped.
@@ -15,6 +16,7 @@
 
 #include "fairway/comm/process_group.h"
 #include "fairway/data/config.h"
+#include "fairway/io/file_lock.h"
 #include "fairway/model/config.h"
 #include "fairway/optim/config.h"
 #include "fairway/train/config.h"
@@ -26,11 +28,12 @@ struct TrainRun {
   DataConfig data;
   OptimConfig optim;
   TrainConfig train;
-  std::filesystem::path out;      // RUN; made if it does not exist
-  bool restart = false;           // delete what an earlier run left there instead of continuing it
-  bool memory_report = false;     // print the memory taken, by name
-  std::FILE* log = stdout;        // null: quiet
-  ProcessGroup* group = nullptr;  // the ranks that train together; null: this process alone
+  std::filesystem::path out;            // RUN; made if it does not exist
+  bool restart = false;                 // delete what an earlier run left instead of continuing it
+  bool memory_report = false;           // print the memory taken, by name
+  ProcessGroup* group = nullptr;        // the ranks that train together; null: this process alone
+  const DirectoryLock* lock = nullptr;  // of `out`, where the caller holds it (rank 0's)
+  std::FILE* log = stdout;              // null: quiet
 };
 
 struct TrainSummary {
@@ -41,7 +44,8 @@ struct TrainSummary {
 };
 
 // Collective. Throws UsageError for more ranks than micro-batches; Error when the loss or its
-// gradient stops being finite (nothing is saved then: the last checkpoint stays), and on SIGINT or
+// gradient stops being finite (nothing is saved then: the last checkpoint stays), when a checkpoint
+// could not be written (older ones stay), and on SIGINT or
 // SIGTERM, after a checkpoint: the same call continues from it.
 TrainSummary train(const TrainRun& run);
 

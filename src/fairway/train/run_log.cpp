@@ -11,6 +11,7 @@
 
 #include "fairway/base/check.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/io/write_error.h"
 
 namespace fairway {
 
@@ -55,7 +56,7 @@ std::string number(double x) {
 MetricsLog::MetricsLog(const std::filesystem::path& path, int64_t steps) : path_(path) {
   if (std::filesystem::exists(path)) keep_lines_before(path, steps);
   file_ = std::fopen(path.c_str(), "ae");
-  require(file_ != nullptr, "{}: cannot open: {}", path.string(), std::strerror(errno));
+  if (file_ == nullptr) write_failed(path, "open", errno);
 }
 
 MetricsLog::~MetricsLog() {
@@ -68,8 +69,7 @@ void MetricsLog::write(const StepRecord& r) {
              "\"looped\":{}}}\n",
              kLineStart, r.step, number(r.loss), number(r.lr_factor), number(r.grad_norm),
              number(r.tokens_per_second), number(r.elapsed), r.looped);
-  require(std::fflush(file_) == 0, "{}: cannot write: {}; free some space and run again",
-          path_.string(), std::strerror(errno));
+  if (std::fflush(file_) != 0) write_failed(path_, "write", errno);
 }
 
 ProgressLog::ProgressLog(std::FILE* out, int64_t every)

@@ -230,19 +230,19 @@ std::vector<std::pair<std::string, int64_t>> Trainer<Device, T>::state_sizes() c
 }
 
 template <class Device, class T>
-void Trainer<Device, T>::download_state(const std::string& name, std::vector<float>& values) {
+void Trainer<Device, T>::download_state(const std::string& name, std::span<float> values) {
   const Tensor<float> own = state_tensor(name);
-  const bool gathered = is_sharded(name) && group_.size() > 1;
-  if (!gathered && !group_.root()) return;
-  std::vector<float> part;
-  std::vector<float>& here = gathered ? part : values;
-  here.resize(static_cast<size_t>(own.size()));
-  device_.download(here.data(), own.data, here.size() * sizeof(float));
-  if (!gathered) return;
-
+  check(!group_.root() || std::ssize(values) == whole_size(model_, name, own.size()),
+        "Trainer: state of another size");
+  if (!is_sharded(name) || group_.size() == 1) {
+    if (group_.root()) device_.download(values.data(), own.data, values.size_bytes());
+    return;
+  }
+  std::vector<float> part(static_cast<size_t>(own.size()));
+  device_.download(part.data(), own.data, part.size() * sizeof(float));
   const auto all = group_.gather(std::as_bytes(std::span(part)));
   if (!group_.root()) return;
-  values.assign(static_cast<size_t>(whole_size(model_, name, own.size())), 0.0f);
+  std::fill(values.begin(), values.end(), 0.0f);
   for (int rank = 0; rank < group_.size(); ++rank) {
     const auto& bytes = all[static_cast<size_t>(rank)];
     for_each_part(

@@ -72,8 +72,8 @@ class Trainer {
   // The state of all ranks together, as a checkpoint holds it: the same tensors, and each of the
   // same size, whatever the number of ranks.
   std::vector<std::pair<std::string, int64_t>> state_sizes() const;
-  // `values` ← the tensor of that name, on rank 0; nothing elsewhere.
-  void download_state(const std::string& name, std::vector<float>& values);
+  // `values`, of its size, ← the tensor of that name; on rank 0 alone, where it is wanted.
+  void download_state(const std::string& name, std::span<float> values);
   // Every rank takes its part of the tensor. Not collective.
   void upload_state(const std::string& name, std::span<const float> values);
 
