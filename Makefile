@@ -75,7 +75,7 @@ fuzz-build: check-deps
 
 # First every file of the corpora, then two seconds of new ones; what is found stays in the build folder.
 fuzz: fuzz-build
-	for t in $(FUZZ_TARGETS); do \
+	@for t in $(FUZZ_TARGETS); do \
 	  mkdir -p $(BUILD)-fuzz/found/$$t && echo "$$t: $$(ls fuzz/corpus/$$t | wc -l) files" && \
 	  $(BUILD)-fuzz/fuzz/fuzz_$$t $(FUZZ) -runs=0 fuzz/corpus/$$t && \
 	  $(BUILD)-fuzz/fuzz/fuzz_$$t $(FUZZ) -max_total_time=2 -artifact_prefix=$(BUILD)-fuzz/ \

@@ -119,6 +119,17 @@ TEST(TextInput, DamagedCompressedFilesAreNamed) {
   }
 }
 
+TEST(TextInput, ZstdFramesMayFollowEachOtherButNotOldOnes) {
+  const TempDir dir;
+  const std::string skipped("\x50\x2A\x4D\x18\x01\x00\x00\x00x", 9);
+  EXPECT_THAT(read_all({dir.write("a.txt.zst", zst("one ") + skipped + zst("two"))}),
+              ElementsAre("one two"));
+  const std::string legacy("\x27\xB5\x2F\xFD\x04\x77\x04\x02", 8);  // version 0.7
+  for (const std::string& file : {legacy, zst("one ") + legacy})
+    EXPECT_THAT(error_of([&] { read_all({dir.write("a.txt.zst", file)}); }),
+                HasSubstr("not a zstd file"));
+}
+
 // A small file may not make its decoder take much memory: it names the window it wants.
 TEST(TextInput, WindowsAreBounded) {
   const TempDir dir;

@@ -152,15 +152,22 @@ class ZstdSource final : public Decoder {
 
  private:
   size_t step(std::span<char> out) override {
+    // The library also reads formats from before 2016, with decoders that know no bound.
+    if (frame_begins_ && !input_.empty()) {
+      const auto first = static_cast<unsigned char>(input_[0]);
+      if (first != 0x28 && (first & 0xF0) != 0x50) damaged("not a zstd file");
+    }
     ZSTD_inBuffer in{input_.data(), input_.size(), 0};
     ZSTD_outBuffer to{out.data(), out.size(), 0};
     const size_t status = ZSTD_decompressStream(stream_, &to, &in);
     if (ZSTD_isError(status)) damaged(ZSTD_getErrorName(status));
     input_ = input_.subspan(in.pos);
+    frame_begins_ = status == 0 || (frame_begins_ && in.pos == 0);
     progress(status == 0, in.pos, to.pos);
     return to.pos;
   }
   ZSTD_DStream* stream_;
+  bool frame_begins_ = true;
 };
 
 class GzSource final : public Decoder {

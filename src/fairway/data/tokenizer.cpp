@@ -124,8 +124,7 @@ void Tokenizer::encode_valid(std::string_view text, std::vector<uint16_t>& out,
     std::vector<int> ids;
     const auto status = processor_->Encode({piece.data(), piece.size()}, &ids);
     require(status.ok(), "SentencePiece cannot encode the text: {}", status.error_message());
-    // A piece that is not meant for text, but can be met in one: unused, or a control piece of one
-    // letter.
+    // An unused piece of one letter: there is nothing smaller to write it as.
     const bool lost = std::any_of(ids.begin(), ids.end(), [&](int id) {
       return kinds_[static_cast<size_t>(id)] == PieceKind::control;
     });
