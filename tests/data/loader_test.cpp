@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <numeric>
 #include <thread>
 
 #include "fairway/data/packing.h"
@@ -140,6 +141,37 @@ TEST(Loader, CoversWhatTheSpecSaysAtOneToEightRanks) {
         }
     }
   }));
+}
+
+// Also where P does not divide a step's micro-batches, and where their number changes between
+// steps.
+TEST(Loader, StepsAreTheSameForAnyNumberOfRanks) {
+  constexpr int kMicroSteps = 8, kSteps = 5;
+  constexpr int64_t kTokens = 6;
+  Tokens tokens(kSteps * kMicroSteps * (kTokens + 1) + 50);
+  std::iota(tokens.begin(), tokens.end(), uint16_t{1});
+  const TempDir dir;
+  const auto paths = write_shards(dir, {tokens});
+  TrainLoader one(paths, options(kTokens));
+  LoaderPosition position;
+  for (const int world : {3, 1, 5, 8, 7}) {  // a step each
+    std::vector<PackedBatch> together(kMicroSteps);
+    LoaderPosition after;
+    for (int rank = 0; rank < world; ++rank) {
+      LoaderOptions o = options(kTokens, rank, world);
+      o.micro_steps = kMicroSteps;
+      TrainLoader loader(paths, o);
+      loader.seek(position);
+      for (int i = rank; i < kMicroSteps; i += world)
+        together[static_cast<size_t>(i)] = loader.next();
+      if (rank > 0) {
+        EXPECT_EQ(loader.position(), after) << rank << " of " << world;
+      }
+      after = loader.position();
+    }
+    for (const PackedBatch& batch : together) EXPECT_EQ(batch, one.next()) << world << " ranks";
+    position = after;
+  }
 }
 
 TEST(Loader, SeekResumesExactly) {
