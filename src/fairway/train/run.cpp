@@ -297,7 +297,7 @@ TrainSummary train(const TrainRun& run) {
   const DeviceChoice choice{run.train.device, run.train.threads, run.train.matmul_precision};
   return with_device(for_rank(choice, group),
                      [&]<class Device, class T>(Device& device, std::type_identity<T>) {
-                       const TrainSummary summary = Run<Device, T>(device, run, group).train();
+                       TrainSummary summary = Run<Device, T>(device, run, group).train();
                        group.broadcast(true);  // rank 0 has written all files
                        return summary;
                      });
