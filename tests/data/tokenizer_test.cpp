@@ -314,7 +314,7 @@ std::string model_with_rules(const std::vector<uint32_t>& trie, const std::strin
   const auto size = static_cast<uint32_t>(trie.size() * 4);
   std::string table(4 + size, '\0');
   std::memcpy(table.data(), &size, 4);
-  std::memcpy(table.data() + 4, trie.data(), size);
+  if (size > 0) std::memcpy(table.data() + 4, trie.data(), size);
   return kReserved + piece_field("a", kNormal) +
          bytes_field(3, bytes_field(2, table + replacements));
 }
