@@ -1,13 +1,16 @@
 // The program as several ranks, started by mpirun on this machine.
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,23 +35,27 @@ class Ranks : public Cli {
   Result on(int ranks, const Words& words) const { return on({{ranks, words}}); }
   // The same, different words for different ranks.
   Result on(const std::vector<std::pair<int, Words>>& parts) const {
-    // The leaks that a sanitizer finds are MPI's own.
-    Words all{"env",
-              "ASAN_OPTIONS=detect_leaks=0",
-              "timeout",
-              "100",
-              FAIRWAY_MPIEXEC,
-              "--allow-run-as-root",
-              "--oversubscribe",
-              "--mca",
-              "mpi_yield_when_idle",
-              "1"};
+    Words all = launcher();
     for (const auto& [ranks, words] : parts) {
       if (&words != &parts.front().second) all.push_back(":");
       all.insert(all.end(), {"-np", std::to_string(ranks), FAIRWAY_BINARY});
       all.insert(all.end(), words.begin(), words.end());
     }
     return finish(start(all));
+  }
+
+  static Words launcher() {
+    // The leaks that a sanitizer finds are MPI's own.
+    return {"env",
+            "ASAN_OPTIONS=detect_leaks=0",
+            "timeout",
+            "100",
+            FAIRWAY_MPIEXEC,
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "--mca",
+            "mpi_yield_when_idle",
+            "1"};
   }
 
   // One line of ours on stderr, whatever mpirun adds to it; the launcher's status is ours.
@@ -257,6 +264,40 @@ TEST_F(Ranks, WhatOneOfThemFailsAtEndsAll) {
   longer.insert(longer.end(), {"--input", at("long.jsonl")});
   expect_all_ended(on({{1, build}, {1, longer}}), 1, "every rank must see the same files");
   EXPECT_FALSE(fs::exists(at("out")));
+}
+
+TEST_F(Ranks, AKilledRankEndsTheOthers) {
+  build_data();
+  write_recipe(1'000'000);
+  const Words train{FAIRWAY_BINARY,
+                    "train",
+                    "--recipe",
+                    at("toy.toml"),
+                    "--out",
+                    at("run"),
+                    "--train.micro_steps",
+                    "2",
+                    "--train.checkpoint_every",
+                    "1"};
+  Words all = launcher();
+  all.insert(all.end(), {"-np", "1"});
+  all.insert(all.end(), train.begin(), train.end());
+  all.insert(all.end(),
+             {":", "-np", "1", "sh", "-c", "echo $$ > \"$0\" && exec \"$@\"", at("killed.pid")});
+  all.insert(all.end(), train.begin(), train.end());
+  const auto checkpoints = [&] {
+    const bool begun = fs::exists(at("run/checkpoints"));
+    return begun ? files("run/checkpoints") : Words{};
+  };
+  const pid_t launched = start(all);
+  while (checkpoints().empty()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  ASSERT_EQ(::kill(std::stoi(read_file(at("killed.pid"))), SIGKILL), 0);
+  const auto killed = std::chrono::steady_clock::now();
+  const Result r = finish(launched);
+  EXPECT_NE(r.status, 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(10));
+  // What they had written is there to go on with.
+  EXPECT_FALSE(checkpoints().empty());
 }
 
 TEST_F(Ranks, CommandsOfOneProcessSayThatTheyAre) {
