@@ -102,7 +102,10 @@ TEST(Recipe, HostileTomlIsAnError) {
   for (int i = 0; i < 200'000; ++i) deep += "a.";
   EXPECT_EQ(parse_error(deep + "a = 1\n"), "r.toml: 400006 bytes; a recipe has at most 65536");
   deep.resize(60'000);
-  EXPECT_NE(parse_error(deep + "a = 1\n"), "");
+  EXPECT_EQ(parse_error("\n" + deep + "a = 1\n"),
+            "r.toml:2: more than 256 dots; cut the line in two");
+  deep.resize(510);
+  EXPECT_EQ(parse_error(deep + "a = 1\n"), "r.toml:1: no section [a]; did you mean 'data'?");
 }
 
 TEST(Recipe, OverridesTakeBothForms) {

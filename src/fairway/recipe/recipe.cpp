@@ -37,9 +37,20 @@ namespace fairway {
 
 namespace {
 
-// The longest recipe: seven times the record's. Every part of a dotted key is a table in a table,
-// and toml++ frees them one inside the other, on the stack.
+// The longest recipe: seven times the record's.
 constexpr size_t kMaxRecipeBytes = size_t{1} << 16;
+// Every part of a dotted key is a table in a table, which toml++ walks and frees one inside the
+// other, on the stack.
+constexpr int kMaxDotsInALine = 256;
+
+void check_dots(std::string_view text, const std::string& name) {
+  int line = 1, dots = 0;
+  for (const char c : text) {
+    if (c == '\n') ++line, dots = 0;
+    if (c == '.' && ++dots > kMaxDotsInALine)
+      usage_fail("{}:{}: more than {} dots; cut the line in two", name, line, kMaxDotsInALine);
+  }
+}
 
 template <class T>
 constexpr bool is_list = std::is_same_v<T, std::vector<std::string>>;
@@ -179,6 +190,7 @@ std::string to_toml_value(const T& value) {
 Recipe parse_recipe(std::string_view text, const std::string& name) {
   if (text.size() > kMaxRecipeBytes)
     usage_fail("{}: {} bytes; a recipe has at most {}", name, text.size(), kMaxRecipeBytes);
+  check_dots(text, name);
   Recipe recipe;
   toml::table root;
   try {
