@@ -38,7 +38,9 @@ std::string path_of(int fd) {
 
 // Whether this call is to fail; errno says how then.
 bool fails(const char* call, const std::string& path, bool takes_space) {
-  static const std::string directory = variable("FAULT_DIR"), log = variable("FAULT_LOG");
+  // Never destroyed: streams are flushed after the program's statics are gone.
+  static const std::string &directory = *new std::string(variable("FAULT_DIR")),
+                           &log = *new std::string(variable("FAULT_LOG"));
   static const long at = atol(variable("FAULT_AT").c_str());
   static const int error = atoi(variable("FAULT_ERRNO").c_str());
   if (directory.empty() || path.compare(0, directory.size(), directory) != 0) return false;
