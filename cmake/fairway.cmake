@@ -59,12 +59,15 @@ function(fairway_test name)
   endif()
 endfunction()
 
-# The whole of a test program again as several ranks, at each of the numbers named.
-function(fairway_mpi_runs name)
+# A test program that runs alone, and as so many ranks: `RANKS 2 3 4`. Its main() joins them (support/ranks.h).
+function(fairway_ranks_test name)
+  cmake_parse_arguments(ARG "" "" "RANKS;SOURCES;DEPENDS" ${ARGN})
+  fairway_test(${name} ${ARG_UNPARSED_ARGUMENTS} DEPENDS ${ARG_DEPENDS}
+    SOURCES ${ARG_SOURCES} ${CMAKE_SOURCE_DIR}/tests/support/ranks_main.cpp)
   if(NOT FAIRWAY_WITH_MPI)
     return()
   endif()
-  foreach(ranks ${ARGN})
+  foreach(ranks ${ARG_RANKS})
     add_test(NAME mpi.${name}.${ranks}
       # More ranks than cores must not spin while they wait.
       COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1

@@ -2,24 +2,12 @@
 #pragma once
 
 #include "fairway/plan/plan.h"
+#include "support/small_model.h"
 
 namespace fairway {
 
-// Banks of 8, 8, 4 and 4 matrices, of 1024, 512, 4096 and 4096 elements.
 inline ModelConfig small_model() {
-  ModelConfig model;
-  model.vocab_size = 48;
-  model.num_layers = 4;
-  model.model_dim = 32;
-  model.num_heads = 4;
-  model.num_kv_heads = 2;
-  model.rope_dims = 4;
-  model.max_doc_len = 32;
-  model.xsa_last_n = 4;
-  model.loop_start = 1;
-  model.loop_end = 2;
-  model.parallel_start_layer = 3;
-  return model;
+  return testing::small_model(/*vocab_size=*/48);
 }
 
 inline PlanInputs small_run() {

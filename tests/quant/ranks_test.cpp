@@ -1,4 +1,6 @@
 // Run by mpirun at several numbers of ranks, and alone: every rank runs every test.
+#include "support/ranks.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,7 +17,7 @@
 namespace fairway {
 namespace {
 
-std::unique_ptr<ProcessGroup> group;  // MPI starts once in a process
+using testing::group;
 
 struct GoldenModel {
   testing::Golden golden;
@@ -99,11 +101,3 @@ TEST(QuantRanks, CodesAndNotesDoNotDependOnTheirNumber) {
 
 }  // namespace
 }  // namespace fairway
-
-int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  fairway::group = fairway::join_process_group();
-  const int status = RUN_ALL_TESTS();
-  fairway::group.reset();
-  return status;
-}

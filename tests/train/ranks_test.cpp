@@ -1,5 +1,7 @@
 // Training by several ranks against training by one. Run by mpirun at several numbers of ranks, and
 // alone; every rank runs every test.
+#include "support/ranks.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -22,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 using State = std::map<std::string, std::vector<float>>;
 
-std::unique_ptr<ProcessGroup> group;  // MPI starts once in a process
+using testing::group;
 
 double norm_of(const std::vector<float>& x) {
   double sum = 0;
@@ -267,11 +269,3 @@ TEST(Sharding, MoreRanksThanMicroBatchesAreRefused) {
 
 }  // namespace
 }  // namespace fairway
-
-int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  fairway::group = fairway::join_process_group();
-  const int status = RUN_ALL_TESTS();
-  fairway::group.reset();
-  return status;
-}

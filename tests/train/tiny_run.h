@@ -10,6 +10,7 @@
 #include "fairway/data/shard.h"
 #include "fairway/io/safetensors.h"
 #include "fairway/train/run.h"
+#include "support/small_model.h"
 
 namespace fairway::testing {
 
@@ -32,17 +33,7 @@ inline void write_shards(const std::filesystem::path& directory, int64_t shard_t
 // On the shards of `directory`, without a clock; `out` is not set.
 inline TrainRun tiny_run(const std::filesystem::path& directory) {
   TrainRun run;
-  run.model.vocab_size = 32;
-  run.model.num_layers = 4;
-  run.model.model_dim = 32;
-  run.model.num_heads = 4;
-  run.model.num_kv_heads = 2;
-  run.model.rope_dims = 4;
-  run.model.max_doc_len = 32;
-  run.model.xsa_last_n = 4;
-  run.model.loop_start = 1;
-  run.model.loop_end = 2;
-  run.model.parallel_start_layer = 3;
+  run.model = small_model(/*vocab_size=*/32);
   run.data.train = {(directory / "set_train_*.bin").string()};
   run.optim.muon_momentum_warmup_steps = 10;
   run.optim.ema_decay = 0.9;

@@ -36,9 +36,10 @@ class ProcessGroup {
   // Among the ranks on this host.
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
-  // The cores of this host that fall to this rank, shared evenly where the launcher has not bound
-  // the ranks to their own; 0 for one process alone, which takes what it likes.
-  int local_threads() const { return local_threads_; }
+  // `asked`, or if that is 0 the cores of this host that fall to this rank, shared evenly where the
+  // launcher has not bound the ranks to their own; 0 for one process alone, which takes what it
+  // likes.
+  int threads(int asked) const { return asked > 0 ? asked : local_threads_; }
 
   // Rank 0's bytes, on every rank. Collective.
   virtual void broadcast(std::span<std::byte> bytes) = 0;

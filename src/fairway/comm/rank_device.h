@@ -10,7 +10,7 @@ namespace fairway {
 // for.
 inline DeviceChoice for_rank(DeviceChoice choice, const ProcessGroup& group) {
   choice.ordinal = group.local_rank();
-  if (choice.threads == 0) choice.threads = group.local_threads();
+  choice.threads = group.threads(choice.threads);
   return choice;
 }
 

@@ -37,9 +37,9 @@ std::vector<TextBlock> next_blocks(TextReader& reader) {
 void for_each_task(TextReader& reader, const Tokenizer& tokenizer, const BuildOptions& options,
                    const ProcessGroup& group,
                    const std::function<void(int rank, std::future<BuildPart> part)>& take) {
-  size_t threads = std::max(1u, std::thread::hardware_concurrency());
-  if (group.local_threads() > 0) threads = static_cast<size_t>(group.local_threads());
-  if (options.threads > 0) threads = static_cast<size_t>(options.threads);
+  const int asked = group.threads(options.threads);
+  const auto threads = asked > 0 ? static_cast<size_t>(asked)
+                                 : std::max<size_t>(1, std::thread::hardware_concurrency());
   const size_t ahead = threads * static_cast<size_t>(group.root() ? group.size() : 1);
   struct Task {
     int rank = 0;

@@ -12,8 +12,6 @@
 namespace fairway {
 
 namespace {
-constexpr int64_t kAlign = 64;
-
 // Calls f(member, shape) in flat order.
 template <class T, class F>
 void lay_out(const ModelConfig& c, Weights<T>& w, F&& f) {
@@ -40,7 +38,7 @@ void lay_out(const ModelConfig& c, Weights<T>& w, F&& f) {
 int64_t flat_size(const ModelConfig& config) {
   Weights<float> w;
   int64_t n = 0;
-  lay_out(config, w, [&](auto&, Shape s) { n += (s.size() + kAlign - 1) / kAlign * kAlign; });
+  lay_out(config, w, [&](auto&, Shape s) { n += flat_aligned(s.size()); });
   return n;
 }
 
@@ -49,7 +47,7 @@ int64_t bank_size(const ModelConfig& config) {
   int64_t n = 0, banks = 0;
   lay_out(config, w, [&](auto& tensor, Shape s) {
     if (&tensor == &w.tok_emb) banks = n;
-    n += (s.size() + kAlign - 1) / kAlign * kAlign;
+    n += flat_aligned(s.size());
   });
   return banks;
 }
@@ -59,7 +57,7 @@ int64_t matrices_size(const ModelConfig& config) {
   int64_t n = 0, matrices = 0;
   lay_out(config, w, [&](auto& tensor, Shape s) {
     if (&tensor == &w.q_gain) matrices = n;
-    n += (s.size() + kAlign - 1) / kAlign * kAlign;
+    n += flat_aligned(s.size());
   });
   return matrices;
 }
@@ -85,7 +83,7 @@ Weights<T> weights_view(const ModelConfig& config, T* matrices, Accum<T>* vector
     else
       base = vectors;
     t = {base ? base + offset : nullptr, s};
-    offset += (s.size() + kAlign - 1) / kAlign * kAlign;
+    offset += flat_aligned(s.size());
   });
   return w;
 }

@@ -56,6 +56,10 @@ struct Weights {
 // Number of skip connections: min(|encoder|, |decoder|) of the looped sequence.
 int num_skip_weights(const ModelConfig& config);
 
+// Elements that a tensor of n takes there, the gap behind it included.
+constexpr int64_t flat_aligned(int64_t n) {
+  return (n + 63) / 64 * 64;
+}
 // Elements of the flat buffer, alignment gaps included.
 int64_t flat_size(const ModelConfig& config);
 // Elements of its first part, the matrix banks: the embedding starts there.

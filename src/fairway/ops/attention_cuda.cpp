@@ -75,16 +75,6 @@ void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Ten
   if (!fused) xsa<T>(device, y2, v, y_dot_v);
 }
 
-template <class T>
-void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
-                            Tensor<const T> v, const AttentionSegments& segments,
-                            Tensor<const Accum<T>> lse, Tensor<const T> y2,
-                            Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<Accum<T>> delta,
-                            Tensor<T> dq, Tensor<T> dk, Tensor<T> dv) {
-  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
-  attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv);
-}
-
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
   template AttentionSegments attention_plan<T>(CudaDevice&, const AttentionExtents&,             \
                                                Tensor<const int32_t>);                           \
@@ -96,11 +86,7 @@ void attention_xsa_backward(CudaDevice& device, Tensor<const T> q, Tensor<const 
       Tensor<T>);                                                                                \
   template void attention_xsa(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
                               const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,             \
-                              Tensor<Accum<T>>);                                                 \
-  template void attention_xsa_backward(                                                          \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
-      Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>,                \
-      Tensor<Accum<T>>, Tensor<T>, Tensor<T>, Tensor<T>);
+                              Tensor<Accum<T>>);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

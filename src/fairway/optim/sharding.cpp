@@ -7,13 +7,8 @@
 
 namespace fairway {
 
-namespace {
-constexpr int64_t kAlign = 64;  // as in the flat buffer
-}
-
 Shard::Shard(const ModelConfig& model, int rank, int ranks) {
   int64_t flat = 0;
-  const auto aligned = [](int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; };
   for_each(weights_view<float>(model, nullptr),
            [&](const char*, ParamGroup group, Tensor<float> w) {
              if (group != ParamGroup::bank) return;
@@ -24,8 +19,8 @@ Shard::Shard(const ModelConfig& model, int rank, int ranks) {
              b.first = std::min(rank * b.slice, b.matrices);
              b.count = std::min(b.slice, b.matrices - b.first);
              b.state = bank_elements;
-             flat += aligned(w.size());
-             bank_elements += aligned(b.count * b.matrix());
+             flat += flat_aligned(w.size());
+             bank_elements += flat_aligned(b.count * b.matrix());
              banks.push_back(b);
            });
   rest_flat = flat;

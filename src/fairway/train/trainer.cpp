@@ -74,7 +74,7 @@ void Trainer<Device, T>::warm_up(int micro_steps) {
 template <class Device, class T>
 void Trainer<Device, T>::init() {
   std::vector<float> host(static_cast<size_t>(b_.weights.size()));
-  CpuDevice cpu(train_.threads > 0 ? train_.threads : group_.local_threads());
+  CpuDevice cpu(group_.threads(train_.threads));
   init_weights(cpu, model_, train_.seed, host.data());
   upload_state("weights", host);
   upload_state("ema", host);
