@@ -14,8 +14,8 @@ __device__ __forceinline__ float fast_sqrt(float x) {
   return root;
 }
 
-// A thread's signs of its tile: one word per chunk, the bit of accumulator i at 31 - i, 1 for
-// negative. Both kernels have the same tiles, so a thread reads back what its like wrote.
+// A thread's signs of its tile: one word per chunk, the bit of element i of v[p] at 31 - 8 p - i, 1
+// for negative. Both kernels have the same tiles, so a thread reads back what its like wrote.
 struct Signs {
   uint32_t word[4];
 };
@@ -24,21 +24,28 @@ template <bool kKeepSigns>
 class LeakySqEpilogue {
  public:
   struct Params {
+    bf16* f;
+    int rows, columns;
     uint4* signs;  // [GemmTileAt::slot]
   };
-  static constexpr bool kInput = false;
 
   __device__ __forceinline__ LeakySqEpilogue(const Params& params, const GemmTileAt& at)
-      : to_(params.signs + at.slot) {}
+      : f_(params.f), at_(at, params.rows, params.columns), to_(params.signs + at.slot) {}
 
-  __device__ __forceinline__ void chunk(int c, float (&v)[32], const uint32_t (&)[16]) {
+  __device__ __forceinline__ void early() {}
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
     uint32_t word = 0;
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const float z = v[i];
-      if (kKeepSigns) word = __funnelshift_l(__float_as_uint(z), word, 1);
-      const float leaky = fmaxf(z, 0.5f * z);
-      v[i] = leaky * leaky;
+    for (int p = 0; p < 4; ++p) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float z = v[p][i];
+        if (kKeepSigns) word = __funnelshift_l(__float_as_uint(z), word, 1);
+        const float leaky = fmaxf(z, 0.5f * z);
+        v[p][i] = leaky * leaky;
+      }
+      sm90::store_global_16(f_ + at_.offset(c, p), v[p], at_.valid(c, p));
     }
     signs_.word[c] = word;
   }
@@ -48,6 +55,8 @@ class LeakySqEpilogue {
   }
 
  private:
+  bf16* f_;
+  sm90::TileElements at_;
   uint4* to_;
   Signs signs_;
 };
@@ -55,21 +64,40 @@ class LeakySqEpilogue {
 class LeakySqBackwardEpilogue {
  public:
   struct Params {
+    const bf16* f;
+    bf16* dz;  // may be f
+    int rows, columns;
     const uint4* signs;
   };
-  static constexpr bool kInput = true;
 
-  __device__ __forceinline__ LeakySqBackwardEpilogue(const Params& params, const GemmTileAt& at) {
+  __device__ __forceinline__ LeakySqBackwardEpilogue(const Params& params, const GemmTileAt& at)
+      : f_(params.f), dz_(params.dz), at_(at, params.rows, params.columns) {
     const uint4 signs = __ldg(params.signs + at.slot);
     signs_ = {signs.x, signs.y, signs.z, signs.w};
   }
 
-  __device__ __forceinline__ void chunk(int c, float (&v)[32], const uint32_t (&in)[16]) {
+  __device__ __forceinline__ void early() {
 #pragma unroll
-    for (int i = 0; i < 32; i += 2) {
-      const float2 pair = unpack_bf16(in[i / 2]);
-      v[i] *= fast_sqrt(pair.x) * slope(c, i);
-      v[i + 1] *= fast_sqrt(pair.y) * slope(c, i + 1);
+    for (int c = 0; c < 4; ++c)
+#pragma unroll
+      for (int p = 0; p < 4; ++p)
+        in_[c][p] = sm90::load_global_16(f_ + at_.offset(c, p), at_.valid(c, p));
+  }
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        // unpack_bf16; without `zero` the compiler does it, and so waits for the loads, between the
+        // first products.
+        const float low = __uint_as_float(pairs[i / 2] * 0x10000u + zero);
+        const float high = __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+        v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i);
+        v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1);
+      }
+      sm90::store_global_16(dz_ + at_.offset(c, p), v[p], at_.valid(c, p));
     }
   }
 
@@ -77,11 +105,15 @@ class LeakySqBackwardEpilogue {
 
  private:
   // f'(z) over the root of f(z).
-  __device__ __forceinline__ float slope(int c, int i) const {
-    return (signs_.word[c] & (0x80000000u >> i)) != 0 ? -1.0f : 2.0f;
+  __device__ __forceinline__ float slope(int c, int bit) const {
+    return (signs_.word[c] & (0x80000000u >> bit)) != 0 ? -1.0f : 2.0f;
   }
 
+  const bf16* f_;
+  bf16* dz_;
+  sm90::TileElements at_;
   Signs signs_;
+  uint4 in_[4][4];
 };
 
 }  // namespace fairway::cuda

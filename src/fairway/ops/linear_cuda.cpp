@@ -4,10 +4,13 @@
 #include "fairway/device/cuda_matmul.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_sm90.cuh"
+#include "fairway/ops/transpose_cuda.h"
 
 namespace fairway {
 
 namespace {
+
+constexpr int kWeightsSlot = 4;  // of CudaDevice::workspace
 
 // Widths that the Hopper kernels have tiles for.
 bool fits_sm90(const LinearThree<bf16>& maps) {
@@ -55,15 +58,20 @@ template <class T>
 void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps, Tensor<T> dx) {
   if constexpr (std::is_same_v<T, bf16>)
     if (device.capability() == 90 && fits_sm90(maps)) {
-      const bf16 *dy[3], *w[3];
-      int64_t out[3];
+      const int64_t rows = dx.extent(0), in = dx.extent(1);
+      const bf16* dy[3];
+      int64_t out[3], all = 0;
       for (size_t i = 0; i < 3; ++i) {
         dy[i] = maps.dy[i].data;
-        w[i] = maps.w[i].data;
         out[i] = maps.w[i].extent(0);
+        all += out[i];
       }
-      cuda::linear_three_backward_input(device.stream(), dy, w, dx.extent(0), dx.extent(1), out,
-                                        dx.data);
+      auto* w = reinterpret_cast<bf16*>(
+          device.workspace(kWeightsSlot, static_cast<size_t>(in * all) * sizeof(bf16)));
+      for (int64_t i = 0, column = 0; i < 3; column += out[i++])
+        cuda::transpose(device.stream(), maps.w[static_cast<size_t>(i)].data, out[i], in,
+                        w + column, all);
+      cuda::linear_three_backward_input(device.stream(), dy, w, rows, in, out, dx.data);
       return;
     }
   for (size_t i = 0; i < 3; ++i) linear_backward_input<T>(device, maps.dy[i], maps.w[i], dx, i > 0);

@@ -7,31 +7,45 @@ namespace {
 // C as it is.
 class StoreEpilogue {
  public:
-  struct Params {};
-  static constexpr bool kInput = false;
-  __device__ __forceinline__ StoreEpilogue(const Params&, const sm90::GemmTileAt&) {}
-  __device__ __forceinline__ void chunk(int, float (&)[32], const uint32_t (&)[16]) {}
+  struct Params {
+    bf16* c;
+    int rows, columns;
+  };
+  __device__ __forceinline__ StoreEpilogue(const Params& params, const sm90::GemmTileAt& at)
+      : c_(params.c), at_(at, params.rows, params.columns) {}
+  __device__ __forceinline__ void early() {}
+  __device__ __forceinline__ void chunk(int c, const float (&v)[4][8], uint32_t) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) sm90::store_global_16(c_ + at_.offset(c, p), v[p], at_.valid(c, p));
+  }
   __device__ __forceinline__ void finish() {}
+
+ private:
+  bf16* c_;
+  sm90::TileElements at_;
 };
 
 }  // namespace
 
 void linear_three_backward_input(cudaStream_t stream, const bf16* const dy[3],
-                                 const bf16* const w[3], int64_t rows, int64_t in,
+                                 const bf16* w_transposed, int64_t rows, int64_t in,
                                  const int64_t out[3], bf16* dx) {
-  using Config = sm90::WideConfig<sm90::Major::kMN, 3>;
+  using Config = sm90::WideConfig<3, 1>;
   if (rows == 0) return;
-  auto matrices = sm90::wide_result<3>(dx, rows, in);
+  sm90::WideMatrices<Config> matrices{};
   sm90::WideSchedule schedule{};
-  int blocks = 0;
+  int64_t k = 0;
   for (int i = 0; i < 3; ++i) {
     require(in > 0 && out[i] > 0 && in % 64 == 0 && out[i] % 64 == 0,
             "a matrix product's widths must be multiples of 64");
-    sm90::wide_operands<Config>(matrices, i, dy[i], w[i], out[i]);
-    schedule.segment_begin[i] = blocks;
-    blocks += static_cast<int>(out[i] / sm90::kBlockK);
+    matrices.a[i] = sm90::tensor_map(dy[i], rows, out[i], out[i]);
+    schedule.along_k.begin[i] = static_cast<int>(k / sm90::kBlockK);
+    k += out[i];
   }
-  sm90::wide_launch<Config, StoreEpilogue>(stream, matrices, schedule, blocks, {});
+  matrices.b[0] = sm90::tensor_map_fragments(w_transposed, in, k, k);
+  schedule.k_blocks = static_cast<int>(k / sm90::kBlockK);
+  sm90::wide_launch<Config, StoreEpilogue>(stream, matrices, rows, in, schedule,
+                                           {dx, static_cast<int>(rows), static_cast<int>(in)});
 }
 
 }  // namespace fairway::cuda

@@ -16,9 +16,9 @@
 namespace fairway::cuda {
 
 // dx [rows, in] = Σ_i dy[i] w[i] for three linear maps of one input, rounded once: dy[i] [rows,
-// out[i]], w[i] [out[i], in].
+// out[i]]; the w[i] [out[i], in] transposed and beside each other: [in, Σ out[i]].
 void linear_three_backward_input(cudaStream_t stream, const bf16* const dy[3],
-                                 const bf16* const w[3], int64_t rows, int64_t in,
+                                 const bf16* w_transposed, int64_t rows, int64_t in,
                                  const int64_t out[3], bf16* dx);
 
 }  // namespace fairway::cuda

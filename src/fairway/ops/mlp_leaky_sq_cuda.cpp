@@ -6,6 +6,7 @@
 #include "fairway/ops/linear.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "fairway/ops/transpose_cuda.h"
 
 namespace fairway {
 
@@ -13,7 +14,7 @@ namespace {
 
 constexpr int kHiddenSlot = 4;  // of CudaDevice::workspace
 
-// [rows, width] in the device's workspace.
+// [rows, width] in the device's workspace: one at a time.
 template <class T>
 Tensor<T> hidden_workspace(CudaDevice& device, int64_t rows, int64_t width) {
   const auto bytes = static_cast<size_t>(rows * width) * sizeof(T);
@@ -72,7 +73,9 @@ void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const 
   if constexpr (std::is_same_v<T, bf16>) {
     if (dwdown) linear_backward_weight<T>(device, dm, hidden.z, dwdown);
     if (fits_sm90<T>(device, D, F)) {
-      cuda::leaky_sq_down_backward(device.stream(), dm.data, wdown.data, hidden.z.data,
+      const Tensor<T> transposed = hidden_workspace<T>(device, F, D);
+      cuda::transpose(device.stream(), wdown.data, D, F, transposed.data, D);
+      cuda::leaky_sq_down_backward(device.stream(), dm.data, transposed.data, hidden.z.data,
                                    hidden.signs.data, rows, D, F, dz.data);
     } else {
       const Tensor<T> df = hidden_workspace<T>(device, rows, F);

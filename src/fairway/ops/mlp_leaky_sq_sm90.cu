@@ -5,12 +5,6 @@
 namespace fairway::cuda {
 namespace {
 
-using sm90::Major;
-using sm90::WideConfig;
-
-using UpConfig = WideConfig<Major::kK>;
-using DownBackwardConfig = WideConfig<Major::kMN>;
-
 void require_widths(int64_t width, int64_t hidden_width) {
   require(width > 0 && hidden_width > 0 && width % 64 == 0 && hidden_width % 64 == 0,
           "an MLP's widths must be multiples of 64");
@@ -21,7 +15,7 @@ void require_widths(int64_t width, int64_t hidden_width) {
 size_t leaky_sq_sign_bytes(int64_t rows, int64_t hidden_width) {
   // Whole tiles of all of a cluster's blocks.
   constexpr int kRows = sm90::kCluster * sm90::kTileRows;
-  constexpr int kColumns = UpConfig::kTileColumns;
+  constexpr int kColumns = sm90::WideConfig<>::kTileColumns;
   return size_t{kRows * kColumns / 8} * static_cast<size_t>(sm90::wide_ceil_div(rows, kRows)) *
          static_cast<size_t>(sm90::wide_ceil_div(hidden_width, kColumns));
 }
@@ -30,27 +24,25 @@ void leaky_sq_up(cudaStream_t stream, const bf16* n, const bf16* wup, int64_t ro
                  int64_t hidden_width, bf16* hidden, void* signs) {
   if (rows == 0) return;
   require_widths(width, hidden_width);
-  auto matrices = sm90::wide_result<1>(hidden, rows, hidden_width);
-  sm90::wide_operands<UpConfig>(matrices, 0, n, wup, width);
-  const int k_blocks = static_cast<int>(width / sm90::kBlockK);
+  const int m = static_cast<int>(rows), f = static_cast<int>(hidden_width);
   auto* bits = static_cast<uint4*>(signs);
   if (signs != nullptr)
-    sm90::wide_launch<UpConfig, LeakySqEpilogue<true>>(stream, matrices, {}, k_blocks, {bits});
+    sm90::wide_launch<LeakySqEpilogue<true>>(stream, n, wup, rows, hidden_width, width,
+                                             {hidden, m, f, bits});
   else
-    sm90::wide_launch<UpConfig, LeakySqEpilogue<false>>(stream, matrices, {}, k_blocks, {bits});
+    sm90::wide_launch<LeakySqEpilogue<false>>(stream, n, wup, rows, hidden_width, width,
+                                              {hidden, m, f, nullptr});
 }
 
-void leaky_sq_down_backward(cudaStream_t stream, const bf16* dm, const bf16* wdown,
+void leaky_sq_down_backward(cudaStream_t stream, const bf16* dm, const bf16* wdown_transposed,
                             const bf16* hidden, const void* signs, int64_t rows, int64_t width,
                             int64_t hidden_width, bf16* dz) {
   if (rows == 0) return;
   require_widths(width, hidden_width);
-  auto matrices = sm90::wide_result<1>(dz, rows, hidden_width);
-  sm90::wide_operands<DownBackwardConfig>(matrices, 0, dm, wdown, width);
-  matrices.input = hidden;
-  sm90::wide_launch<DownBackwardConfig, LeakySqBackwardEpilogue>(
-      stream, matrices, {}, static_cast<int>(width / sm90::kBlockK),
-      {static_cast<const uint4*>(signs)});
+  sm90::wide_launch<LeakySqBackwardEpilogue>(
+      stream, dm, wdown_transposed, rows, hidden_width, width,
+      {hidden, dz, static_cast<int>(rows), static_cast<int>(hidden_width),
+       static_cast<const uint4*>(signs)});
 }
 
 }  // namespace fairway::cuda

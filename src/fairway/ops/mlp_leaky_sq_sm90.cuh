@@ -23,9 +23,9 @@ size_t leaky_sq_sign_bytes(int64_t rows, int64_t hidden_width);
 void leaky_sq_up(cudaStream_t stream, const bf16* n, const bf16* wup, int64_t rows, int64_t width,
                  int64_t hidden_width, bf16* hidden, void* signs);
 
-// dm [rows, width], wdown [width, hidden_width], hidden and signs as leaky_sq_up left them for the
+// dm [rows, width], wdownᵀ [hidden_width, width], hidden and signs as leaky_sq_up left them for the
 // same sizes → dz [rows, hidden_width] = (dm wdown) · f'(z). dz may be hidden itself.
-void leaky_sq_down_backward(cudaStream_t stream, const bf16* dm, const bf16* wdown,
+void leaky_sq_down_backward(cudaStream_t stream, const bf16* dm, const bf16* wdown_transposed,
                             const bf16* hidden, const void* signs, int64_t rows, int64_t width,
                             int64_t hidden_width, bf16* dz);
 

@@ -9,24 +9,36 @@
 
 namespace fairway::sm90 {
 
-// The axis along which an operand's elements are contiguous in memory.
-enum class Major { kK, kMN };
-
 constexpr int kGemmThreads = 384;  // a producer and two consumer warpgroups
 constexpr int kTileRows = 128;
 constexpr int kBlockK = 64;
-constexpr int kMaxSegments = 3;
+constexpr int kMaxParts = 3;  // of an operand
 
-// One of several parts of K, and a block in it.
-struct GemmSegment {
-  int index;
-  int offset;
+// What an epilogue may know of a thread's place in a tile.
+struct GemmTileAt {
+  int row, column;  // the thread's first
+  int64_t slot;     // (row tile, column tile, consumer, thread) in row-major order
 };
 
-// What an epilogue may know of a consumer's tile.
-struct GemmTileAt {
-  int row, column;  // the tile's first row and column, of this consumer
-  int64_t slot;     // (row tile, column tile, consumer, thread) in row-major order
+// A thread's elements of a matrix [rows, columns], as an epilogue sees them.
+struct TileElements {
+  int64_t first;     // the thread's first element
+  int64_t columns;   // a row's
+  int rows_left;     // from the thread's first row
+  int columns_left;  // from its first column
+
+  __device__ __forceinline__ TileElements(const GemmTileAt& at, int rows, int width)
+      : first(static_cast<int64_t>(at.row) * width + at.column),
+        columns(width),
+        rows_left(rows - at.row),
+        columns_left(width - at.column) {}
+  // Of chunk c, element 0 of v[p].
+  __device__ __forceinline__ int64_t offset(int c, int p) const {
+    return first + p % 2 * 8 * columns + c * 64 + p / 2 * 32;
+  }
+  __device__ __forceinline__ bool valid(int c, int p) const {
+    return p % 2 * 8 < rows_left && c * 64 + p / 2 * 32 < columns_left;
+  }
 };
 
 }  // namespace fairway::sm90

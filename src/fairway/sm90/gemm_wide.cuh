@@ -1,32 +1,34 @@
-// The matrix product C = A B on Hopper with 128 x 256 tiles: persistent clusters of blocks, a
+// The matrix product C = A Bᵀ on Hopper with 128 x 256 tiles: persistent clusters of blocks, a
 // producer warp that feeds shared memory through the bulk tensor copy engine, two consumer
-// warpgroups of 64 rows each, and an epilogue fused between the accumulators and C.
+// warpgroups of 64 rows each, and an epilogue between the accumulators and memory.
 //
-// A is [M, K] in bf16, contiguous along K; B is [K, N], contiguous along either axis; sums are
-// float, along K in order; an element's bits depend on its row of A, its column of B and the
-// configuration alone. K may run through several segments, each with an A and a B of its own.
+// A is [M, K], B is [N, K], both bf16 and contiguous along K; sums are float, along K in order; an
+// element's bits depend on its row of A, its row of B and the configuration alone. A may lie in
+// several matrices beside each other along K, B in several below each other along N.
 //
 // The consumers share every stage but nothing else: while one is in its epilogue the other has the
 // tensor cores to itself, as far as the stages let it lag. An epilogue's length is what counts, so
-// it never waits for another warp: each warp turns its 16 x 64 pieces around in two buffers of its
-// own, from where the copy engine takes them.
+// it waits for nobody and needs no shared memory: B's rows reach shared memory in an order
+// (tensor_map_fragments) that leaves a thread with 8 neighbouring columns of C, 16 bytes in bf16,
+// where accumulators are spread over pairs.
 //
 // An epilogue is a class:
-//   struct Params                        passed to the kernel
-//   static constexpr bool kInput         whether it reads a bf16 matrix shaped as C
-//   Epilogue(params, at)                 before the tile's products: the place for early loads
-//   chunk(c, v, in)                      turns 64 x 64 accumulators into C, v[4j + 2h + e] with the
-//                                        input e of the pair in[2j + h]
-//   finish()                             after the last chunk
+//   struct Params              passed to the kernel
+//   Epilogue(params, at)       before the tile's products
+//   early()                    once the first products are issued: the place for loads
+//   chunk(c, v, zero)          of columns 64 c … 64 c + 63. Element i of v[2 part + half] is C at
+//   row
+//                              at.row + 8 half, column at.column + 64 c + 32 part + i. `zero` is 0,
+//                              which the compiler learns after the products: what is computed with
+//                              it, and waits for loads, is not moved before them
+//   finish()                   after the last chunk
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/sm90/cluster.cuh"
-#include "fairway/sm90/fence.cuh"
 #include "fairway/sm90/gemm_tile.cuh"
-#include "fairway/sm90/matrix_move.cuh"
 #include "fairway/sm90/mbarrier.cuh"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -38,55 +40,58 @@ namespace fairway::sm90 {
 // all.
 constexpr int kCluster = 2;
 
-template <Major major_b, int segments = 1>
+// In how many matrices A and B lie.
+template <int parts_a = 1, int parts_b = 1>
 struct WideConfig {
-  static constexpr Major kMajorB = major_b;
-  static constexpr int kSegments = segments;
+  static constexpr int kPartsA = parts_a, kPartsB = parts_b;
   static constexpr int kTileColumns = 256;
   static constexpr int kStages = 4;
-  static constexpr int kChunks = kTileColumns / kBox;  // 64 x 64 each, beside each other
+  static constexpr int kChunks = kTileColumns / kBox;
   static constexpr int kBytesA = kTileRows * kBlockK * 2;
   static constexpr int kBytesB = kTileColumns * kBlockK * 2;
   // Registers of a producer and of a consumer thread, of 3 x 168 in all.
-  static constexpr int kProducerRegisters = segments == 1 ? 24 : 40;
-  static constexpr int kConsumerRegisters = segments == 1 ? 240 : 232;
+  static constexpr int kProducerRegisters = parts_a * parts_b == 1 ? 24 : 40;
+  static constexpr int kConsumerRegisters = parts_a * parts_b == 1 ? 240 : 232;
 };
-
-constexpr int kPieceRows = 16;  // a warp's rows
-constexpr int kPieceBytes = kPieceRows * kBox * 2;
 
 template <class Config>
 struct alignas(1024) WideShared {
   uint8_t a[Config::kStages][Config::kBytesA];
   uint8_t b[Config::kStages][Config::kBytesB];
-  uint8_t piece[8][2][kPieceBytes];  // of each consumer warp
   uint64_t full[Config::kStages], empty[Config::kStages];
+  uint32_t zero;
 };
 
-template <int kSegments>
+template <class Config>
 struct WideMatrices {
-  CUtensorMap a[kSegments], b[kSegments];  // boxes of 64 x 64
-  CUtensorMap c;                           // boxes of 16 rows x 64
-  const bf16* input;                       // what the epilogue reads, shaped as C
-  int rows, columns;                       // of C
+  CUtensorMap a[Config::kPartsA];  // tensor_map
+  CUtensorMap b[Config::kPartsB];  // tensor_map_fragments
+};
+
+// Where each matrix of several begins, in blocks or boxes of 64.
+struct WideParts {
+  int begin[kMaxParts] = {0, INT32_MAX, INT32_MAX};
 };
 
 struct WideSchedule {
   int column_tiles;
   int row_groups;  // a row tile per block of the cluster
   int k_blocks;    // blocks of 64 along K
-  // The block where each segment begins.
-  int segment_begin[kMaxSegments] = {0, INT32_MAX, INT32_MAX};
+  WideParts along_k, along_n;
 };
 
-template <int kSegments>
-__device__ __forceinline__ GemmSegment wide_segment(const WideSchedule& schedule, int block) {
-  if constexpr (kSegments == 1) {
-    return {0, block};
+struct WidePart {
+  int index;
+  int offset;  // in it
+};
+template <int kParts>
+__device__ __forceinline__ WidePart wide_part(const WideParts& parts, int at) {
+  if constexpr (kParts == 1) {
+    return {0, at};
   } else {
-    const int second = schedule.segment_begin[1], third = schedule.segment_begin[2];
-    const int index = (block >= second) + (block >= third);
-    return {index, block - (index == 0 ? 0 : index == 1 ? second : third)};
+    const int second = parts.begin[1], third = parts.begin[2];
+    const int index = (at >= second) + (at >= third);
+    return {index, at - (index == 0 ? 0 : index == 1 ? second : third)};
   }
 }
 
@@ -136,63 +141,59 @@ struct WideRing {
   }
 };
 
-// One stage: this block's rows of A, and its part of B for all blocks of the cluster.
+// One stage: this block's rows of A, and its part of B for all blocks of the cluster; `row` and
+// `column` of C, `block` of K.
 template <class Config>
 __device__ __forceinline__ void wide_load(WideShared<Config>& shared, int stage,
-                                          const CUtensorMap* map_a, const CUtensorMap* map_b,
-                                          int row, int column, int k, int rank) {
+                                          const WideMatrices<Config>& matrices,
+                                          const WideSchedule& schedule, int row, int column,
+                                          int block, int rank) {
   constexpr int kBoxesB = Config::kTileColumns / kBox / kCluster;
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   uint64_t* full = &shared.full[stage];
   mbarrier_arrive_expect(full, Config::kBytesA + Config::kBytesB);
+  const WidePart a = wide_part<Config::kPartsA>(schedule.along_k, block);
 #pragma unroll
-  for (int i = 0; i < kTileRows / kBox; ++i) {
-    tma_load_2d(shared.a[stage] + i * kBoxBytes, map_a, full, k, row + i * kBox);
-  }
+  for (int i = 0; i < kTileRows / kBox; ++i)
+    tma_load_2d(shared.a[stage] + i * kBoxBytes, &matrices.a[a.index], full, a.offset * kBlockK,
+                row + i * kBox);
 #pragma unroll
   for (int i = 0; i < kBoxesB; ++i) {
     const int box = rank * kBoxesB + i;
-    uint8_t* to = shared.b[stage] + box * kBoxBytes;
-    const int at = column + box * kBox;
-    const int x = Config::kMajorB == Major::kK ? k : at, y = Config::kMajorB == Major::kK ? at : k;
-    tma_load_2d_multicast(to, map_b, full, x, y, kAll);
+    const WidePart b = wide_part<Config::kPartsB>(schedule.along_n, column / kBox + box);
+    tma_load_5d_multicast(shared.b[stage] + box * kBoxBytes, &matrices.b[b.index], full,
+                          block * kBlockK, 0, 0, 0, b.offset * (kBox / kFragmentRows), kAll);
   }
 }
 
 // The producer thread.
 template <class Config>
 __device__ __forceinline__ void wide_produce(WideShared<Config>& shared,
-                                             const WideMatrices<Config::kSegments>& matrices,
+                                             const WideMatrices<Config>& matrices,
                                              const WideSchedule& schedule, int rank) {
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     const int row = walk.row_tile() * kTileRows;
     const int column = walk.column_tile() * Config::kTileColumns;
     for (int k = 0; k < schedule.k_blocks; ++k) {
-      const GemmSegment block = wide_segment<Config::kSegments>(schedule, k);
       mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
-      wide_load<Config>(shared, ring.stage, &matrices.a[block.index], &matrices.b[block.index], row,
-                        column, block.offset * kBlockK, rank);
+      wide_load<Config>(shared, ring.stage, matrices, schedule, row, column, k, rank);
       ring.next();
     }
   }
 }
 
 // acc (+)= a block of A times a block of B: issues and commits, without waiting.
-template <class Config>
 __device__ __forceinline__ void wide_issue_block(float (&acc)[128], const uint8_t* a,
                                                  const uint8_t* b, bool accumulate) {
-  constexpr int kTransA = 0, kTransB = Config::kMajorB == Major::kMN;
-  constexpr uint32_t kStepA = 32, kStepB = kTransB ? 2048 : 32;
-  const uint32_t at_b = shared_address(b);
+  constexpr uint32_t kStep = 32;  // bytes of 16 along K
   const uint64_t desc_a = wgmma_descriptor_k(shared_address(a));
-  const uint64_t desc_b = kTransB ? wgmma_descriptor_mn(at_b, kBoxBytes) : wgmma_descriptor_k(at_b);
+  const uint64_t desc_b = wgmma_descriptor_k(shared_address(b));
   wgmma_fence();
 #pragma unroll
   for (int step = 0; step < kBlockK / 16; ++step)
-    wgmma_m64n256k16<kTransA, kTransB>(acc, wgmma_advance(desc_a, step * kStepA),
-                                       wgmma_advance(desc_b, step * kStepB),
-                                       accumulate || step > 0);
+    wgmma_m64n256k16<0, 0>(acc, wgmma_advance(desc_a, step * kStep),
+                           wgmma_advance(desc_b, step * kStep), accumulate || step > 0);
   wgmma_commit();
 }
 
@@ -209,8 +210,8 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
                                               int consumer, int lane, const Early& early) {
   const auto issue = [&](bool accumulate) {
     mbarrier_wait(&shared.full[ring.stage], ring.parity);
-    wide_issue_block<Config>(acc, shared.a[ring.stage] + consumer * kBoxBytes, shared.b[ring.stage],
-                             accumulate);
+    wide_issue_block(acc, shared.a[ring.stage] + consumer * kBoxBytes, shared.b[ring.stage],
+                     accumulate);
   };
   issue(false);
   early();
@@ -228,14 +229,10 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
   wide_release(shared, previous, lane);
 }
 
-__device__ __forceinline__ void store_shared_16(uint32_t at, const uint4& v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z),
-               "r"(v.w)
-               : "memory");
-}
-// Read once: not kept in the first cache. `valid` false: zeros.
+// 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no store.
 __device__ __forceinline__ uint4 load_global_16(const bf16* from, bool valid) {
   uint4 v;
+  // Read once: not kept in the first cache.
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
       "mov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
@@ -245,46 +242,23 @@ __device__ __forceinline__ uint4 load_global_16(const bf16* from, bool valid) {
       : "memory");
   return v;
 }
-
-// A warp's way between accumulators and rows of memory: pieces of 16 rows x 64 columns, in memory
-// order four rows per access, one lane per 16 bytes. Rows of a piece are 128 bytes with their
-// 16-byte parts exchanged by row % 8, as in a box of the copy engine.
-struct WidePiece {
-  uint32_t fragment;  // this lane's row for ldmatrix and stmatrix
-  uint32_t row;       // this lane's first row in memory order
-  int lane;
-
-  __device__ __forceinline__ WidePiece(const uint8_t* piece, int thread_lane) : lane(thread_lane) {
-    fragment = shared_address(piece) + static_cast<uint32_t>(lane % 16) * 128;
-    row = shared_address(piece) + static_cast<uint32_t>(lane / 8) * 128;
-  }
-  __device__ __forceinline__ uint32_t fragment_part(int buffer, int j) const {
-    return fragment + buffer * kPieceBytes +
-           (static_cast<uint32_t>((2 * j + lane / 16) ^ (lane % 8)) << 4);
-  }
-  // Row 4 i + lane / 8.
-  __device__ __forceinline__ uint32_t row_part(int buffer, int i) const {
-    return row + buffer * kPieceBytes + i * 512 +
-           (static_cast<uint32_t>((lane % 8) ^ ((4 * i + lane / 8) % 8)) << 4);
-  }
-};
+__device__ __forceinline__ void store_global_16(bf16* to, const float (&v)[8], bool valid) {
+  if (valid)
+    *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                               pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
 
 // One of the two consumer warpgroups.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
-                                             const WideMatrices<Config::kSegments>& matrices,
                                              const WideSchedule& schedule,
                                              const typename Epilogue::Params& params, int rank,
                                              int consumer, int warp, int lane) {
-  constexpr int kChunks = Config::kChunks;
-  const uint8_t* piece = shared.piece[consumer * 4 + warp][0];
-  const WidePiece view(piece, lane);
-
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     GemmTileAt at;
-    at.row = walk.row_tile() * kTileRows + consumer * kBox;
-    at.column = walk.column_tile() * Config::kTileColumns;
+    at.row = walk.row_tile() * kTileRows + consumer * kBox + warp * 16 + lane / 4;
+    at.column = walk.column_tile() * Config::kTileColumns + lane % 4 * 8;
     at.slot =
         ((static_cast<int64_t>(walk.row_tile()) * schedule.column_tiles + walk.column_tile()) * 2 +
          consumer) *
@@ -292,71 +266,29 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
         warp * 32 + lane;
     Epilogue epilogue(params, at);
 
-    // In memory order.
-    const int row = at.row + warp * kPieceRows + lane / 8;
-    uint4 input[Epilogue::kInput ? kChunks : 1][4];
-    const auto early = [&] {
-      if constexpr (Epilogue::kInput) {
-        const int columns = matrices.columns;
-        const bf16* from =
-            matrices.input + static_cast<int64_t>(row) * columns + at.column + lane % 8 * 8;
-#pragma unroll
-        for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            input[c][i] =
-                load_global_16(from + c * kBox + i * 4 * columns,
-                               row + 4 * i < matrices.rows && at.column + c * kBox < columns);
-        }
-      }
-    };
-
     float acc[128];
-    wide_products<Config>(shared, acc, ring, schedule.k_blocks, consumer, lane, early);
-
+    wide_products<Config>(shared, acc, ring, schedule.k_blocks, consumer, lane,
+                          [&] { epilogue.early(); });
+    const uint32_t zero = *static_cast<const volatile uint32_t*>(&shared.zero);
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const int buffer = c % 2;
-      // The piece before the last must have left its buffer.
-      if (lane == 0) tma_store_wait_read<1>();
-      __syncwarp();
-      uint32_t in[16];
-      if constexpr (Epilogue::kInput) {
+    for (int c = 0; c < Config::kChunks; ++c) {
+      float v[4][8];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) store_shared_16(view.row_part(buffer, i), input[c][i]);
-        __syncwarp();
+      for (int part = 0; part < 2; ++part)
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          load_matrix_x4(view.fragment_part(buffer, j), in[4 * j], in[4 * j + 1], in[4 * j + 2],
-                         in[4 * j + 3]);
-      }
-      float v[32];
+        for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int i = 0; i < 32; ++i) v[i] = acc[c * 32 + i];
-      epilogue.chunk(c, v, in);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        store_matrix_x4(view.fragment_part(buffer, j), pack_bf16(v[8 * j], v[8 * j + 1]),
-                        pack_bf16(v[8 * j + 2], v[8 * j + 3]),
-                        pack_bf16(v[8 * j + 4], v[8 * j + 5]),
-                        pack_bf16(v[8 * j + 6], v[8 * j + 7]));
-      fence_async_shared();
-      __syncwarp();
-      if (lane == 0) {
-        tma_store_2d(&matrices.c, piece + buffer * kPieceBytes, at.column + c * kBox,
-                     at.row + warp * kPieceRows);
-        tma_store_commit();
-      }
+          for (int i = 0; i < 8; ++i)
+            v[2 * part + half][i] = acc[c * 32 + part * 16 + i / 2 * 4 + half * 2 + i % 2];
+      epilogue.chunk(c, v, zero);
     }
     epilogue.finish();
   }
-  if (lane == 0) tma_store_wait_read<0>();
-  __syncwarp();
 }
 
 template <class Config, class Epilogue>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads, 1)
-    wide_kernel(const __grid_constant__ WideMatrices<Config::kSegments> matrices,
+    wide_kernel(const __grid_constant__ WideMatrices<Config> matrices,
                 const __grid_constant__ WideSchedule schedule,
                 const __grid_constant__ typename Epilogue::Params params) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
@@ -371,6 +303,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
       mbarrier_init(&shared.empty[i], kCluster * 8);  // consumer warps of all blocks
     }
     mbarrier_init_fence();
+    shared.zero = 0;
   }
   cluster_sync();
 
@@ -380,8 +313,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
     __syncwarp();
   } else {
     registers_increase<Config::kConsumerRegisters>();
-    wide_consume<Config, Epilogue>(shared, matrices, schedule, params, rank, warp / 4 - 1, warp % 4,
-                                   lane);
+    wide_consume<Config, Epilogue>(shared, schedule, params, rank, warp / 4 - 1, warp % 4, lane);
   }
   // Another block may still send here, or arrive at barriers here.
   cluster_sync();

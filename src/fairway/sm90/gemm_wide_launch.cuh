@@ -50,38 +50,29 @@ int wide_clusters() {
   return clusters;
 }
 
-// Everything of C [m, n] but the operands.
-template <int kSegments>
-WideMatrices<kSegments> wide_result(bf16* c, int64_t m, int64_t n) {
-  WideMatrices<kSegments> matrices{};
-  matrices.c = tensor_map(c, m, n, n, kPieceRows);
-  matrices.rows = static_cast<int>(m);
-  matrices.columns = static_cast<int>(n);
-  return matrices;
-}
-
-// Segment i of the operands: a [m, k], b [n, k] if contiguous along K, else [k, n].
-template <class Config>
-void wide_operands(WideMatrices<Config::kSegments>& matrices, int i, const bf16* a, const bf16* b,
-                   int64_t k) {
-  const int64_t n = matrices.columns;
-  matrices.a[i] = tensor_map(a, matrices.rows, k, k);
-  matrices.b[i] = Config::kMajorB == Major::kK ? tensor_map(b, n, k, k) : tensor_map(b, k, n, n);
-}
-
-// `segment_begin`: the schedule's; `k_blocks`: of all segments.
+// C [m, n] of the widths of B's parts; `k_blocks`: of all of A's.
 template <class Config, class Epilogue>
-void wide_launch(cudaStream_t stream, const WideMatrices<Config::kSegments>& matrices,
-                 WideSchedule schedule, int k_blocks, const typename Epilogue::Params& params) {
-  schedule.row_groups = wide_ceil_div(matrices.rows, kCluster * kTileRows);
-  schedule.column_tiles = wide_ceil_div(matrices.columns, Config::kTileColumns);
-  schedule.k_blocks = k_blocks;
+void wide_launch(cudaStream_t stream, const WideMatrices<Config>& matrices, int64_t m, int64_t n,
+                 WideSchedule schedule, const typename Epilogue::Params& params) {
+  schedule.row_groups = wide_ceil_div(m, kCluster * kTileRows);
+  schedule.column_tiles = wide_ceil_div(n, Config::kTileColumns);
   const int clusters = wide_clusters<Config, Epilogue>();
   const int units = schedule.row_groups * schedule.column_tiles;
   const int blocks = kCluster * (units < clusters ? units : clusters);
   wide_kernel<Config, Epilogue>
       <<<blocks, kGemmThreads, sizeof(WideShared<Config>), stream>>>(matrices, schedule, params);
   cuda_check_launch("matrix product");
+}
+
+// The same for C [m, n] = A [m, k] Bᵀ, B [n, k]: operands in one piece.
+template <class Epilogue>
+void wide_launch(cudaStream_t stream, const bf16* a, const bf16* b, int64_t m, int64_t n, int64_t k,
+                 const typename Epilogue::Params& params) {
+  using Config = WideConfig<>;
+  const WideMatrices<Config> matrices{{tensor_map(a, m, k, k)}, {tensor_map_fragments(b, n, k, k)}};
+  WideSchedule schedule{};
+  schedule.k_blocks = static_cast<int>(k / kBlockK);
+  wide_launch<Config, Epilogue>(stream, matrices, m, n, schedule, params);
 }
 
 }  // namespace fairway::sm90

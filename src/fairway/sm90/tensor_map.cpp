@@ -19,23 +19,40 @@ decltype(&cuTensorMapEncodeTiled) find_encoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
+CUtensorMap encode(const bf16* matrix, uint32_t rank, const cuuint64_t* sizes,
+                   const cuuint64_t* stride_bytes, const cuuint32_t* box) {
+  static const auto encoder = find_encoder();
+  const cuuint32_t element_strides[5] = {1, 1, 1, 1, 1};
+  CUtensorMap map;
+  const CUresult result = encoder(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<bf16*>(matrix), sizes, stride_bytes,
+      box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  require(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error {} ({} columns, stride {} bytes)",
+          static_cast<int>(result), sizes[0], stride_bytes[0]);
+  return map;
+}
+
 }  // namespace
 
 CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
                        int box_rows) {
-  static const auto encoder = find_encoder();
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
   const cuuint64_t stride_bytes[1] = {static_cast<cuuint64_t>(stride) * sizeof(bf16)};
   const cuuint32_t box[2] = {kBox, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t element_strides[2] = {1, 1};
-  CUtensorMap map;
-  const CUresult result = encoder(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<bf16*>(matrix), sizes, stride_bytes,
-      box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  require(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error {} ([{}, {}], stride {} bytes)",
-          static_cast<int>(result), rows, columns, stride_bytes[0]);
-  return map;
+  return encode(matrix, 2, sizes, stride_bytes, box);
+}
+
+CUtensorMap tensor_map_fragments(const bf16* matrix, int64_t rows, int64_t columns,
+                                 int64_t stride) {
+  check(rows % kFragmentRows == 0, "tensor_map_fragments: rows");
+  const auto row = static_cast<cuuint64_t>(stride) * sizeof(bf16);
+  // Innermost first: column, e, q, j, and the group of 32 rows.
+  const cuuint64_t sizes[5] = {static_cast<cuuint64_t>(columns), 2, 4, 4,
+                               static_cast<cuuint64_t>(rows / kFragmentRows)};
+  const cuuint64_t stride_bytes[4] = {row, 8 * row, 2 * row, kFragmentRows * row};
+  const cuuint32_t box[5] = {kBox, 2, 4, 4, kBox / kFragmentRows};
+  return encode(matrix, 5, sizes, stride_bytes, box);
 }
 
 }  // namespace fairway::sm90

@@ -18,4 +18,11 @@ constexpr int kBoxBytes = kBox * kBox * 2;
 CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
                        int box_rows = kBox);
 
+// bf16 [rows, columns] as boxes of 64 x 64 like those of `tensor_map`, but with the rows of every
+// 32 in another order: row 8 q + 2 j + e lies at 8 j + 2 q + e (q, j < 4, e < 2). As B of a product
+// whose accumulators have columns 8 j + 2 q + e in lane q of a quad, the lane gets columns 8 q … 8
+// q + 7 of C. Coordinates: column, 0, 0, 0, row / 32; rows is a multiple of 32.
+constexpr int kFragmentRows = 32;
+CUtensorMap tensor_map_fragments(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride);
+
 }  // namespace fairway::sm90

@@ -23,13 +23,13 @@ __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, ui
 
 // To the same place in every block of the cluster whose bit is set, completing on the barrier in
 // the same place of each.
-__device__ __forceinline__ void tma_load_2d_multicast(void* to, const CUtensorMap* map,
-                                                      uint64_t* bar, int x, int y,
-                                                      uint16_t blocks) {
+__device__ __forceinline__ void tma_load_5d_multicast(void* to, const CUtensorMap* map,
+                                                      uint64_t* bar, int x0, int x1, int x2, int x3,
+                                                      int x4, uint16_t blocks) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "h"(blocks)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "h"(blocks)
       : "memory");
 }
 
