@@ -3,13 +3,16 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <map>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_check.h"
+#include "fairway/device/cuda_matmul_choice.h"
 
 namespace fairway {
 
@@ -17,8 +20,15 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr int kWorkspaceSlot = 7;  // of CudaDevice::workspace
-// Rows that the kernel of a `rows_independent` product is chosen for.
-constexpr int64_t kCanonicalRows = 16384;
+// Rows that the kernel of a `rows_independent` product is chosen for: those of the measurements
+// behind choose_kernel, for which cuBLASLt offers the kernels that were measured.
+constexpr int64_t kCanonicalRows = 98304;
+constexpr int kOffers = 8;  // kernels to choose from: asked for more, cuBLASLt lists no more
+
+static_assert(kTile128x128 == CUBLASLT_MATMUL_TILE_128x128);
+static_assert(kTile128x160 == CUBLASLT_MATMUL_TILE_128x160);
+static_assert(kTile192x128 == CUBLASLT_MATMUL_TILE_192x128);
+static_assert(kTile176x128 == CUBLASLT_MATMUL_TILE_176x128);
 
 void check_lt(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
@@ -71,6 +81,16 @@ void make_layout(Layout& out, cudaDataType_t type, int64_t rows, int64_t cols, i
 template <class V>
 void set(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t key, V value) {
   check_lt(cublasLtMatmulPreferenceSetAttribute(p, key, &value, sizeof value), "preferences");
+}
+
+// 0 if the kernel cannot be used or does not tell.
+int tile_of(const cublasLtMatmulHeuristicResult_t& offer) {
+  if (offer.state != CUBLAS_STATUS_SUCCESS) return 0;
+  uint32_t tile = 0;
+  size_t written = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
+      &offer.algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile, sizeof tile, &written);
+  return status == CUBLAS_STATUS_SUCCESS ? static_cast<int>(tile) : 0;
 }
 
 }  // namespace
@@ -145,13 +165,23 @@ void cuda_matmul(CudaDevice& device, const CudaMatmulShape& s, CudaMatrix<T> a, 
     set(preference.value, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<uint32_t>(s.rows_independent ? CUBLASLT_REDUCTION_SCHEME_NONE
                                                  : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    cublasLtMatmulHeuristicResult_t result{};
+    std::array<cublasLtMatmulHeuristicResult_t, kOffers> offers{};
     int results = 0;
-    check_lt(cublasLtMatmulAlgoGetHeuristic(lt.handle, op.value, cb.value, ca.value, cc.value,
-                                            cc.value, preference.value, 1, &result, &results),
-             "choosing a kernel");
+    check_lt(
+        cublasLtMatmulAlgoGetHeuristic(lt.handle, op.value, cb.value, ca.value, cc.value, cc.value,
+                                       preference.value, kOffers, offers.data(), &results),
+        "choosing a kernel");
     require(results > 0, "cuBLASLt: no kernel for a product of {} x {} x {}", s.m, s.n, s.k);
-    found = lt.kernels.emplace(key, result.algo).first;
+    size_t chosen = 0;
+    // The measurements behind choose_kernel are of single products: bf16 to bf16 with independent
+    // rows, to float32 without.
+    if (device.capability() == 90 && std::is_same_v<T, bf16> && s.batch == 1 &&
+        std::is_same_v<C, bf16> == s.rows_independent) {
+      std::vector<int> tiles;
+      for (int i = 0; i < results; ++i) tiles.push_back(tile_of(offers[static_cast<size_t>(i)]));
+      chosen = choose_kernel({s.n, s.k, s.rows_independent, beta != 0}, tiles);
+    }
+    found = lt.kernels.emplace(key, offers[chosen].algo).first;
   }
   check_lt(cublasLtMatmul(lt.handle, op.value, &alpha, b.data, lb.value, a.data, la.value, &beta, c,
                           lc.value, d, lc.value, &found->second,
