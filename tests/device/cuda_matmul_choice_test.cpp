@@ -7,51 +7,29 @@
 namespace fairway {
 namespace {
 
-constexpr int kTile256x128 = 24;
+constexpr int kTile192x192 = 209, kTile128x128 = 20;
 // As cuBLASLt offers them: its first choice, then others.
-const std::vector<int> kOffered{kTile256x128, 23,           kTile128x160, kTile192x128,
-                                kTile176x128, kTile128x128, kTile128x160};
+const std::vector<int> kOffered{kTile192x192, kTile128x128, kTile176x128, kTile176x128};
 
-int tile_for(const MatmulClass& product) {
-  return kOffered[choose_kernel(product, kOffered)];
-}
-MatmulClass plain(int64_t n, int64_t k) {
-  return {n, k, /*rows_independent=*/true, /*adds=*/false};
-}
-MatmulClass adding(int64_t n, int64_t k) {
-  return {n, k, true, true};
-}
-MatmulClass weight_gradient(int64_t n, int64_t k) {
-  return {n, k, false, true};
+size_t choice(int64_t n, int64_t k, bool rows_independent = true, bool adds = false) {
+  return choose_kernel({n, k, rows_independent, adds}, kOffered);
 }
 
-TEST(CudaMatmulChoice, TakesTheTileThatWasFastestForTheRecordsProducts) {
-  EXPECT_EQ(tile_for(plain(256, 512)), kTile128x128);
-  EXPECT_EQ(tile_for(plain(512, 512)), kTile128x128);
-  EXPECT_EQ(tile_for(plain(1024, 512)), kTile128x128);
-  EXPECT_EQ(tile_for(plain(2048, 512)), kTile128x160);
-  EXPECT_EQ(tile_for(plain(8192, 512)), kTile176x128);
-  EXPECT_EQ(tile_for(plain(512, 1024)), kTile128x160);
-  EXPECT_EQ(tile_for(plain(512, 2048)), kTile128x160);
-  EXPECT_EQ(tile_for(adding(512, 512)), kTile128x128);
-  EXPECT_EQ(tile_for(weight_gradient(2048, 98304)), kTile192x128);
+TEST(CudaMatmulChoice, LogitsTakeTheFirstKernelOfTheFastestTile) {
+  EXPECT_EQ(choice(8192, 512), 2u);
 }
 
-TEST(CudaMatmulChoice, LeavesOtherProductsToCublas) {
-  EXPECT_EQ(tile_for(plain(512, 8192)), kTile256x128);
-  EXPECT_EQ(tile_for(plain(64, 512)), kTile256x128);
-  EXPECT_EQ(tile_for(adding(512, 2048)), kTile256x128);
-  EXPECT_EQ(tile_for(weight_gradient(512, 98304)), kTile256x128);
-  EXPECT_EQ(tile_for(weight_gradient(2048, 8192)), kTile256x128);
-  EXPECT_EQ(tile_for({2048, 98304, false, false}), kTile256x128);
-}
-
-TEST(CudaMatmulChoice, TakesTheFirstKernelOfATileTheSecondTileOrTheFirstKernel) {
-  EXPECT_EQ(choose_kernel(plain(2048, 512), kOffered), 2u);
-  EXPECT_EQ(choose_kernel(plain(2048, 512), std::vector{kTile256x128, 23, kTile176x128}), 2u);
-  EXPECT_EQ(choose_kernel(plain(2048, 512), std::vector{kTile256x128, 23, kTile128x128}), 0u);
+TEST(CudaMatmulChoice, LogitsTakeTheFirstKernelWhereThatTileIsNotOffered) {
   // 0 is the tile of a kernel that does not tell it.
-  EXPECT_EQ(choose_kernel(adding(512, 512), std::vector{kTile256x128, 0}), 0u);
+  const std::vector offered{kTile192x192, 0, kTile128x128};
+  EXPECT_EQ(choose_kernel({8192, 512, true, false}, offered), 0u);
+}
+
+TEST(CudaMatmulChoice, OtherProductsAreLeftToCublas) {
+  EXPECT_EQ(choice(2048, 512), 0u);
+  EXPECT_EQ(choice(8192, 2048), 0u);
+  EXPECT_EQ(choice(8192, 512, true, true), 0u);
+  EXPECT_EQ(choice(8192, 512, false, false), 0u);
 }
 
 }  // namespace

@@ -25,9 +25,6 @@ constexpr int kWorkspaceSlot = 7;  // of CudaDevice::workspace
 constexpr int64_t kCanonicalRows = 98304;
 constexpr int kOffers = 8;  // kernels to choose from: asked for more, cuBLASLt lists no more
 
-static_assert(kTile128x128 == CUBLASLT_MATMUL_TILE_128x128);
-static_assert(kTile128x160 == CUBLASLT_MATMUL_TILE_128x160);
-static_assert(kTile192x128 == CUBLASLT_MATMUL_TILE_192x128);
 static_assert(kTile176x128 == CUBLASLT_MATMUL_TILE_176x128);
 
 void check_lt(cublasStatus_t status, const char* what) {

@@ -7,8 +7,7 @@
 
 namespace fairway {
 
-// The values of cublasLtMatmulTile_t that the choice knows.
-inline constexpr int kTile128x128 = 20, kTile128x160 = 29, kTile192x128 = 31, kTile176x128 = 201;
+inline constexpr int kTile176x128 = 201;  // of cublasLtMatmulTile_t
 
 // C[m, n] = A[m, k] B[k, n] + beta·C. m is left out on purpose: it must not decide where rows are
 // independent, and there is no rule for other products that needs it.
