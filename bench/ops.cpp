@@ -105,7 +105,8 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   const F yh = take({T, H, d}), dyh = take({T, H, d});
   const F q = take({T, H, d}), k = take({T, K, d}), v = take({T, K, d});
   const F dq = take({T, H, d}), dk = take({T, K, d}), dv = take({T, K, d});
-  const V rstd = vec({T}), lse = vec({H, T}), delta = vec({H, T}), ydv = vec({T, H});
+  const V rstd = vec({T}), lse = vec({H, T}), delta = vec({H, T}), ydv = vec({T, H}),
+          rstd_q = vec({T, H});
   const V cosine = vec({T, half}), sine = vec({T, half}), gain = vec({H}), dgain = vec({H});
   const V mix = vec({2, D}), dmix = vec({2, D}), vector = vec({D}), dvector = vec({D}),
           gate = vec({D});
@@ -149,9 +150,9 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { linear_backward_weight<E>(device, x, y, dwq); });
   rope_table<E>(device, cu_seqlens, c.rotary_dims(), c.rope_base, cosine, sine);
   measure("rope_gain q", 2 * TD, 0,
-          [&] { rope_gain<E>(device, q, gain, cosine, sine, c.norm_eps, dq); });
+          [&] { rope_gain<E>(device, q, gain, cosine, sine, c.norm_eps, dq, rstd_q); });
   measure("rope_gain q backward", 3 * TD, 0,
-          [&] { rope_gain_backward<E>(device, q, yh, gain, cosine, sine, c.norm_eps, dq, dgain); });
+          [&] { rope_gain_backward<E>(device, q, yh, rstd_q, gain, cosine, sine, dq, dgain); });
   const double attention = 2 * pairs * static_cast<double>(D);
   measure("attention_varlen", 2 * TD + 2 * TK, 2 * attention,
           [&] { attention_varlen<E>(device, q, k, v, cu_seqlens, yh, lse); });

@@ -203,14 +203,20 @@ void for_each_op_case(Visitor&& visit) {
       // Angles up to 2048 radians: their float32 value errs by 2^-13.
       const auto cosine = h.out_vec("cos", table, 0, 2048), sine = h.out_vec("sin", table, 0, 2048);
       rope_table<U>(h.device, h.ints(segments), rope_dims, 1e4, cosine, sine);
-      const auto q = h.in(q_shape), dq = h.in(q_shape), k = h.in(kv_shape);
+      const auto q = h.in(q_shape), dq = h.in(q_shape), q_rot = h.in(q_shape, 5);
+      const auto k_rot = h.in(kv_shape);
       const auto gain = h.vec({H}, 1, 5);
-      rope_gain<U>(h.device, q, gain, cosine, sine, kEps, h.out("q_rot", q_shape, 1, 2048));
-      rope_gain<U>(h.device, k, {}, cosine, sine, kEps, h.out("k_rot", kv_shape, 1, 2048));
-      rope_gain_backward<U>(h.device, dq, q, gain, cosine, sine, kEps,
+      rope_gain<U>(h.device, q, gain, cosine, sine, kEps, h.out("q_rot", q_shape, 1, 2048),
+                   h.out_vec("rstd_q", {T, H}, 0, d));
+      const auto k = h.inout("k_rot, in place", kv_shape, 1, 2048);
+      rope_gain<U>(h.device, k, {}, cosine, sine, kEps, k, h.out_vec("rstd_k", {T, K}, 0, d));
+      const auto rstd_q = h.vec({T, H}, 0.1, 1), rstd_k = h.vec({T, K}, 0.1, 1);
+      rope_gain_backward<U>(h.device, dq, q_rot, rstd_q, gain, cosine, sine,
                             h.out("dq", q_shape, 1, 2048), h.inout_vec("dgain", {H}, 0, T * d));
       const auto in_place = h.inout("dk", kv_shape, 1, 2048);
-      rope_gain_backward<U>(h.device, in_place, k, {}, cosine, sine, kEps, in_place, {});
+      rope_gain_backward<U>(h.device, in_place, k_rot, rstd_k, {}, cosine, sine, in_place, {});
+      rope_gain_backward<U>(h.device, dq, q_rot, rstd_q, h.vec({H}, 0), cosine, sine,
+                            h.out("dq of no gain", q_shape), h.inout_vec("dgain of none", {H}));
     });
     visit(std::string("attention_") + c.name, [=, segments = c.cu_seqlens](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;

@@ -134,6 +134,9 @@ TEST(Recipe, ImpossibleValuesNameTheFile) {
   std::ofstream(path) << "[model]\nnum_heads = 7\n";
   EXPECT_EQ(usage_error([&] { read_recipe(path, {}); }),
             path + ": [model] num_heads = 7: must divide model_dim = 512");
+  std::ofstream(path) << "[model]\nqk_gain_init = 0\n";
+  EXPECT_EQ(usage_error([&] { read_recipe(path, {}); }),
+            path + ": [model] qk_gain_init = 0: must be finite and not 0");
   std::ofstream(path) << "[run]\nmodes = []\n";
   EXPECT_EQ(usage_error([&] { read_recipe(path, {}); }),
             path + ": [run] modes: must name at least one of chunked, sliding, ttt");

@@ -22,11 +22,11 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& aren
   VisitActs<T> v;
   v.rstd_attn = arena.take<Accum<T>>("norms", {T_});
   v.attn_in = arena.take<T>("sub-layer inputs", {T_, D});
-  v.q = arena.take<T>("q, k, v", {T_, H, d});
-  v.k = arena.take<T>("q, k, v", {T_, K, d});
+  v.q_rot = arena.take<T>("q, k, v", {T_, H, d});
+  v.k_rot = arena.take<T>("q, k, v", {T_, K, d});
   v.v = arena.take<T>("q, k, v", {T_, K, d});
-  v.q_rot = keep ? arena.take<T>("q, k rotated", {T_, H, d}) : v.q;
-  v.k_rot = keep ? arena.take<T>("q, k rotated", {T_, K, d}) : v.k;
+  v.rstd_q = arena.take<Accum<T>>("norms", {T_, H});
+  v.rstd_k = arena.take<Accum<T>>("norms", {T_, K});
   v.lse = arena.take<Accum<T>>("attention lse", {H, T_});
   v.y = arena.take<T>("attention y", {T_, H, d});
   v.y_dot_v = arena.take<Accum<T>>("attention y·v", {T_, H});

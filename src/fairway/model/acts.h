@@ -23,9 +23,11 @@ struct VisitActs {
   Tensor<T> lane1;             // [T, D] lane 1 (parallel visits only)
   Tensor<Accum<T>> rstd_attn;  // [T]    1/rms of u = mix0⊙x + mix1⊙x0
   Tensor<T> attn_in;           // [T, D] rms(u)·ln: the input of Wq, Wk, Wv
-  Tensor<T> q, k, v;           // [T, H, d], [T, K, d], [T, K, d]  products, before QK norm
-  Tensor<T> q_rot;             // [T, H, d] after norm, rotary and gain
-  Tensor<T> k_rot;             // [T, K, d] after norm and rotary
+  Tensor<T> q_rot;             // [T, H, d] q after norm, rotary and gain, in the product's place
+  Tensor<T> k_rot;             // [T, K, d] k after norm and rotary, in the product's place
+  Tensor<Accum<T>> rstd_q;     // [T, H] 1/rms of the product q
+  Tensor<Accum<T>> rstd_k;     // [T, K] 1/rms of the product k
+  Tensor<T> v;                 // [T, K, d]
   Tensor<Accum<T>> lse;        // [H, T] log-sum-exp of each query's scores
   Tensor<T> y;                 // [T, H, d] attention output, after XSA: the input of Wo
   Tensor<Accum<T>> y_dot_v;    // [T, H] y·v̂ before XSA (XSA visits only)

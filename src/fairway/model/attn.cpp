@@ -35,18 +35,19 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
                   Tensor<const T> residual, Tensor<T> out) {
   const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
-  linear<T>(device, n, layer.wq, acts.q, false);
-  linear<T>(device, n, layer.wk, acts.k, false);
+  linear<T>(device, n, layer.wq, acts.q_rot, false);
+  linear<T>(device, n, layer.wk, acts.k_rot, false);
   linear<T>(device, n, layer.wv, acts.v, false);
   adapt_down<Device, T>(device, slot_down(lora, s, kAttnAdapters), n, acts.attn_xa);
   const auto adapt = [&](Adapter kind, Tensor<T> to, const Accum<T>* out_scale) {
     adapt_up<Device, T>(device, slot_up(lora, s, kind, out_scale), acts.attn_xa, to);
   };
-  adapt(Adapter::q, acts.q, nullptr);
-  adapt(Adapter::k, acts.k, nullptr);
+  adapt(Adapter::q, acts.q_rot, nullptr);
+  adapt(Adapter::k, acts.k_rot, nullptr);
   adapt(Adapter::v, acts.v, nullptr);
-  rope_gain<T>(device, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, acts.q_rot);
-  rope_gain<T>(device, acts.k, {}, rope.cosine, rope.sine, eps, acts.k_rot);
+  rope_gain<T>(device, acts.q_rot, layer.q_gain, rope.cosine, rope.sine, eps, acts.q_rot,
+               acts.rstd_q);
+  rope_gain<T>(device, acts.k_rot, {}, rope.cosine, rope.sine, eps, acts.k_rot, acts.rstd_k);
   if (net.route[static_cast<size_t>(s)].xsa)
     attention_xsa<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.y, acts.lse,
                      acts.y_dot_v);
@@ -67,7 +68,6 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                    Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
                    const AttnScratch<T>& scratch) {
   const Tensor<const T> n = acts.attn_in;
-  const double eps = net.config.norm_eps;
   const auto& [dy, dq, dk, dv, delta, dxa] = scratch;
   linear_backward_input<T>(device, dout, wo_scaled, dy, false);
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
@@ -80,9 +80,9 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
                                  delta, dq, dk, dv);
   }
-  rope_gain_backward<T>(device, dq, acts.q, layer.q_gain, rope.cosine, rope.sine, eps, dq,
-                        dlayer.q_gain);
-  rope_gain_backward<T>(device, dk, acts.k, {}, rope.cosine, rope.sine, eps, dk, {});
+  rope_gain_backward<T>(device, dq, acts.q_rot, acts.rstd_q, layer.q_gain, rope.cosine, rope.sine,
+                        dq, dlayer.q_gain);
+  rope_gain_backward<T>(device, dk, acts.k_rot, acts.rstd_k, {}, rope.cosine, rope.sine, dk, {});
   if (dn)
     linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
   if (dlayer.wq) {

@@ -26,8 +26,9 @@ template <class T>
 AttnScratch<T> take_attn_scratch(const ModelConfig& config, int64_t rows, Arena& arena,
                                  const LoraConfig* lora);
 
-// From acts' attn_in: fills q, k, v, q_rot, k_rot, lse, y, y_dot_v, attn_xa, and out = residual +
-// attn_scale⊙attention (null residual: without). `wo_scaled`: Wo with the scale folded in.
+// From acts' attn_in: fills q_rot, k_rot, rstd_q, rstd_k, v, lse, y, y_dot_v, attn_xa, and out =
+// residual + attn_scale⊙attention (null residual: without). `wo_scaled`: Wo with the scale folded
+// in.
 template <class Device, class T>
 void attn_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, const AttentionSegments& segments,

@@ -42,6 +42,9 @@ void ModelConfig::validate() const {
     usage_fail("[model] rope_dims = {}: must be even, at most the head width {} (0 = all, if even)",
                rope_dims, head_dim());
   if (!(rope_base > 1)) usage_fail("[model] rope_base = {}: must be above 1", rope_base);
+  // Backward divides by the gain.
+  if (qk_gain_init == 0 || !std::isfinite(qk_gain_init))
+    usage_fail("[model] qk_gain_init = {}: must be finite and not 0", qk_gain_init);
   at_least("max_doc_len", max_doc_len, 1);
   if (!(logit_softcap > 0))
     usage_fail("[model] logit_softcap = {}: must be positive", logit_softcap);

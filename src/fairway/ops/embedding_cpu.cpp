@@ -31,8 +31,8 @@ void embed_backward(CpuDevice& device, Tensor<const int32_t> tokens, Tensor<cons
     for (int64_t t = 0; t < tokens.size(); ++t) {
       const int64_t token = tokens[t];
       if (token < low || token >= high) continue;
-      row_rms_backward<true>(dx0.data + t * D, table.data + token * D, rstd[t], T(1), D,
-                             dtable.data + token * D);
+      row_rms_backward(dx0.data + t * D, table.data + token * D, rstd[t], D,
+                       dtable.data + token * D);
     }
   }
 }

@@ -16,16 +16,13 @@ T row_rstd(const T* x, int64_t D, double eps) {
   return T(1) / sqrt(dot(x, x, D) / T(static_cast<Real>(D)) + T(static_cast<Real>(eps)));
 }
 
-// dx (+)= scale·rstd·(dn − x·rstd²·mean(dn⊙x)).
-template <bool accumulate, class T>
-void row_rms_backward(const T* dn, const T* x, T rstd, T scale, int64_t D, T* dx) {
+// dx += rstd·(dn − x·rstd²·mean(dn⊙x)).
+template <class T>
+void row_rms_backward(const T* dn, const T* x, T rstd, int64_t D, T* dx) {
   using Real = decltype(real_part(T{}));
-  const T c = rstd * rstd * dot(dn, x, D) / T(static_cast<Real>(D)), g = scale * rstd;
+  const T c = rstd * rstd * dot(dn, x, D) / T(static_cast<Real>(D));
 #pragma omp simd
-  for (int64_t j = 0; j < D; ++j) {
-    const T d = g * (dn[j] - x[j] * c);
-    dx[j] = accumulate ? dx[j] + d : d;
-  }
+  for (int64_t j = 0; j < D; ++j) dx[j] += rstd * (dn[j] - x[j] * c);
 }
 
 // The same from the norm's output n = scale·rstd·x:

@@ -5,6 +5,10 @@
 // R rotates the first `rope_dims` of d, half-split: with half = rope_dims/2, x1 = x[:half],
 // x2 = x[half:2·half]: (x1 cos + x2 sin, x2 cos − x1 sin), angle = pos · base^(−2j/rope_dims).
 // Positions restart at each segment: scores depend on differences only.
+//
+// Back from the output alone, since R keeps lengths and R(pos)·rms(q) = q_rot / gain:
+//   a = dx_rot·x_rot,   dgain += a/gain,   dx = rstd · Rᵀ(gain·dx_rot − x_rot·a/(gain·d)).
+// What a gain of exactly 0 has wiped out stays unknown: dgain gets nothing then, and dx is 0.
 #pragma once
 
 #include <cstdint>
@@ -23,24 +27,25 @@ template <class T>
 void rope_table(CudaDevice& device, Tensor<const int32_t> cu_seqlens, int rope_dims, double base,
                 Tensor<Accum<T>> cosine, Tensor<Accum<T>> sine);
 
-// x [T, heads, d] → x_rot of the same shape. gain [heads], or null for 1.
+// x [T, heads, d] → x_rot of the same shape, which may be x, and rstd [T, heads], 1/rms of x. gain
+// [heads], or null for 1.
 template <class T>
 void rope_gain(CpuDevice& device, Tensor<const T> x, Tensor<const T> gain, Tensor<const T> cosine,
-               Tensor<const T> sine, double eps, Tensor<T> x_rot);
+               Tensor<const T> sine, double eps, Tensor<T> x_rot, Tensor<T> rstd);
 template <class T>
 void rope_gain(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> gain,
                Tensor<const Accum<T>> cosine, Tensor<const Accum<T>> sine, double eps,
-               Tensor<T> x_rot);
+               Tensor<T> x_rot, Tensor<Accum<T>> rstd);
 
-// dx from dx_rot (dx may be dx_rot); dgain [heads] accumulates unless null.
+// dx from dx_rot (dx may be dx_rot), x_rot and rstd; dgain [heads] accumulates unless null.
 template <class T>
-void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
-                        Tensor<const T> gain, Tensor<const T> cosine, Tensor<const T> sine,
-                        double eps, Tensor<T> dx, Tensor<T> dgain);
+void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const T> x_rot,
+                        Tensor<const T> rstd, Tensor<const T> gain, Tensor<const T> cosine,
+                        Tensor<const T> sine, Tensor<T> dx, Tensor<T> dgain);
 template <class T>
-void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
-                        Tensor<const Accum<T>> gain, Tensor<const Accum<T>> cosine,
-                        Tensor<const Accum<T>> sine, double eps, Tensor<T> dx,
+void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const T> x_rot,
+                        Tensor<const Accum<T>> rstd, Tensor<const Accum<T>> gain,
+                        Tensor<const Accum<T>> cosine, Tensor<const Accum<T>> sine, Tensor<T> dx,
                         Tensor<Accum<T>> dgain);
 
 }  // namespace fairway

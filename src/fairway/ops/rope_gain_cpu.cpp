@@ -29,7 +29,7 @@ void rope_table(CpuDevice& device, Tensor<const int32_t> cu_seqlens, int rope_di
 
 template <class T>
 void rope_gain(CpuDevice& device, Tensor<const T> x, Tensor<const T> gain, Tensor<const T> cosine,
-               Tensor<const T> sine, double eps, Tensor<T> x_rot) {
+               Tensor<const T> sine, double eps, Tensor<T> x_rot, Tensor<T> rstd) {
   const int64_t heads = x.extent(1), d = x.extent(2), half = cosine.extent(1);
   for_row_blocks(device, x.extent(0), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -37,7 +37,8 @@ void rope_gain(CpuDevice& device, Tensor<const T> x, Tensor<const T> gain, Tenso
       for (int64_t h = 0; h < heads; ++h) {
         const T* in = x.data + (t * heads + h) * d;
         T* out = x_rot.data + (t * heads + h) * d;
-        const T g = row_rstd(in, d, eps) * (gain ? gain[h] : T(1));
+        const T r = row_rstd(in, d, eps), g = r * (gain ? gain[h] : T(1));
+        rstd[t * heads + h] = r;
 #pragma omp simd
         for (int64_t j = 0; j < half; ++j) {
           const T a = in[j] * g, b = in[half + j] * g;
@@ -52,29 +53,35 @@ void rope_gain(CpuDevice& device, Tensor<const T> x, Tensor<const T> gain, Tenso
 }
 
 template <class T>
-void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
-                        Tensor<const T> gain, Tensor<const T> cosine, Tensor<const T> sine,
-                        double eps, Tensor<T> dx, Tensor<T> dgain) {
-  const int64_t heads = x.extent(1), d = x.extent(2), half = cosine.extent(1), rows = x.extent(0);
+void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const T> x_rot,
+                        Tensor<const T> rstd, Tensor<const T> gain, Tensor<const T> cosine,
+                        Tensor<const T> sine, Tensor<T> dx, Tensor<T> dgain) {
+  using Real = decltype(real_part(T{}));
+  const int64_t rows = x_rot.extent(0), heads = x_rot.extent(1), d = x_rot.extent(2);
+  const int64_t half = cosine.extent(1);
   const T* partials =
       sum_row_blocks<T>(device, rows, heads, [&](int64_t begin, int64_t end, T* partial) {
-        T* back =
-            reinterpret_cast<T*>(device.thread_scratch(0, static_cast<size_t>(d) * sizeof(T)));
         for (int64_t t = begin; t < end; ++t) {
           const T *c = cosine.data + t * half, *s = sine.data + t * half;
           for (int64_t h = 0; h < heads; ++h) {
             const int64_t at = (t * heads + h) * d;
-            const T *in = x.data + at, *g = dx_rot.data + at;
-            // The rotation's transpose, then gain and norm.
+            const T *x = x_rot.data + at, *dy = dx_rot.data + at;
+            T* out = dx.data + at;
+            const T g = gain ? gain[h] : T(1), inverse = g == T(0) ? T(0) : T(1) / g;
+            const T of_gain = dot(dy, x, d) * inverse;
+            partial[h] += of_gain;
+            // The gradient of what was rotated is scale·dy − along·x.
+            const T r = rstd[t * heads + h], scale = r * g;
+            const T along = r * of_gain / T(static_cast<Real>(d));
+#pragma omp simd
             for (int64_t j = 0; j < half; ++j) {
-              back[j] = g[j] * c[j] - g[half + j] * s[j];
-              back[half + j] = g[half + j] * c[j] + g[j] * s[j];
+              const T a = scale * dy[j] - along * x[j];
+              const T b = scale * dy[half + j] - along * x[half + j];
+              out[j] = a * c[j] - b * s[j];
+              out[half + j] = b * c[j] + a * s[j];
             }
-            for (int64_t j = 2 * half; j < d; ++j) back[j] = g[j];
-            const T rstd = row_rstd(in, d, eps);
-            if (dgain) partial[h] += rstd * dot(static_cast<const T*>(back), in, d);
-            row_rms_backward<false>(static_cast<const T*>(back), in, rstd, gain ? gain[h] : T(1), d,
-                                    dx.data + at);
+#pragma omp simd
+            for (int64_t j = 2 * half; j < d; ++j) out[j] = scale * dy[j] - along * x[j];
           }
         }
       });
@@ -84,9 +91,9 @@ void rope_gain_backward(CpuDevice& device, Tensor<const T> dx_rot, Tensor<const 
 #define FAIRWAY_INSTANTIATE(T)                                                                    \
   template void rope_table(CpuDevice&, Tensor<const int32_t>, int, double, Tensor<T>, Tensor<T>); \
   template void rope_gain(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,          \
-                          Tensor<const T>, double, Tensor<T>);                                    \
+                          Tensor<const T>, double, Tensor<T>, Tensor<T>);                         \
   template void rope_gain_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                                   Tensor<const T>, Tensor<const T>, double, Tensor<T>,           \
+                                   Tensor<const T>, Tensor<const T>, Tensor<const T>, Tensor<T>,  \
                                    Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -109,13 +109,23 @@ __device__ __forceinline__ float rstd_of(float sum_of_squares, int64_t d, float 
   return 1.0f / sqrtf(sum_of_squares / static_cast<float>(d) + eps);
 }
 
+// A head's gain; the inverse is 0 where there is none.
+struct Gain {
+  float value, inverse;
+};
+__device__ __forceinline__ Gain gain_of(const float* gain, int64_t head) {
+  const float value = gain != nullptr ? gain[head] : 1.0f;
+  return {value, value == 0.0f ? 0.0f : 1.0f / value};
+}
+
 constexpr int kItems = 2;  // heads a group has in flight
 
 template <class T, int kLanes>
 __global__ __launch_bounds__(kRowThreads) void rope_kernel(const T* x, const float* gain,
                                                            const float* cosine, const float* sine,
                                                            float eps, uint32_t items,
-                                                           uint32_t heads, int64_t half, T* x_rot) {
+                                                           uint32_t heads, int64_t half, T* x_rot,
+                                                           float* rstd_out) {
   constexpr uint32_t kGroups = kRowThreads / kLanes;
   constexpr int64_t d = kLanes * kPack;
   const uint32_t group = threadIdx.x / kLanes;
@@ -140,6 +150,7 @@ __global__ __launch_bounds__(kRowThreads) void rope_kernel(const T* x, const flo
     unpack(pack_of<kLanes>(packs[u], rotation.partner), other);
     const float rstd = rstd_of(group_dot<kLanes>(v, v), d, eps);
     if (item >= items) continue;  // after the exchanges, in which every lane takes part
+    if (lane == 0) rstd_out[item] = rstd;
     const float g = rstd * (gain != nullptr ? gain[head] : 1.0f);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
@@ -154,8 +165,8 @@ __global__ __launch_bounds__(kRowThreads) void rope_kernel(const T* x, const flo
 // A group of lanes keeps to one head; a block takes `slots` rows at a time of its own rows.
 template <class T, int kLanes>
 __global__ __launch_bounds__(kRowThreads) void rope_backward_kernel(
-    const T* dx_rot, const T* x, const float* gain, const float* cosine, const float* sine,
-    float eps, int64_t rows, int heads, int64_t half, int64_t rows_per_block, T* dx,
+    const T* dx_rot, const T* x_rot, const float* rstd, const float* gain, const float* cosine,
+    const float* sine, int64_t rows, int heads, int64_t half, int64_t rows_per_block, T* dx,
     float* partials) {
   constexpr int kGroups = kRowThreads / kLanes;
   constexpr int64_t d = kLanes * kPack;
@@ -163,42 +174,48 @@ __global__ __launch_bounds__(kRowThreads) void rope_backward_kernel(
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int slots = kGroups / heads, slot = group / heads, head = group - slot * heads;
   const Rotation rotation = rotation_of(lane, half);
-  const float scale = gain != nullptr ? gain[head] : 1.0f;
+  const Gain g = gain_of(gain, head);
   const int64_t begin = blockIdx.x * rows_per_block;
   const int64_t end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   float dgain = 0;
   for (int64_t t0 = begin; t0 < end; t0 += slots * kItems) {
-    Pack<T, kPack> gradients[kItems], inputs[kItems];
+    Pack<T, kPack> gradients[kItems], outputs[kItems];
 #pragma unroll
     for (int u = 0; u < kItems; ++u) {
       const int64_t t = t0 + u * slots + slot;
       if (slot < slots && t < end) {
         const int64_t at = (t * heads + head) * d + lane * kPack;
         load<kPack>(dx_rot + at, gradients[u]);
-        load<kPack>(x + at, inputs[u]);
+        load<kPack>(x_rot + at, outputs[u]);
       } else {
         clear(gradients[u]);
-        clear(inputs[u]);
+        clear(outputs[u]);
       }
     }
 #pragma unroll
     for (int u = 0; u < kItems; ++u) {
       const int64_t t = t0 + u * slots + slot;
       const bool valid = slot < slots && t < end;
-      float back[kPack], other[kPack], in[kPack];
+      // The gradient of what was rotated, of this lane's columns and of its partner's.
+      float back[kPack], other[kPack], out[kPack], other_out[kPack];
       unpack(gradients[u], back);
+      unpack(outputs[u], out);
+      const float of_gain = group_dot<kLanes>(back, out) * g.inverse;
       unpack(pack_of<kLanes>(gradients[u], rotation.partner), other);
-      unpack(inputs[u], in);
-      if (rotation.rotates && valid)
-        rotate(cosine, sine, t * half + rotation.column, -rotation.sign, other, back);
-      const float rstd = rstd_of(group_dot<kLanes>(in, in), d, eps);
-      const float dot = group_dot<kLanes>(back, in);
+      unpack(pack_of<kLanes>(outputs[u], rotation.partner), other_out);
       if (valid) {
-        dgain += rstd * dot;
-        const float along = rstd * rstd * dot / static_cast<float>(d), g = scale * rstd;
+        dgain += of_gain;
+        const int64_t item = t * heads + head;
+        const float r = rstd[item], scale = r * g.value,
+                    along = r * of_gain / static_cast<float>(d);
 #pragma unroll
-        for (int i = 0; i < kPack; ++i) back[i] = g * (back[i] - in[i] * along);
-        store<kPack>(dx + (t * heads + head) * d + lane * kPack, back);
+        for (int i = 0; i < kPack; ++i) {
+          back[i] = scale * back[i] - along * out[i];
+          other[i] = scale * other[i] - along * other_out[i];
+        }
+        if (rotation.rotates)
+          rotate(cosine, sine, t * half + rotation.column, -rotation.sign, other, back);
+        store<kPack>(dx + item * d + lane * kPack, back);
       }
     }
   }
@@ -216,11 +233,9 @@ __global__ __launch_bounds__(kRowThreads) void rope_backward_kernel(
 // --- a head in a warp -------------------------------------------------------------------------
 
 template <class T>
-__global__ __launch_bounds__(kRowThreads) void rope_any_kernel(const T* x, const float* gain,
-                                                               const float* cosine,
-                                                               const float* sine, float eps,
-                                                               int64_t items, int64_t heads,
-                                                               int64_t d, int64_t half, T* x_rot) {
+__global__ __launch_bounds__(kRowThreads) void rope_any_kernel(
+    const T* x, const float* gain, const float* cosine, const float* sine, float eps, int64_t items,
+    int64_t heads, int64_t d, int64_t half, T* x_rot, float* rstd_out) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t item =
       static_cast<int64_t>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
@@ -233,7 +248,9 @@ __global__ __launch_bounds__(kRowThreads) void rope_any_kernel(const T* x, const
     const float v = load_one(in + j);
     sum += v * v;
   }
-  const float g = rstd_of(warp_sum(sum), d, eps) * (gain != nullptr ? gain[head] : 1.0f);
+  const float rstd = rstd_of(warp_sum(sum), d, eps);
+  const float g = rstd * (gain != nullptr ? gain[head] : 1.0f);
+  if (lane == 0) rstd_out[item] = rstd;
   __syncwarp();  // every lane has read before one writes: x_rot may be x
   for (int64_t j = lane; j < half; j += kWarp) {
     const float a = load_one(in + j) * g, b = load_one(in + half + j) * g;
@@ -246,57 +263,38 @@ __global__ __launch_bounds__(kRowThreads) void rope_any_kernel(const T* x, const
 
 template <class T>
 __global__ __launch_bounds__(kRowThreads) void rope_backward_any_kernel(
-    const T* dx_rot, const T* x, const float* gain, const float* cosine, const float* sine,
-    float eps, int64_t rows, int64_t heads, int64_t d, int64_t half, int64_t rows_per_block, T* dx,
-    float* partials) {
+    const T* dx_rot, const T* x_rot, const float* rstd, const float* gain, const float* cosine,
+    const float* sine, int64_t rows, int64_t heads, int64_t d, int64_t half, int64_t rows_per_block,
+    T* dx, float* partials) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t head = blockIdx.y;
-  const float scale = gain != nullptr ? gain[head] : 1.0f;
+  const Gain g = gain_of(gain, head);
   const int64_t begin = blockIdx.x * rows_per_block;
   const int64_t end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   float dgain = 0;
   for (int64_t t = begin + warp; t < end; t += kWarps) {
-    const int64_t at = (t * heads + head) * d;
-    const T *in = x + at, *gradient = dx_rot + at;
-    T* out = dx + at;
-    const float *c = cosine + t * half, *s = sine + t * half;
-    // The rotation's transpose of pair j.
-    const auto back = [&](int64_t j, float& a, float& b) {
-      const float ga = load_one(gradient + j), gb = load_one(gradient + half + j);
-      a = ga * c[j] - gb * s[j];
-      b = gb * c[j] + ga * s[j];
-    };
-    float squares = 0, dot = 0;
+    const int64_t item = t * heads + head;
+    const T *x = x_rot + item * d, *dy = dx_rot + item * d;
+    T* out = dx + item * d;
+    float dot = 0;
 #pragma unroll 1
-    for (int64_t j = lane; j < half; j += kWarp) {
-      float a, b;
-      back(j, a, b);
-      const float xa = load_one(in + j), xb = load_one(in + half + j);
-      squares += xa * xa + xb * xb;
-      dot += a * xa + b * xb;
-    }
-#pragma unroll 1
-    for (int64_t j = 2 * half + lane; j < d; j += kWarp) {
-      const float xj = load_one(in + j);
-      squares += xj * xj;
-      dot += load_one(gradient + j) * xj;
-    }
-    const float rstd = rstd_of(warp_sum(squares), d, eps);
-    dot = warp_sum(dot);
+    for (int64_t j = lane; j < d; j += kWarp) dot += load_one(dy + j) * load_one(x + j);
+    const float of_gain = warp_sum(dot) * g.inverse;
     __syncwarp();  // every lane has read before one writes: dx may be dx_rot
-    dgain += rstd * dot;
-    const float along = rstd * rstd * dot / static_cast<float>(d), g = scale * rstd;
+    dgain += of_gain;
+    // The gradient of what was rotated.
+    const float r = rstd[item], scale = r * g.value, along = r * of_gain / static_cast<float>(d);
+    const auto back = [&](int64_t j) { return scale * load_one(dy + j) - along * load_one(x + j); };
 #pragma unroll 1
     for (int64_t j = lane; j < half; j += kWarp) {
-      float a, b;
-      back(j, a, b);
-      store_one(out + j, g * (a - load_one(in + j) * along));
-      store_one(out + half + j, g * (b - load_one(in + half + j) * along));
+      const float a = back(j), b = back(half + j);
+      const float c = cosine[t * half + j], s = sine[t * half + j];
+      store_one(out + j, a * c - b * s);
+      store_one(out + half + j, b * c + a * s);
     }
 #pragma unroll 1
-    for (int64_t j = 2 * half + lane; j < d; j += kWarp)
-      store_one(out + j, g * (load_one(gradient + j) - load_one(in + j) * along));
+    for (int64_t j = 2 * half + lane; j < d; j += kWarp) store_one(out + j, back(j));
   }
   if (partials == nullptr) return;
   __shared__ float of_warp[kWarps];
@@ -325,7 +323,7 @@ void rope_table(CudaDevice& device, Tensor<const int32_t> cu_seqlens, int rope_d
 template <class T>
 void rope_gain(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> gain,
                Tensor<const Accum<T>> cosine, Tensor<const Accum<T>> sine, double eps,
-               Tensor<T> x_rot) {
+               Tensor<T> x_rot, Tensor<Accum<T>> rstd) {
   const int64_t heads = x.extent(1), d = x.extent(2), half = cosine.extent(1);
   const int64_t items = x.extent(0) * heads;
   if (items == 0) return;
@@ -338,7 +336,7 @@ void rope_gain(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> gai
     rope_kernel<T, kLanes>
         <<<grid(ceil_div(items, kRowThreads / kLanes * kItems)), kRowThreads, 0, stream>>>(
             x.data, gain.data, cosine.data, sine.data, epsilon, static_cast<uint32_t>(items),
-            static_cast<uint32_t>(heads), half, x_rot.data);
+            static_cast<uint32_t>(heads), half, x_rot.data, rstd.data);
   };
   if (packs && d == 64)
     launch(std::integral_constant<int, 8>{});
@@ -346,16 +344,18 @@ void rope_gain(CudaDevice& device, Tensor<const T> x, Tensor<const Accum<T>> gai
     launch(std::integral_constant<int, 16>{});
   else
     rope_any_kernel<T><<<grid(ceil_div(items, kWarps)), kRowThreads, 0, stream>>>(
-        x.data, gain.data, cosine.data, sine.data, epsilon, items, heads, d, half, x_rot.data);
+        x.data, gain.data, cosine.data, sine.data, epsilon, items, heads, d, half, x_rot.data,
+        rstd.data);
   cuda_check_launch("rope_gain");
 }
 
 template <class T>
-void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const T> x,
-                        Tensor<const Accum<T>> gain, Tensor<const Accum<T>> cosine,
-                        Tensor<const Accum<T>> sine, double eps, Tensor<T> dx,
+void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const T> x_rot,
+                        Tensor<const Accum<T>> rstd, Tensor<const Accum<T>> gain,
+                        Tensor<const Accum<T>> cosine, Tensor<const Accum<T>> sine, Tensor<T> dx,
                         Tensor<Accum<T>> dgain) {
-  const int64_t rows = x.extent(0), heads = x.extent(1), d = x.extent(2), half = cosine.extent(1);
+  const int64_t rows = x_rot.extent(0), heads = x_rot.extent(1), d = x_rot.extent(2);
+  const int64_t half = cosine.extent(1);
   if (rows == 0 || heads == 0) return;
   const int64_t rows_per_block = rows_per_partial(rows), blocks = ceil_div(rows, rows_per_block);
   float* partials = nullptr;
@@ -363,12 +363,11 @@ void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const
     partials = reinterpret_cast<float*>(
         device.workspace(kRowSlot, static_cast<size_t>(blocks * heads) * sizeof(float)));
   const auto stream = device.stream();
-  const float epsilon = static_cast<float>(eps);
   const bool packs =
-      half % kPack == 0 && aligned16(dx_rot.data, x.data, cosine.data, sine.data, dx.data);
+      half % kPack == 0 && aligned16(dx_rot.data, x_rot.data, cosine.data, sine.data, dx.data);
   const auto launch = [&](auto lanes) {
     rope_backward_kernel<T, decltype(lanes)::value><<<grid(blocks), kRowThreads, 0, stream>>>(
-        dx_rot.data, x.data, gain.data, cosine.data, sine.data, epsilon, rows,
+        dx_rot.data, x_rot.data, rstd.data, gain.data, cosine.data, sine.data, rows,
         static_cast<int>(heads), half, rows_per_block, dx.data, partials);
   };
   if (packs && d == 64 && heads <= kRowThreads / 8)
@@ -377,7 +376,7 @@ void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const
     launch(std::integral_constant<int, 16>{});
   else
     rope_backward_any_kernel<T><<<dim3(grid(blocks), grid(heads)), kRowThreads, 0, stream>>>(
-        dx_rot.data, x.data, gain.data, cosine.data, sine.data, epsilon, rows, heads, d, half,
+        dx_rot.data, x_rot.data, rstd.data, gain.data, cosine.data, sine.data, rows, heads, d, half,
         rows_per_block, dx.data, partials);
   cuda_check_launch("rope_gain_backward");
   if (dgain) add_partials(device, partials, blocks, heads, dgain.data);
@@ -387,10 +386,12 @@ void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const
   template void rope_table<T>(CudaDevice&, Tensor<const int32_t>, int, double, Tensor<Accum<T>>, \
                               Tensor<Accum<T>>);                                                 \
   template void rope_gain<T>(CudaDevice&, Tensor<const T>, Tensor<const Accum<T>>,               \
-                             Tensor<const Accum<T>>, Tensor<const Accum<T>>, double, Tensor<T>); \
-  template void rope_gain_backward<T>(                                                           \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const Accum<T>>,                     \
-      Tensor<const Accum<T>>, Tensor<const Accum<T>>, double, Tensor<T>, Tensor<Accum<T>>);
+                             Tensor<const Accum<T>>, Tensor<const Accum<T>>, double, Tensor<T>,  \
+                             Tensor<Accum<T>>);                                                  \
+  template void rope_gain_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,             \
+                                      Tensor<const Accum<T>>, Tensor<const Accum<T>>,            \
+                                      Tensor<const Accum<T>>, Tensor<const Accum<T>>, Tensor<T>, \
+                                      Tensor<Accum<T>>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
