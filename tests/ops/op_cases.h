@@ -15,6 +15,7 @@
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
@@ -180,6 +181,34 @@ void for_each_op_case(Visitor&& visit) {
                                h.inout_vec("dwdown", {D, F}, 4, p.rows));
       mlp_leaky_sq_backward<U>(h.device, dm, n, kept_too, up, down,
                                h.out("dn, frozen", {p.rows, D}, 4, F), {}, {});
+    });
+
+  struct QkvCase {
+    int64_t T, D, H, K, d;
+    int rope_dims;
+  };
+  for (const QkvCase& c : {QkvCase{1300, 512, 8, 4, 64, 16},
+                           {131, 192, 3, 1, 64, 32},
+                           {70, 64, 2, 2, 64, 64},
+                           {33, 40, 2, 1, 8, 8}})
+    visit("qkv_rope_" + std::to_string(c.D), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto [T, D, H, K, d, rope_dims] = c;
+      const Shape table{T, rope_dims / 2}, q_shape{T, H, d}, kv_shape{T, K, d};
+      const auto cosine = h.vec(table), sine = h.vec(table);
+      const double scale = 1 / std::sqrt(static_cast<double>(D));
+      const QkvMaps<U> maps{h.in({H * d, D}, scale),
+                            h.in({K * d, D}, scale),
+                            h.in({K * d, D}, scale),
+                            h.vec({H}, 1, 5),
+                            cosine,
+                            sine,
+                            kEps};
+      // A product is rounded before it is normed, if it is stored in between.
+      qkv_rope<U>(h.device, h.in({T, D}), maps,
+                  {h.out("q_rot", q_shape, 4, D), h.out("k_rot", kv_shape, 4, D),
+                   h.out("v", kv_shape, 1, D), h.out_vec("rstd_q", {T, H}, 1, D),
+                   h.out_vec("rstd_k", {T, K}, 1, D)});
     });
 
   struct Heads {

@@ -5,7 +5,7 @@
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/linear.h"
-#include "fairway/ops/rope_gain.h"
+#include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/xsa.h"
 
 namespace fairway {
@@ -35,19 +35,21 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
                   Tensor<const T> residual, Tensor<T> out) {
   const Tensor<const T> n = acts.attn_in;
   const double eps = net.config.norm_eps;
-  linear<T>(device, n, layer.wq, acts.q_rot, false);
-  linear<T>(device, n, layer.wk, acts.k_rot, false);
-  linear<T>(device, n, layer.wv, acts.v, false);
-  adapt_down<Device, T>(device, slot_down(lora, s, kAttnAdapters), n, acts.attn_xa);
+  const QkvMaps<T> maps{layer.wq, layer.wk, layer.wv, layer.q_gain, rope.cosine, rope.sine, eps};
+  const QkvRotated<T> qkv{acts.q_rot, acts.k_rot, acts.v, acts.rstd_q, acts.rstd_k};
   const auto adapt = [&](Adapter kind, Tensor<T> to, const Accum<T>* out_scale) {
     adapt_up<Device, T>(device, slot_up(lora, s, kind, out_scale), acts.attn_xa, to);
   };
-  adapt(Adapter::q, acts.q_rot, nullptr);
-  adapt(Adapter::k, acts.k_rot, nullptr);
-  adapt(Adapter::v, acts.v, nullptr);
-  rope_gain<T>(device, acts.q_rot, layer.q_gain, rope.cosine, rope.sine, eps, acts.q_rot,
-               acts.rstd_q);
-  rope_gain<T>(device, acts.k_rot, {}, rope.cosine, rope.sine, eps, acts.k_rot, acts.rstd_k);
+  if (lora) {
+    qkv_products<T>(device, n, maps, qkv);
+    adapt_down<Device, T>(device, slot_down(lora, s, kAttnAdapters), n, acts.attn_xa);
+    adapt(Adapter::q, qkv.q_rot, nullptr);
+    adapt(Adapter::k, qkv.k_rot, nullptr);
+    adapt(Adapter::v, qkv.v, nullptr);
+    qk_rope<T>(device, maps, qkv);
+  } else {
+    qkv_rope<T>(device, n, maps, qkv);
+  }
   if (net.route[static_cast<size_t>(s)].xsa)
     attention_xsa<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.y, acts.lse,
                      acts.y_dot_v);
