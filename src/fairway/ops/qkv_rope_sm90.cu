@@ -66,7 +66,7 @@ class QkvRopeEpilogue {
       float squares = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[h][i] * v[h][i] + v[2 + h][i] * v[2 + h][i];
-      const float r = 1.0f / sqrtf(quad_sum(squares) / kHeadDim + params_.op.eps);
+      const float r = rsqrtf(quad_sum(squares) * (1.0f / kHeadDim) + params_.op.eps);  // 2 ulp
       if (lane_ == 0 && row_ + 8 * h < params_.rows)
         rstd[static_cast<int64_t>(row_ + 8 * h) * heads + head] = r;
       const float g = r * gain;
