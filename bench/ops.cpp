@@ -131,10 +131,10 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { mix_norm<E>(device, x, lane, mix, c.norm_eps, 1, z, rstd, y); });
   const MixNormGradient<E> into{x, y, z, rstd, 1, lane, yh_rows, mix};
   measure("mix_norm backward", 8 * TD, 0,
-          [&] { mix_norm_backward<E>(device, into, false, y, dq_rows, dmix); });
+          [&] { mix_norm_backward<E>(device, into, {}, y, dq_rows, dmix); });
   measure("skip_mix", 3 * TD, 0, [&] { skip_mix<E>(device, x, y, vector, gate, z); });
   measure("skip_mix backward", 5 * TD, 0,
-          [&] { skip_mix_backward<E>(device, x, y, vector, gate, z, lane, dvector, dvector); });
+          [&] { skip_mix_backward<E>(device, x, y, vector, gate, {}, z, lane, dvector, dvector); });
   const LaneJoin<E> join{x, y, z, lane, pl, rl};
   measure("lane_join", 6 * TD, 0, [&] { lane_join<E>(device, join, yh_rows, dq_rows); });
   measure("lane_join backward", 10 * TD, 0, [&] {

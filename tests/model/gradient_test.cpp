@@ -149,23 +149,31 @@ TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
 
 INSTANTIATE_TEST_SUITE_P(
     Variants, ModelGradient,
-    ::testing::Values(Variant{"record"}, Variant{"not_looped", false},
-                      Variant{"no_gates_no_ln_scale", true,
-                              [](ModelConfig& c) {
-                                c.skip_gates = false;
-                                c.ln_scale = false;
-                              }},
-                      Variant{"untied_all_rotary_no_xsa", true,
-                              [](ModelConfig& c) {
-                                c.tie_embeddings = false;
-                                c.rope_dims = 0;
-                                c.xsa_last_n = 0;
-                              }},
-                      Variant{"no_lanes", true, [](ModelConfig& c) { c.parallel_start_layer = 0; }},
-                      Variant{"final_lane_mlp", true,
-                              [](ModelConfig& c) { c.parallel_final_lane = FinalLane::mlp; }},
-                      Variant{"final_lane_attn", true,
-                              [](ModelConfig& c) { c.parallel_final_lane = FinalLane::attn; }}),
+    ::testing::Values(
+        Variant{"record"}, Variant{"not_looped", false},
+        Variant{"no_gates_no_ln_scale", true,
+                [](ModelConfig& c) {
+                  c.skip_gates = false;
+                  c.ln_scale = false;
+                }},
+        Variant{"untied_all_rotary_no_xsa", true,
+                [](ModelConfig& c) {
+                  c.tie_embeddings = false;
+                  c.rope_dims = 0;
+                  c.xsa_last_n = 0;
+                }},
+        Variant{"no_lanes", true, [](ModelConfig& c) { c.parallel_start_layer = 0; }},
+        // The lanes fork where no skip connection ends, and where that of the visit before does.
+        Variant{"lanes_at_the_end", true, [](ModelConfig& c) { c.parallel_start_layer = 4; }},
+        Variant{"lanes_from_the_middle", false,
+                [](ModelConfig& c) {
+                  c.num_loops = 0;
+                  c.parallel_start_layer = 2;
+                }},
+        Variant{"final_lane_mlp", true,
+                [](ModelConfig& c) { c.parallel_final_lane = FinalLane::mlp; }},
+        Variant{"final_lane_attn", true,
+                [](ModelConfig& c) { c.parallel_final_lane = FinalLane::attn; }}),
     [](const auto& param_info) { return std::string(param_info.param.name); });
 
 }  // namespace

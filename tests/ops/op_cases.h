@@ -68,17 +68,28 @@ void for_each_op_case(Visitor&& visit) {
       const auto rstd = h.vec({T}, 0.1, 1);
       MixNormGradient<U> in{h.in(rows), h.in(rows), h.in(rows), rstd, 0.5, x, x0, mix};
       const auto dx0 = h.inout("dx0", rows, 4, D);
-      mix_norm_backward<U>(h.device, in, false, h.out("dx", rows, 1, D), dx0,
+      mix_norm_backward<U>(h.device, in, {}, h.out("dx", rows, 1, D), dx0,
                            h.inout_vec("dmix", {2, D}, 0, T));
-      mix_norm_backward<U>(h.device, in, true, h.inout("dx +", rows, 1, D), dx0,
+      const auto added_to = h.inout("dx +", rows, 1, D);
+      mix_norm_backward<U>(h.device, in, added_to, added_to, dx0,
                            h.inout_vec("dmix +", {2, D}, 0, T));
+      // x is x0 itself.
+      const auto plus = h.in(rows);
+      const MixNormGradient<U> first{in.dn, in.du, in.n, rstd, 0.5, x0, x0, mix};
+      mix_norm_backward<U>(h.device, first, {}, {}, h.inout("dx0 of x0", rows, 1, D),
+                           h.inout_vec("dmix of x0", {2, D}, 0, T));
+      mix_norm_backward<U>(h.device, first, plus, {}, h.inout("dx0 of x0 + plus", rows, 1, D), {});
       const auto in_place = h.inout("in place", rows, 1, D);
       in.du = in_place;
-      mix_norm_backward<U>(h.device, in, false, in_place, dx0, {});
+      mix_norm_backward<U>(h.device, in, {}, in_place, dx0, {});
+      const auto plus_in_place = h.inout("in place + plus", rows, 1, D);
+      in.du = plus_in_place;
+      mix_norm_backward<U>(h.device, in, plus, plus_in_place, {},
+                           h.inout_vec("dmix beside plus", {2, D}, 0, T));
       in.du = {};
-      mix_norm_backward<U>(h.device, in, true, h.inout("dx + of n alone", rows, 1, D), dx0,
+      mix_norm_backward<U>(h.device, in, plus, h.out("dx of n alone + plus", rows, 1, D), dx0,
                            h.inout_vec("dmix of n alone", {2, D}, 0, T));
-      mix_norm_backward<U>(h.device, in, true, h.inout("dx +, without dx0", rows, 1, D), {}, {});
+      mix_norm_backward<U>(h.device, in, plus, h.out("dx + plus, without dx0", rows, 1, D), {}, {});
     });
     visit(named("fold_scale"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -95,9 +106,19 @@ void for_each_op_case(Visitor&& visit) {
         const auto x = h.in(rows), k = h.in(rows);
         const auto w = h.vec({D}), gate = gated ? h.vec({D}) : Tensor<const A>{};
         skip_mix<U>(h.device, x, k, w, gate, h.out("y", rows));
-        skip_mix_backward<U>(h.device, x, k, w, gate, h.inout("dx", rows), h.out("dk", rows),
-                             h.inout_vec("dw", {D}, 0, T),
-                             gated ? h.inout_vec("dgate", {D}, 0, T) : Tensor<A>{});
+        const auto plus = h.in(rows);
+        const auto dw = [&](const char* name) { return h.inout_vec(name, {D}, 0, T); };
+        const auto dgate = [&](const char* name) { return gated ? dw(name) : Tensor<A>{}; };
+        skip_mix_backward<U>(h.device, x, k, w, gate, {}, h.inout("dx", rows), h.out("dk", rows),
+                             dw("dw"), dgate("dgate"));
+        skip_mix_backward<U>(h.device, x, k, w, gate, plus, h.inout("dx + plus", rows),
+                             h.out("dk beside plus", rows), dw("dw beside plus"),
+                             dgate("dgate beside plus"));
+        // k is x itself.
+        skip_mix_backward<U>(h.device, x, x, w, gate, {}, h.inout("dx of x twice", rows), {},
+                             dw("dw of x twice"), dgate("dgate of x twice"));
+        skip_mix_backward<U>(h.device, x, x, w, gate, plus, h.inout("dx of x twice + plus", rows),
+                             {}, dw("dw of x twice, plus"), dgate("dgate of x twice, plus"));
       });
     visit(named("lane_join"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;

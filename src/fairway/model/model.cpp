@@ -3,6 +3,7 @@
 #include "fairway/model/model.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "fairway/model/attn.h"
 #include "fairway/model/head.h"
@@ -100,6 +101,15 @@ AttentionSegments plan_segments(Device& device, const ModelConfig& c, const Batc
 template <class T>
 Tensor<T> row_of(Tensor<T> t, int i) {
   return t ? t.slice(i) : Tensor<T>{};
+}
+
+// Null where there is none.
+template <class T>
+Tensor<T> take_last(std::vector<Tensor<T>>& list) {
+  if (list.empty()) return {};
+  const Tensor<T> last = list.back();
+  list.pop_back();
+  return last;
 }
 
 template <class T>
@@ -218,9 +228,14 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const double ln = c.ln(visit.layer);
     const bool ends_here = s == 0 && !dweights;
     const Tensor<T> attn_dn = ends_here ? Tensor<T>{} : dn;
-    // d0 is the gradient of this visit's output; add what its skip connection brings back.
+    // d0 is the gradient of this visit's output and becomes that of its input, to which skip
+    // connections and lane 1 bring gradients back too. The last op that writes d0 adds one of them
+    // without a pass of its own, unless the visit is in lanes and has no skip.
+    std::vector<Tensor<const T>> joining;
+    if (visit.first_parallel) joining.push_back(d1);
     for (const Visit& later : net.route)
-      if (later.skip_from == s) add<T>(device, dskip.slice(later.skip), d0);
+      if (later.skip >= 0 && later.skip_from == s - 1 && &later != &visit)
+        joining.push_back(dskip.slice(later.skip));
 
     MixNormGradient<T> into{dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
@@ -231,7 +246,9 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
       into.du = d0;  // u reaches h beside attention too
-      mix_norm_backward<T>(device, into, false, d0, to_x0, dlayer.resid_mix);
+      // The first visit's input is x0 itself.
+      mix_norm_backward<T>(device, into, visit.skip >= 0 ? Tensor<const T>{} : take_last(joining),
+                           s > 0 ? d0 : Tensor<T>{}, to_x0, dlayer.resid_mix);
     } else {
       lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.post_lambdas,
                             dlayer.resid_lambdas);
@@ -241,22 +258,22 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
-      mix_norm_backward<T>(device, into, true, d0, to_x0, dlayer.resid_mix);
+      mix_norm_backward<T>(device, into, d0, d0, to_x0, dlayer.resid_mix);
     }
     if (visit.skip >= 0)
       skip_mix_backward<T>(
           device, v.x_pre, output_of(net, acts, visit.skip_from), w.skip_weights.slice(visit.skip),
-          row_of(w.skip_gates, visit.skip), d0, dskip.slice(visit.skip),
+          row_of(w.skip_gates, visit.skip), take_last(joining), d0,
+          visit.skip_from == s - 1 ? Tensor<T>{} : dskip.slice(visit.skip),
           dweights ? dweights->skip_weights.slice(visit.skip) : Tensor<Accum<T>>{},
           dweights ? row_of(dweights->skip_gates, visit.skip) : Tensor<Accum<T>>{});
-    if (visit.first_parallel) add<T>(device, d1, d0);
+    while (!joining.empty()) add<T>(device, take_last(joining), d0);
   }
   if (dweights) {
     fold_scale_backward<T>(device, dwo_bank, wo_bank(w), w.attn_scale, wo_bank(*dweights),
                            dweights->attn_scale);
     fold_scale_backward<T>(device, dwdown_bank, w.mlp_down_bank, w.mlp_scale,
                            dweights->mlp_down_bank, dweights->mlp_scale);
-    add<T>(device, d0, dx0);  // the first visit's input is x0 itself
     embed_backward<T>(device, batch.inputs, w.tok_emb, acts.emb_rstd, dx0, dweights->tok_emb);
   }
 }

@@ -29,14 +29,14 @@ struct MixNormGradient {
 };
 
 // With g = du + rstd·(scale·dn − n·mean(dn⊙n)/scale):
-//   dx = mix0⊙g, or dx += with `accumulate_dx`;  dx0 += mix1⊙g;
-//   dmix[0] += Σ_t g⊙x, dmix[1] += Σ_t g⊙x0.  dx0 and dmix may be null: not computed.
-// dx may be du.
+//   dx = mix0⊙g + plus;  dx0 += mix1⊙g;  dmix[0] += Σ_t g⊙x, dmix[1] += Σ_t g⊙x0.
+// plus, what else flows into x, may be null: nothing. dx0 and dmix may be null: not computed. dx
+// may be null where x is x0 itself: its gradient joins dx0.  dx may be du or plus.
 template <class T>
-void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,
+void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, Tensor<const T> plus,
                        Tensor<T> dx, Tensor<T> dx0, Tensor<T> dmix);
 template <class T>
-void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,
+void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, Tensor<const T> plus,
                        Tensor<T> dx, Tensor<T> dx0, Tensor<Accum<T>> dmix);
 
 }  // namespace fairway

@@ -28,7 +28,7 @@ void mix_norm(CpuDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<c
 }
 
 template <class T>
-void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,
+void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, Tensor<const T> plus,
                        Tensor<T> dx, Tensor<T> dx0, Tensor<T> dmix) {
   const int64_t D = in.x.extent(1), rows = in.x.extent(0);
   const T *mix0 = in.mix.data, *mix1 = in.mix.data + D;
@@ -44,7 +44,7 @@ void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool acc
         std::fill_n(g, D, T{});
       row_rms_backward_from_output(in.dn.data + row, in.n.data + row, in.rstd[t], in.scale, D, g);
       const T *xt = in.x.data + row, *x0t = in.x0.data + row;
-      T* dxt = dx.data + row;
+      const T* plus_t = plus ? plus.data + row : nullptr;
       if (with_mix) {
 #pragma omp simd
         for (int64_t j = 0; j < D; ++j) {
@@ -57,9 +57,17 @@ void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool acc
 #pragma omp simd
         for (int64_t j = 0; j < D; ++j) dx0t[j] += mix1[j] * g[j];
       }
+      if (dx) {
+        T* dxt = dx.data + row;
 #pragma omp simd
-      for (int64_t j = 0; j < D; ++j)
-        dxt[j] = accumulate_dx ? dxt[j] + mix0[j] * g[j] : mix0[j] * g[j];
+        for (int64_t j = 0; j < D; ++j)
+          dxt[j] = plus_t ? plus_t[j] + mix0[j] * g[j] : mix0[j] * g[j];
+      } else if (dx0) {
+        T* dx0t = dx0.data + row;
+#pragma omp simd
+        for (int64_t j = 0; j < D; ++j)
+          dx0t[j] += plus_t ? plus_t[j] + mix0[j] * g[j] : mix0[j] * g[j];
+      }
     }
   };
   if (with_mix) {
@@ -73,8 +81,8 @@ void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, bool acc
 #define FAIRWAY_INSTANTIATE(T)                                                                  \
   template void mix_norm(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, double, \
                          double, Tensor<T>, Tensor<T>, Tensor<T>);                              \
-  template void mix_norm_backward(CpuDevice&, const MixNormGradient<T>&, bool, Tensor<T>,       \
-                                  Tensor<T>, Tensor<T>);
+  template void mix_norm_backward(CpuDevice&, const MixNormGradient<T>&, Tensor<const T>,       \
+                                  Tensor<T>, Tensor<T>, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

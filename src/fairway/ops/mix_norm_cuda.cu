@@ -52,18 +52,20 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_kernel(const T* x, const
 
 template <class T>
 struct Gradient {
-  const T *dn, *du, *n, *x, *x0;
+  const T *dn, *du, *n, *x, *x0, *plus;
   const float *rstd, *mix;
   float scale;
-  T *dx, *dx0;  // dx0 may be null
+  T *dx, *dx0;  // may be null
   int64_t rows, D, rows_per_block;
   float* partials;  // [blocks, 2, D]
 };
 
-// du, x, x0 and dx are read only where they are needed. kChunks > 0: sums in registers; 0: in
-// shared memory [warps of the block, 2, D].
-template <class T, int kVec, int kChunks, bool kDu, bool kAccumulate, bool kWithMix>
-__global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient<T> p) {
+// du, x, x0 and plus are read only where they are needed. kChunks > 0: sums in registers; 0: in
+// shared memory [warps of the block, 2, D]. Two blocks of a bf16 kernel fit a multiprocessor's
+// registers; plus is not held from the start for that.
+template <class T, int kVec, int kChunks, bool kDu, bool kPlus, bool kWithMix>
+__global__ __launch_bounds__(kRowThreads,
+                             sizeof(T) == 2 ? 2 : 1) void mix_norm_backward_kernel(Gradient<T> p) {
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -79,13 +81,12 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient
     });
   for (int64_t row = begin + warp; row < end; row += warps) {
     const int64_t at = row * D;
-    Pack<T, kVec> dn[kHeld], n[kHeld], du[kHeld], x[kHeld], x0[kHeld], dx[kHeld], dx0[kHeld];
+    Pack<T, kVec> dn[kHeld], n[kHeld], du[kHeld], x[kHeld], x0[kHeld], dx0[kHeld];
     const auto fetch = [&](int c, int64_t j) {
       load<kVec>(p.dn + at + j, dn[c]);
       load<kVec>(p.n + at + j, n[c]);
       if (p.dx0) load<kVec>(p.dx0 + at + j, dx0[c]);
       if constexpr (kDu) load<kVec>(p.du + at + j, du[c]);
-      if constexpr (kAccumulate) load<kVec>(p.dx + at + j, dx[c]);
       if constexpr (kWithMix) {
         load<kVec>(p.x + at + j, x[c]);
         load<kVec>(p.x0 + at + j, x0[c]);
@@ -140,21 +141,25 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_backward_kernel(Gradient
         }
       }
       load<kVec>(p.mix + j, m0);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) out[i] = m0[i] * g[i];
+      if constexpr (kPlus) {
+        load<kVec>(p.plus + at + j, v);
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) out[i] += v[i];
+      }
+      if (p.dx) store<kVec>(p.dx + at + j, out);
       if (p.dx0) {
         load<kVec>(p.mix + D + j, m1);
         unpack(dx0[c], v);
 #pragma unroll
         for (int i = 0; i < kVec; ++i) v[i] += m1[i] * g[i];
+        if (!p.dx) {
+#pragma unroll
+          for (int i = 0; i < kVec; ++i) v[i] += out[i];
+        }
         store<kVec>(p.dx0 + at + j, v);
       }
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) out[i] = m0[i] * g[i];
-      if constexpr (kAccumulate) {
-        unpack(dx[c], v);
-#pragma unroll
-        for (int i = 0; i < kVec; ++i) out[i] += v[i];
-      }
-      store<kVec>(p.dx + at + j, out);
     });
   }
   if constexpr (kWithMix) {
@@ -206,17 +211,19 @@ void mix_norm(CudaDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<
 }
 
 template <class T>
-void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, bool accumulate_dx,
+void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, Tensor<const T> plus,
                        Tensor<T> dx, Tensor<T> dx0, Tensor<Accum<T>> dmix) {
   const int64_t rows = in.dn.extent(0), D = in.dn.extent(1);
   if (rows == 0) return;
-  const bool packs = D % kPack == 0 && aligned16(in.dn.data, in.du.data, in.n.data, in.x.data,
-                                                 in.x0.data, in.mix.data, dx.data, dx0.data);
+  const bool packs =
+      D % kPack == 0 && aligned16(in.dn.data, in.du.data, in.n.data, in.x.data, in.x0.data,
+                                  in.mix.data, plus.data, dx.data, dx0.data);
   Gradient<T> p{in.dn.data,
                 in.du.data,
                 in.n.data,
                 in.x.data,
                 in.x0.data,
+                plus.data,
                 in.rstd.data,
                 in.mix.data,
                 static_cast<float>(in.scale),
@@ -240,10 +247,10 @@ void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, bool ac
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     constexpr int kChunks = decltype(chunks)::value <= 2 ? decltype(chunks)::value : 0;
     with_switches(
-        static_cast<bool>(in.du), accumulate_dx, static_cast<bool>(dmix),
-        [&](auto du, auto accumulate, auto with_mix) {
+        static_cast<bool>(in.du), static_cast<bool>(plus), static_cast<bool>(dmix),
+        [&](auto du, auto with_plus, auto with_mix) {
           mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, decltype(du)::value,
-                                   decltype(accumulate)::value, decltype(with_mix)::value>
+                                   decltype(with_plus)::value, decltype(with_mix)::value>
               <<<grid(blocks), static_cast<unsigned>(warps * kWarp), shared, device.stream()>>>(p);
         });
   });
@@ -254,8 +261,8 @@ void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, bool ac
 #define FAIRWAY_INSTANTIATE(T)                                                                     \
   template void mix_norm<T>(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const Accum<T>>, \
                             double, double, Tensor<T>, Tensor<Accum<T>>, Tensor<T>);               \
-  template void mix_norm_backward<T>(CudaDevice&, const MixNormGradient<T>&, bool, Tensor<T>,      \
-                                     Tensor<T>, Tensor<Accum<T>>);
+  template void mix_norm_backward<T>(CudaDevice&, const MixNormGradient<T>&, Tensor<const T>,      \
+                                     Tensor<T>, Tensor<T>, Tensor<Accum<T>>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -1,3 +1,4 @@
+#include "fairway/ops/cpu_gemm_rows.h"
 #include "fairway/ops/cpu_rows.h"
 #include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"
@@ -42,15 +43,17 @@ void skip_mix(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<co
 
 template <class T>
 void skip_mix_backward(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const T> w,
-                       Tensor<const T> gate, Tensor<T> dy, Tensor<T> dk, Tensor<T> dw,
-                       Tensor<T> dgate) {
+                       Tensor<const T> gate, Tensor<const T> plus, Tensor<T> dy, Tensor<T> dk,
+                       Tensor<T> dw, Tensor<T> dgate) {
   const int64_t D = x.extent(1), rows = x.extent(0);
   const auto [g, keep] = gate_vectors(device, gate, D);
   const T* partials = sum_row_blocks<T>(
       device, rows, 2 * D, [&, g = g, keep = keep](int64_t begin, int64_t end, T* partial) {
+        T* row_dk = reinterpret_cast<T*>(
+            device.thread_scratch(kSlotTileIn, static_cast<size_t>(D) * sizeof(T)));
         for (int64_t t = begin; t < end; ++t) {
           const T *xt = x.data + t * D, *kt = k.data + t * D;
-          T *dyt = dy.data + t * D, *dkt = dk.data + t * D;
+          T *dyt = dy.data + t * D, *dkt = dk ? dk.data + t * D : row_dk;
 #pragma omp simd
           for (int64_t j = 0; j < D; ++j) {
             const T d = dyt[j], dkeep = d * keep[j];
@@ -59,6 +62,12 @@ void skip_mix_backward(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, 
             dkt[j] = dkeep * w.data[j];
             dyt[j] = d * g[j];
           }
+          const auto add_row = [&](const T* row) {
+#pragma omp simd
+            for (int64_t j = 0; j < D; ++j) dyt[j] += row[j];
+          };
+          if (plus) add_row(plus.data + t * D);
+          if (!dk) add_row(row_dk);
         }
       });
   if (dw) add_partials(partials, rows, 2 * D, 0, D, dw.data);
@@ -157,7 +166,8 @@ void mean_of(CpuDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> 
   template void skip_mix(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,          \
                          Tensor<const T>, Tensor<T>);                                            \
   template void skip_mix_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                                  Tensor<const T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);  \
+                                  Tensor<const T>, Tensor<const T>, Tensor<T>, Tensor<T>,        \
+                                  Tensor<T>, Tensor<T>);                                         \
   template void lane_join(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>);                 \
   template void lane_join_backward(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,         \
                                    Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);                  \

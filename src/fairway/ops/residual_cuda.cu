@@ -52,11 +52,12 @@ struct SkipMix {
   }
 };
 
-template <class T>
+// kWithK: k is not x, and its gradient goes its own way.
+template <class T, bool kPlus, bool kWithK>
 struct SkipMixBackward {
-  static constexpr int kIn = 3, kOut = 2, kSums = 2, kScalars = 0;
-  const T* in[kIn];  // x, k, dy
-  T* out[kOut];      // dy, dk
+  static constexpr int kIn = 2 + kWithK + kPlus, kOut = 1 + kWithK, kSums = 2, kScalars = 0;
+  const T* in[kIn];  // dy, x; k; plus
+  T* out[kOut];      // dy; dk
   const float *w, *gate;
 
   template <int kVec>
@@ -68,11 +69,15 @@ struct SkipMixBackward {
                       float (&out)[kOut][kVec], float (&sums)[kSums][kVec], float (&)[1]) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
-      const float x = in[0][i], k = in[1][i], d = in[2][i], dkeep = d * v.keep[i];
+      const float d = in[0][i], x = in[1][i], k = in[1 + kWithK][i], dkeep = d * v.keep[i];
       sums[0][i] += dkeep * k;
       sums[1][i] += dkeep * v.g[i] * (x - v.w[i] * k);
       out[0][i] = d * v.g[i];
-      out[1][i] = dkeep * v.w[i];
+      if constexpr (kPlus) out[0][i] += in[kIn - 1][i];
+      if constexpr (kWithK)
+        out[1][i] = dkeep * v.w[i];
+      else
+        out[0][i] += dkeep * v.w[i];
     }
   }
 };
@@ -167,14 +172,25 @@ void skip_mix(CudaDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<c
 
 template <class T>
 void skip_mix_backward(CudaDevice& device, Tensor<const T> x, Tensor<const T> k,
-                       Tensor<const Accum<T>> w, Tensor<const Accum<T>> gate, Tensor<T> dy,
-                       Tensor<T> dk, Tensor<Accum<T>> dw, Tensor<Accum<T>> dgate) {
+                       Tensor<const Accum<T>> w, Tensor<const Accum<T>> gate, Tensor<const T> plus,
+                       Tensor<T> dy, Tensor<T> dk, Tensor<Accum<T>> dw, Tensor<Accum<T>> dgate) {
   const int64_t D = x.extent(1);
-  const SkipMixBackward<T> op{{x.data, k.data, dy.data}, {dy.data, dk.data}, w.data, gate.data};
-  const bool packs = packs_of(D, aligned16(x.data, k.data, dy.data, dk.data, w.data, gate.data));
-  const ColumnSums partials =
-      run_columns<T>(device, op, x.extent(0), D, packs, "skip_mix_backward");
-  add_partials(device, partials.sums, partials.blocks, D, dw.data, D, dgate.data);
+  const bool packs =
+      packs_of(D, aligned16(x.data, k.data, plus.data, dy.data, dk.data, w.data, gate.data));
+  const auto run = [&](auto with_plus, auto with_k) {
+    SkipMixBackward<T, decltype(with_plus)::value, decltype(with_k)::value> op{
+        {dy.data, x.data}, {dy.data}, w.data, gate.data};
+    if constexpr (with_k) op.in[2] = k.data, op.out[1] = dk.data;
+    if constexpr (with_plus) op.in[op.kIn - 1] = plus.data;
+    const ColumnSums partials =
+        run_columns<T>(device, op, x.extent(0), D, packs, "skip_mix_backward");
+    add_partials(device, partials.sums, partials.blocks, D, dw.data, D, dgate.data);
+  };
+  using std::false_type, std::true_type;
+  if (dk)
+    plus ? run(true_type{}, true_type{}) : run(false_type{}, true_type{});
+  else
+    plus ? run(true_type{}, false_type{}) : run(false_type{}, false_type{});
 }
 
 template <class T>
@@ -230,8 +246,9 @@ void mean_of(CudaDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T>
   template void skip_mix<T>(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const Accum<T>>, \
                             Tensor<const Accum<T>>, Tensor<T>);                                    \
   template void skip_mix_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,                \
-                                     Tensor<const Accum<T>>, Tensor<const Accum<T>>, Tensor<T>,    \
-                                     Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);               \
+                                     Tensor<const Accum<T>>, Tensor<const Accum<T>>,               \
+                                     Tensor<const T>, Tensor<T>, Tensor<T>, Tensor<Accum<T>>,      \
+                                     Tensor<Accum<T>>);                                            \
   template void lane_join<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>);               \
   template void lane_join_backward<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,       \
                                       Tensor<T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);   \
