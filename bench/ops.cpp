@@ -106,7 +106,7 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   const F q = take({T, H, d}), k = take({T, K, d}), v = take({T, K, d});
   const F dq = take({T, H, d}), dk = take({T, K, d}), dv = take({T, K, d});
   const V rstd = vec({T}), lse = vec({H, T}), delta = vec({H, T}), ydv = vec({T, H}),
-          rstd_q = vec({T, H});
+          rstd_q = vec({T, H}), rstd_k = vec({T, K});
   const V cosine = vec({T, half}), sine = vec({T, half}), gain = vec({H}), dgain = vec({H});
   const V mix = vec({2, D}), dmix = vec({2, D}), vector = vec({D}), dvector = vec({D}),
           gate = vec({D});
@@ -164,6 +164,10 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { attention_xsa<E>(device, q, k, v, plan, yh, lse, ydv); });
   measure("attention_xsa backward", 4 * TD + 4 * TK, 5 * attention, [&] {
     attention_xsa_backward<E>(device, q, k, v, plan, lse, yh, ydv, dyh, delta, dq, dk, dv);
+  });
+  const RopeBackward<E> rope{rstd_q, rstd_k, gain, cosine, sine, dgain};
+  measure("attention_xsa backward to before QK norm", 4 * TD + 4 * TK, 5 * attention, [&] {
+    attention_xsa_backward<E>(device, q, k, v, plan, lse, yh, ydv, dyh, delta, dq, dk, dv, &rope);
   });
   measure("xsa", 2 * TD + TK, 0, [&] { xsa<E>(device, yh, v, ydv); });
   measure("xsa backward", 3 * TD + 2 * TK, 0,

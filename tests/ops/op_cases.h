@@ -243,14 +243,23 @@ void for_each_op_case(Visitor&& visit) {
     int rope_dims;
     std::vector<int32_t> cu_seqlens;
   };
-  for (const Heads& c : {Heads{"one_token", 2, 1, 8, 8, {0, 1}},
-                         Heads{"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
-                         Heads{"around_a_tile", 2, 1, 16, 16, {0, 63, 127, 192, 257}},
-                         Heads{"grouped", 8, 2, 32, 16, {0, 33, 300}},
-                         Heads{"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}},
-                         Heads{"odd_width", 3, 1, 10, 4, {0, 90}}}) {
+  for (const Heads& c :
+       {Heads{"one_token", 2, 1, 8, 8, {0, 1}},
+        Heads{"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
+        Heads{"around_a_tile", 2, 1, 16, 16, {0, 63, 127, 192, 257}},
+        Heads{"grouped", 8, 2, 32, 16, {0, 33, 300}},
+        Heads{"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}},
+        Heads{"lone_heads", 3, 3, 64, 64, {0, 1, 65, 193, 300}},
+        Heads{"rotary_48", 4, 2, 64, 48, {0, 127}}, Heads{"rotary_32", 2, 1, 64, 32, {0, 70, 71}},
+        Heads{"rotary_24", 2, 2, 64, 24, {0, 77}}, Heads{"odd_width", 3, 1, 10, 4, {0, 90}}}) {
     const int64_t T = c.cu_seqlens.back(), H = c.H, K = c.K, d = c.d;
     const Shape q_shape{T, H, d}, kv_shape{T, K, d};
+    // Gains of about q's size. The op asks for no rotation: any cosines and sines will do.
+    const auto rope_of = [=, half = c.rope_dims / 2](auto& h, auto dq_gain) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      return RopeBackward<U>{h.vec({T, H}, 0.1, 1), h.vec({T, K}, 0.1, 1), h.vec({H}, 0.1, 1.5),
+                             h.vec({T, half}),      h.vec({T, half}),      dq_gain};
+    };
     visit(std::string("rope_gain_") + c.name, [=, segments = c.cu_seqlens,
                                                rope_dims = c.rope_dims](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -287,6 +296,10 @@ void for_each_op_case(Visitor&& visit) {
       attention_varlen_backward<U>(h.device, q, k, v, cu_seqlens, lse, dy, delta,
                                    h.out("dq", q_shape, 8, T), h.out("dk", kv_shape, 8, T),
                                    h.inout("dv", kv_shape, 8, T));
+      const auto rope = rope_of(h, h.inout_vec("dq_gain", {H}, 10, T * d));
+      attention_varlen_backward<U>(
+          h.device, q, k, v, cu_seqlens, lse, dy, delta, h.out("dq, not normed", q_shape, 10, T),
+          h.out("dk, not normed", kv_shape, 10, T), h.inout("dv again", kv_shape, 8, T), &rope);
     });
     // A first token's output is its value, and y2 nothing but rounding.
     if (T > 1)
@@ -305,6 +318,11 @@ void for_each_op_case(Visitor&& visit) {
                                   h.inout("dy", q_shape, 8, d), h.template scratch<A>({H, T}),
                                   h.out("dq", q_shape, 10, T), h.out("dk", kv_shape, 10, T),
                                   h.out("dv", kv_shape, 10, T));
+        const auto rope = rope_of(h, Tensor<A>{});
+        attention_xsa_backward<U>(
+            h.device, q, k, v, plan, lse, y2, y_dot_v, h.inout("dy again", q_shape, 8, d),
+            h.template scratch<A>({H, T}), h.out("dq, not normed", q_shape, 12, T),
+            h.out("dk, not normed", kv_shape, 12, T), h.out("dv again", kv_shape, 10, T), &rope);
       });
     visit(std::string("xsa_") + c.name, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;

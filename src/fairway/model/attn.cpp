@@ -71,20 +71,19 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                    const AttnScratch<T>& scratch) {
   const Tensor<const T> n = acts.attn_in;
   const auto& [dy, dq, dk, dv, delta, dxa] = scratch;
+  const RopeBackward<T> through_rope{acts.rstd_q, acts.rstd_k, layer.q_gain,
+                                     rope.cosine, rope.sine,   dlayer.q_gain};
   linear_backward_input<T>(device, dout, wo_scaled, dy, false);
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
     attention_xsa_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, acts.y,
-                              acts.y_dot_v, dy, delta, dq, dk, dv);
+                              acts.y_dot_v, dy, delta, dq, dk, dv, &through_rope);
   } else {
     attention_delta<T>(device, acts.y, dy, delta);
     device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
     attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
-                                 delta, dq, dk, dv);
+                                 delta, dq, dk, dv, &through_rope);
   }
-  rope_gain_backward<T>(device, dq, acts.q_rot, acts.rstd_q, layer.q_gain, rope.cosine, rope.sine,
-                        dq, dlayer.q_gain);
-  rope_gain_backward<T>(device, dk, acts.k_rot, acts.rstd_k, {}, rope.cosine, rope.sine, dk, {});
   if (dn)
     linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
   if (dlayer.wq) {

@@ -2,12 +2,14 @@
 // queries and output gradients of every query head of the key/value head stream past them in tiles
 // of 64. Three blocks share a multiprocessor, each at its own point of the loop. Products have the
 // keys as rows, so that Pᵀ and dSᵀ go from the accumulators straight into the next product:
-//   Pᵀ = exp(scale KQᵀ − lse),   dSᵀ = Pᵀ ∘ (V dYᵀ − delta),   dV += Pᵀ dY,   dK = scale dSᵀ Q.
+//   Pᵀ = exp(scale KQᵀ − lse),   dSᵀ = Pᵀ ∘ (V dYᵀ − delta),   dV += Pᵀ dY,   dK = scale dSᵀ Q,
+// and where wanted from dK to the gradient of what was normed (attention_rope_sm90.cuh).
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include "fairway/ops/attention_key_step.cuh"
+#include "fairway/ops/attention_rope_sm90.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
 #include "fairway/sm90/bulk_copy.cuh"
@@ -41,7 +43,7 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
                          const __grid_constant__ CUtensorMap k_map,
                          const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
                          int H, int K, float scale, const RowTerms* row_terms, __nv_bfloat16* dk,
-                         __nv_bfloat16* dv) {
+                         __nv_bfloat16* dv, const AttentionRope rope) {
   constexpr int kStages = BackwardKeysShared::kStages;
   extern __shared__ char dynamic_shared[];
   const uint32_t misaligned = shared_address(dynamic_shared) & 1023;
@@ -89,6 +91,8 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
   const int64_t stride = static_cast<int64_t>(K) * kTile;
   const int64_t at = (tile.begin + row0) * stride + kv * kTile;
   if (thread < min(rows, kTile)) prefetch_l2(dv + at + thread * stride);
+  const auto rope_rows = [&] { return rope_tile(rope, rope.rstd_k, K, kv, tile.begin + row0); };
+  if (rope.cosine != nullptr && thread < min(rows, kTile)) prefetch(rope_rows(), thread);
   const auto release = [&](int stage) {
     if (lane == 0) mbarrier_arrive(&shared.empty[stage]);
     __syncwarp();
@@ -120,8 +124,14 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
     wgmma_pin(dvalue);
     release(used);
   }
-  store_key_gradients(dkey, dvalue, scale, shared.k, shared.v, warp, lane, dk + at, dv + at, stride,
-                      rows);
+  float factor = scale;
+  if (rope.cosine != nullptr) {
+    float of_gain[2];  // k has none
+    rope_backward(dkey, scale, 1, shared.k, rope_rows(), rows, warp, lane, of_gain);
+    factor = 1;
+  }
+  store_key_gradients(dkey, dvalue, factor, shared.k, shared.v, warp, lane, dk + at, dv + at,
+                      stride, rows);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -1,12 +1,14 @@
 // The gradient of the queries on Hopper, d = 64. A block has two warpgroups of 64 query
 // rows, which are shared out as in the forward pass; keys and values stream past in tiles of 64,
 // the diagonal tile first.
-//   P = exp(scale QKᵀ − lse),   dS = P ∘ (dY Vᵀ − delta),   dQ = scale dS K.
-// Also lays lse and delta out by tiles for the kernel of the keys' gradients.
+//   P = exp(scale QKᵀ − lse),   dS = P ∘ (dY Vᵀ − delta),   dQ = scale dS K,
+// and where wanted from there to the gradient of what was normed (attention_rope_sm90.cuh). Also
+// lays lse and delta out by tiles for the kernel of the keys' gradients.
 #pragma once
 
 #include <cuda_bf16.h>
 
+#include "fairway/ops/attention_rope_sm90.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
 #include "fairway/sm90/fence.cuh"
@@ -23,6 +25,7 @@ struct BackwardQueriesShared {
     char k[kTileBytes], v[kTileBytes];
   } stage[kStages];
   uint64_t q_full, full[kStages], empty[kStages];
+  float of_gain[2][4];  // each warp's part of the gain's gradient
 
   static constexpr size_t kBytes();
 };
@@ -38,7 +41,8 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
                             const __grid_constant__ CUtensorMap k_map,
                             const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
                             int64_t T, int H, int K, float scale, const float* lse,
-                            const float* delta, __nv_bfloat16* dq, RowTerms* row_terms) {
+                            const float* delta, __nv_bfloat16* dq, RowTerms* row_terms,
+                            const AttentionRope rope) {
   constexpr int kStages = BackwardQueriesShared::kStages, kLag = 2;
   constexpr int kHeight = query_tile_rows(kPairHeads);
   extern __shared__ char dynamic_shared[];
@@ -90,6 +94,11 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     if (lane == 0) mbarrier_arrive(&shared.empty[s]);
     __syncwarp();
   };
+  const int rows = tile.length - row0;
+  const int64_t slot = tile.slot(kTile) + row0 / kTile;  // of this warpgroup's 64 rows
+  const auto rope_rows = [&] { return rope_tile(rope, rope.rstd_q, H, head, tile.begin + row0); };
+  if (rope.cosine != nullptr && 32 * warp + lane < rows && warp < 2)
+    prefetch(rope_rows(), 32 * warp + lane);
   // Rows past the end get probability zero.
   float row_lse[2], row_delta[2];
 #pragma unroll
@@ -104,8 +113,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     __syncwarp();  // every lane has seen this phase
     release(i % kStages);
   }
-  if (row0 < tile.length && lane % 4 == 0) {
-    const int64_t slot = tile.slot(kTile) + row0 / kTile;
+  if (rows > 0 && lane % 4 == 0) {
     RowTerms& terms = row_terms[slot * H + head];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -166,13 +174,26 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   }
   wgmma_wait<0>();
   wgmma_pin(dx);
-  if (row0 >= tile.length) return;
+  if (rows <= 0) return;
 
+  float factor = scale;
+  if (rope.cosine != nullptr) {
+    float of_gain[2];
+    rope_backward(dx, scale, rope.q_gain[head], shared.q[warpgroup], rope_rows(), rows, warp, lane,
+                  of_gain);
+    factor = 1;
+    const float sum = lanes_sum<32>(of_gain[0] + of_gain[1]) / 4;  // four lanes share a row
+    if (lane == 0) shared.of_gain[warpgroup][warp] = sum;
+  }
   // All four warps are done with the queries in shared memory.
   named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
+  if (rope.gain_partials != nullptr && warp == 0 && lane == 0) {
+    const float(&of)[4] = shared.of_gain[warpgroup];
+    rope.gain_partials[slot * H + head] = of[0] + of[1] + of[2] + of[3];
+  }
   const int64_t stride = static_cast<int64_t>(H) * kTile;
-  store_rows(dx, scale, shared.q[warpgroup], warp, lane,
-             dq + (tile.begin + row0) * stride + head * kTile, stride, tile.length - row0);
+  store_rows(dx, factor, shared.q[warpgroup], warp, lane,
+             dq + (tile.begin + row0) * stride + head * kTile, stride, rows);
 }
 
 }  // namespace fairway::cuda::attention_sm90

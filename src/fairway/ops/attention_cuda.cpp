@@ -1,5 +1,6 @@
 // Attention's ops on CUDA: tensors to pointers, plans made where the caller has none.
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/add_partials.h"
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_varlen_cuda.cuh"
 #include "fairway/ops/attention_xsa.h"
@@ -29,10 +30,6 @@ cuda::AttentionPlan plan_of(CudaDevice& device, Tensor<const T> q, Tensor<const 
   return plan;
 }
 
-std::byte* work_of(CudaDevice& device, const cuda::AttentionPlan& plan) {
-  return device.workspace(kWorkSlot, cuda::attention_workspace_bytes(plan));
-}
-
 }  // namespace
 
 template <class T>
@@ -58,10 +55,26 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
                                Tensor<const T> v, const AttentionSegments& segments,
                                Tensor<const Accum<T>> lse, Tensor<const T> dy,
                                Tensor<const Accum<T>> delta, Tensor<T> dq, Tensor<T> dk,
-                               Tensor<T> dv) {
+                               Tensor<T> dv, const RopeBackward<T>* rope) {
   const auto plan = plan_of<T>(device, q, k, segments);
+  const bool fused = rope && cuda::backward_fuses_rope(plan, rope->cosine.extent(1));
+  const int64_t own = static_cast<int64_t>(cuda::attention_workspace_bytes(plan)), H = q.extent(1),
+                partials = fused && rope->dq_gain ? cuda::attention_gain_partials(plan) : 0;
+  std::byte* work = device.workspace(
+      kWorkSlot, static_cast<size_t>(own + partials * H * static_cast<int64_t>(sizeof(float))));
+  cuda::AttentionRope within;
+  if (fused)
+    within = {rope->rstd_q.data,
+              rope->rstd_k.data,
+              rope->q_gain.data,
+              rope->cosine.data,
+              rope->sine.data,
+              static_cast<int>(rope->cosine.extent(1)),
+              partials ? reinterpret_cast<float*>(work + own) : nullptr};
   cuda::attention_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data, dy.data,
-                              delta.data, dq.data, dk.data, dv.data, work_of(device, plan));
+                              delta.data, dq.data, dk.data, dv.data, work, within);
+  if (rope && !fused) rope_backward_in_place<T>(device, *rope, q, k, dq, dk);
+  if (partials) add_partials(device, within.gain_partials, partials, H, rope->dq_gain.data);
 }
 
 template <class T>
@@ -83,7 +96,7 @@ void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Ten
   template void attention_varlen_backward(                                                       \
       CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
       Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>, Tensor<T>,     \
-      Tensor<T>);                                                                                \
+      Tensor<T>, const RopeBackward<T>*);                                                        \
   template void attention_xsa(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
                               const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,             \
                               Tensor<Accum<T>>);

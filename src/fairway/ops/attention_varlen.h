@@ -11,6 +11,7 @@
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
+#include "fairway/ops/rope_gain.h"
 
 namespace fairway {
 
@@ -46,18 +47,20 @@ template <class T>
 void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                       const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse);
 
-// dy [T, H, d], delta [H, T] = dy·y  →  dq, dk written, dv accumulated.
+// dy [T, H, d], delta [H, T] = dy·y  →  dq, dk written, dv accumulated. With a rope, q and k are
+// rope_gain's outputs, and dq and dk the gradients of its inputs.
 template <class T>
 void attention_varlen_backward(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
                                Tensor<const T> v, const AttentionSegments& segments,
                                Tensor<const T> lse, Tensor<const T> dy, Tensor<const T> delta,
-                               Tensor<T> dq, Tensor<T> dk, Tensor<T> dv);
+                               Tensor<T> dq, Tensor<T> dk, Tensor<T> dv,
+                               const RopeBackward<T>* rope = nullptr);
 template <class T>
 void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
                                Tensor<const T> v, const AttentionSegments& segments,
                                Tensor<const Accum<T>> lse, Tensor<const T> dy,
                                Tensor<const Accum<T>> delta, Tensor<T> dq, Tensor<T> dk,
-                               Tensor<T> dv);
+                               Tensor<T> dv, const RopeBackward<T>* rope = nullptr);
 
 // The slow twins: the definition, loop by loop.
 template <class T>

@@ -215,7 +215,7 @@ void attention_varlen_backward(CpuDevice& device, Tensor<const float> q, Tensor<
                                Tensor<const float> v, const AttentionSegments& segments,
                                Tensor<const float> lse, Tensor<const float> dy,
                                Tensor<const float> delta, Tensor<float> dq, Tensor<float> dk,
-                               Tensor<float> dv) {
+                               Tensor<float> dv, const RopeBackward<float>* rope) {
   const Shape4 s{q.extent(0), q.extent(1), k.extent(1), q.extent(2)};
   const Tensor<const int32_t> cu_seqlens = segments.cu_seqlens;
   const auto order = by_length(cu_seqlens);
@@ -228,6 +228,7 @@ void attention_varlen_backward(CpuDevice& device, Tensor<const float> q, Tensor<
                         delta.data, dq.data, dk.data, dv.data);
     }
   });
+  if (rope) rope_backward_in_place<float>(device, *rope, q, k, dq, dk);
 }
 
 }  // namespace fairway

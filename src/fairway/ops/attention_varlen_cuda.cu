@@ -104,19 +104,28 @@ size_t attention_workspace_bytes(const AttentionPlan& plan) {
   return plan.kernels == AttentionKernels::sm90 ? attention_sm90::row_terms_bytes(plan.shape) : 0;
 }
 
+bool backward_fuses_rope(const AttentionPlan& plan, int64_t half) {
+  return plan.kernels == AttentionKernels::sm90 && half > 0 && half % 8 == 0;
+}
+int64_t attention_gain_partials(const AttentionPlan& plan) {
+  return attention_sm90::gain_partials(plan.shape);
+}
+
 template <class T>
 void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
                         const T* v, const float* lse, const T* dy, const float* delta, T* dq, T* dk,
-                        T* dv, void* workspace) {
+                        T* dv, void* workspace, const AttentionRope& rope) {
   const AttentionShape& s = plan.shape;
   if (s.T == 0) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (plan.kernels == AttentionKernels::sm90) {
       attention_sm90::backward_queries(stream, s, plan.query_tiles, q, k, v, lse, dy, delta, dq,
-                                       workspace);
-      attention_sm90::backward_keys(stream, s, plan.key_tiles, q, k, v, dy, workspace, dk, dv);
+                                       workspace, rope);
+      attention_sm90::backward_keys(stream, s, plan.key_tiles, q, k, v, dy, workspace, dk, dv,
+                                    rope);
       return;
     }
+  check(!rope.cosine, "attention: these kernels do not include norm and rotary");
   if constexpr (std::is_same_v<T, bf16>)
     if (plan.kernels == AttentionKernels::mma)
       return attention_mma::backward(stream, s, plan.query_tiles, plan.key_tiles, q, k, v, lse, dy,
@@ -131,7 +140,7 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
                                   const T*, T*, float*, float*);                               \
   template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
                                    const T*, const float*, const T*, const float*, T*, T*, T*, \
-                                   void*);
+                                   void*, const AttentionRope&);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)
 #undef FAIRWAY_INSTANTIATE

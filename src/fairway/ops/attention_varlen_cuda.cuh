@@ -54,11 +54,24 @@ void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* 
 // Scratch of one backward call, aligned to 16 bytes.
 size_t attention_workspace_bytes(const AttentionPlan& plan);
 
+// RopeBackward (rope_gain.h) on the device; none without a cosine. Rows of `half` floats are
+// aligned to 8 bytes. The sum over gain_partials [attention_gain_partials, H], all written, is
+// dq_gain; null: not wanted.
+struct AttentionRope {
+  const float *rstd_q = nullptr, *rstd_k = nullptr, *q_gain = nullptr;
+  const float *cosine = nullptr, *sine = nullptr;
+  int half = 0;
+  float* gain_partials = nullptr;
+};
+bool backward_fuses_rope(const AttentionPlan& plan, int64_t half);
+int64_t attention_gain_partials(const AttentionPlan& plan);
+
 // dy [T, H, d], delta [H, T] = dy·y  →  dq [T, H, d], dk [T, K, d] written, dv [T, K, d]
-// accumulated (read, added to in float, rounded once).
+// accumulated (read, added to in float, rounded once). With a rope, where backward_fuses_rope, dq
+// and dk are the gradients of what was normed.
 template <class T>
 void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
                         const T* v, const float* lse, const T* dy, const float* delta, T* dq, T* dk,
-                        T* dv, void* workspace);
+                        T* dv, void* workspace, const AttentionRope& rope = {});
 
 }  // namespace fairway::cuda

@@ -118,8 +118,9 @@ void attention_varlen_backward(CpuDevice& device, Tensor<const double> q, Tensor
                                Tensor<const double> v, const AttentionSegments& segments,
                                Tensor<const double> lse, Tensor<const double> dy,
                                Tensor<const double> delta, Tensor<double> dq, Tensor<double> dk,
-                               Tensor<double> dv) {
+                               Tensor<double> dv, const RopeBackward<double>* rope) {
   attention_varlen_backward_plain(device, q, k, v, segments.cu_seqlens, lse, dy, delta, dq, dk, dv);
+  if (rope) rope_backward_in_place<double>(device, *rope, q, k, dq, dk);
 }
 template <>
 void attention_varlen_backward(
@@ -127,8 +128,10 @@ void attention_varlen_backward(
     Tensor<const std::complex<double>> v, const AttentionSegments& segments,
     Tensor<const std::complex<double>> lse, Tensor<const std::complex<double>> dy,
     Tensor<const std::complex<double>> delta, Tensor<std::complex<double>> dq,
-    Tensor<std::complex<double>> dk, Tensor<std::complex<double>> dv) {
+    Tensor<std::complex<double>> dk, Tensor<std::complex<double>> dv,
+    const RopeBackward<std::complex<double>>* rope) {
   attention_varlen_backward_plain(device, q, k, v, segments.cu_seqlens, lse, dy, delta, dq, dk, dv);
+  if (rope) rope_backward_in_place<std::complex<double>>(device, *rope, q, k, dq, dk);
 }
 
 }  // namespace fairway

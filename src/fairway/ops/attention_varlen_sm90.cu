@@ -53,6 +53,10 @@ size_t row_terms_bytes(const AttentionShape& s) {
          static_cast<size_t>(s.H);
 }
 
+int64_t gain_partials(const AttentionShape& s) {
+  return AttentionTile::slots(s.T, s.segments, kTile);
+}
+
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& query_tiles,
              const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse, float* y_dot_v) {
   const bool pair = pairs_heads(s);
@@ -65,22 +69,26 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
 void backward_queries(cudaStream_t stream, const AttentionShape& s,
                       const AttentionTiles& query_tiles, const bf16* q, const bf16* k,
                       const bf16* v, const float* lse, const bf16* dy, const float* delta, bf16* dq,
-                      void* row_terms) {
+                      void* row_terms, const AttentionRope& rope) {
   const bool pair = pairs_heads(s);
+  if (rope.gain_partials)  // of numbers that no tile has, too
+    cuda_check(cudaMemsetAsync(rope.gain_partials, 0,
+                               sizeof(float) * static_cast<size_t>(gain_partials(s) * s.H), stream),
+               "attention: zeroing partial sums");
   launch(stream, pair ? backward_queries_kernel<true> : backward_queries_kernel<false>,
          tile_blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
          BackwardQueriesShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
          map_of(v, s, s.K), query_tiles, s.T, s.H, s.K, softmax_scale(s.d), lse, delta, storage(dq),
-         static_cast<RowTerms*>(row_terms));
+         static_cast<RowTerms*>(row_terms), rope);
 }
 
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& key_tiles,
                    const bf16* q, const bf16* k, const bf16* v, const bf16* dy,
-                   const void* row_terms, bf16* dk, bf16* dv) {
+                   const void* row_terms, bf16* dk, bf16* dv, const AttentionRope& rope) {
   launch(stream, backward_keys_kernel, tile_blocks(key_tiles, s.K), kWarpgroupThreads,
          BackwardKeysShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
          map_of(v, s, s.K), key_tiles, s.H, s.K, softmax_scale(s.d),
-         static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv));
+         static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv), rope);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -72,6 +72,14 @@ __device__ __forceinline__ void to_fragment(const float (&d)[32], Fragment& a) {
     for (int i = 0; i < 4; ++i) a[k][i] = pack_bf16(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
 }
 
+// The sum over the 2^n lanes that agree in all but their lowest n bits.
+template <int kLanes>
+__device__ __forceinline__ float lanes_sum(float x) {
+#pragma unroll
+  for (int step = 1; step < kLanes; step *= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
+  return x;
+}
+
 // Offset of 16-byte piece `piece` of row `row` of a swizzled tile.
 __device__ __forceinline__ uint32_t swizzled(int row, int piece) {
   return static_cast<uint32_t>(row * 128 + ((piece ^ (row & 7)) << 4));

@@ -21,14 +21,15 @@ void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Ten
                    Tensor<Accum<T>> y_dot_v);
 
 // dy: the gradient of y2, which becomes that of attention's own output. delta [H, T]: scratch.
-// dq, dk, dv written.
+// dq, dk, dv written; rope as in attention_varlen_backward.
 template <class T, class Device>
 void attention_xsa_backward(Device& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                             const AttentionSegments& segments, Tensor<const Accum<T>> lse,
                             Tensor<const T> y2, Tensor<const Accum<T>> y_dot_v, Tensor<T> dy,
-                            Tensor<Accum<T>> delta, Tensor<T> dq, Tensor<T> dk, Tensor<T> dv) {
+                            Tensor<Accum<T>> delta, Tensor<T> dq, Tensor<T> dk, Tensor<T> dv,
+                            const RopeBackward<T>* rope = nullptr) {
   xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
-  attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv);
+  attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv, rope);
 }
 
 }  // namespace fairway

@@ -9,14 +9,6 @@
 
 namespace fairway::cuda::attention_sm90 {
 
-// The sum over the 2^n lanes that agree in all but their lowest n bits.
-template <int kLanes>
-__device__ __forceinline__ float lanes_sum(float x) {
-#pragma unroll
-  for (int step = 1; step < kLanes; step *= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
-  return x;
-}
-
 // Makes y2 of a product's result, this thread's part of two rows; y·v̂ of them in y_dot_v.
 __device__ __forceinline__ void exclude_values(float (&y)[32], const char* values, int warp,
                                                int lane, float (&y_dot_v)[2]) {

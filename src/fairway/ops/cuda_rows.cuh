@@ -17,6 +17,7 @@
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/add_partials.h"
 
 namespace fairway {
 
@@ -188,11 +189,6 @@ inline int64_t rows_per_partial(int64_t rows) {
   constexpr int64_t kPartials = 512, kSmallest = 32;
   return std::max(kSmallest, ceil_div(ceil_div(rows, kPartials), 8) * 8);
 }
-
-// out0[j] += Σ_b partials[b, j] for j < n0, out1[j] += Σ_b partials[b, n0 + j] for j < n1, b <
-// count, in a fixed order. A null output is left out.
-void add_partials(CudaDevice& device, const float* partials, int64_t count, int64_t n0, float* out0,
-                  int64_t n1 = 0, float* out1 = nullptr);
 
 // --- kernels over columns ---------------------------------------------------------------------
 //

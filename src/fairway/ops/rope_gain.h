@@ -48,4 +48,22 @@ void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const
                         Tensor<const Accum<T>> cosine, Tensor<const Accum<T>> sine, Tensor<T> dx,
                         Tensor<Accum<T>> dgain);
 
+// What rope_gain left of q and k, for attention's backward: with it, attention's dq and dk become
+// the gradients of what was normed.
+template <class T>
+struct RopeBackward {
+  Tensor<const Accum<T>> rstd_q, rstd_k;  // [T, H], [T, K]
+  Tensor<const Accum<T>> q_gain;          // [H]
+  Tensor<const Accum<T>> cosine, sine;    // [T, rotary_dims/2]
+  Tensor<Accum<T>> dq_gain;               // [H], accumulates; null: not wanted
+};
+// dq and dk from their gradients of q_rot and k_rot, in place.
+template <class T, class Device>
+void rope_backward_in_place(Device& device, const RopeBackward<T>& rope, Tensor<const T> q_rot,
+                            Tensor<const T> k_rot, Tensor<T> dq, Tensor<T> dk) {
+  rope_gain_backward<T>(device, dq, q_rot, rope.rstd_q, rope.q_gain, rope.cosine, rope.sine, dq,
+                        rope.dq_gain);
+  rope_gain_backward<T>(device, dk, k_rot, rope.rstd_k, {}, rope.cosine, rope.sine, dk, {});
+}
+
 }  // namespace fairway
