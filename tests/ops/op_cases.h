@@ -178,11 +178,6 @@ void for_each_op_case(Visitor&& visit) {
           linear_backward_input<U>(h.device, dy, w, h.inout("dx +", {p.rows, p.in}, 1, p.out),
                                    true);
           linear_backward_weight<U>(h.device, dy, x, h.inout_vec("dw", {p.out, p.in}, 0, p.rows));
-          linear_two_backward_weight<U>(h.device,
-                                        {{dy, h.in({p.rows, p.out})},
-                                         {h.inout_vec("dw of two", {p.out, p.in}, 0, p.rows),
-                                          h.inout_vec("dw too", {p.out, p.in}, 0, p.rows)}},
-                                        x);
         });
   for (const Product p : {Product{200, 32, 128}, {260, 512, 2048}})
     visit("mlp_leaky_sq_" + std::to_string(p.rows), [=](auto& h) {

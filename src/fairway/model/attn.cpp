@@ -88,7 +88,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
   if (dlayer.wq) {
     linear_backward_weight<T>(device, dq, n, dlayer.wq);
-    linear_two_backward_weight<T>(device, {{dk, dv}, {dlayer.wk, dlayer.wv}}, n);
+    linear_backward_weight<T>(device, dk, n, dlayer.wk);
+    linear_backward_weight<T>(device, dv, n, dlayer.wv);
   }
   const auto adapter = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
     adapt_up_backward<Device, T>(device, slot_up(lora, s, kind, out_scale), d, acts.attn_xa,

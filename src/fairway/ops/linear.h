@@ -50,17 +50,4 @@ template <class T>
 void linear_backward_weight(CudaDevice& device, Tensor<const T> dy, Tensor<const T> x,
                             Tensor<Accum<T>> dw);
 
-// The same for two maps of one input and of one shape.
-template <class T>
-struct LinearTwoWeights {
-  std::array<Tensor<const T>, 2> dy;   // [T, out]
-  std::array<Tensor<Accum<T>>, 2> dw;  // [out, in]
-};
-template <class T>
-void linear_two_backward_weight(CpuDevice& device, const LinearTwoWeights<T>& maps,
-                                Tensor<const T> x);
-template <class T>
-void linear_two_backward_weight(CudaDevice& device, const LinearTwoWeights<T>& maps,
-                                Tensor<const T> x);
-
 }  // namespace fairway

@@ -42,12 +42,6 @@ void linear_backward_weight(CpuDevice& device, Tensor<const T> dy, Tensor<const 
 }
 
 template <class T>
-void linear_two_backward_weight(CpuDevice& device, const LinearTwoWeights<T>& maps,
-                                Tensor<const T> x) {
-  for (size_t i = 0; i < 2; ++i) linear_backward_weight<T>(device, maps.dy[i], x, maps.dw[i]);
-}
-
-template <class T>
 void linear_add(CpuDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<const T> residual,
                 Tensor<T> y) {
   if (residual.data != y.data)
@@ -69,8 +63,6 @@ void linear_three_backward_input(CpuDevice& device, const LinearThree<T>& maps, 
   template void linear_add(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
                            Tensor<T>);                                                         \
   template void linear_three_backward_input(CpuDevice&, const LinearThree<T>&, Tensor<T>);     \
-  template void linear_two_backward_weight(CpuDevice&, const LinearTwoWeights<T>&,             \
-                                           Tensor<const T>);                                   \
   template void linear_backward_weight(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

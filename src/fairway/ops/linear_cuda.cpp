@@ -47,21 +47,6 @@ void linear_backward_weight(CudaDevice& device, Tensor<const T> dy, Tensor<const
 }
 
 template <class T>
-void linear_two_backward_weight(CudaDevice& device, const LinearTwoWeights<T>& maps,
-                                Tensor<const T> x) {
-  const auto& [dy, dw] = maps;
-  const int64_t out = dw[0].extent(0), in = dw[0].extent(1), rows = x.size() / in;
-  // A batch of two, whose second operands lie wherever the stride leads.
-  const auto stride = [](const auto& pair) {
-    return (reinterpret_cast<intptr_t>(pair[1].data) - reinterpret_cast<intptr_t>(pair[0].data)) /
-           static_cast<intptr_t>(sizeof *pair[0].data);
-  };
-  cuda_matmul<T, Accum<T>>(device, {.m = out, .n = in, .k = rows, .batch = 2},
-                           {dy[0].data, out, /*transposed=*/true, stride(dy)}, {x.data, in},
-                           dw[0].data, in, 1.0f, 1.0f, stride(dw));
-}
-
-template <class T>
 void linear_add(CudaDevice& device, Tensor<const T> x, Tensor<const T> w, Tensor<const T> residual,
                 Tensor<T> y) {
   const int64_t out = w.extent(0), in = w.extent(1), rows = x.size() / in;
@@ -99,8 +84,6 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
   template void linear_add(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
                            Tensor<T>);                                                          \
   template void linear_three_backward_input(CudaDevice&, const LinearThree<T>&, Tensor<T>);     \
-  template void linear_two_backward_weight(CudaDevice&, const LinearTwoWeights<T>&,             \
-                                           Tensor<const T>);                                    \
   template void linear_backward_weight(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        Tensor<Accum<T>>);
 FAIRWAY_INSTANTIATE(float)
