@@ -14,7 +14,7 @@ using namespace fairway;
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // docs/formats.md, "Artifact": a byte may stand for 64 numbers.
   read_within(
-      data, size, {.one = 128, .all = 320, .fixed = 1 << 18},
+      data, size, {.one = 128, .all = 768, .fixed = 1 << 18},
       [](std::span<const std::byte> file) { dequantize(unpack_artifact(file, "x.fairway")); });
   return 0;
 }

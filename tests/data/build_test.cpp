@@ -216,6 +216,12 @@ TEST(Manifest, DamagedFilesAreNamed) {
     }
   corpus.dir.write("out/s.json", good + std::string(1 << 20, ' '));
   EXPECT_THAT(error_of([&] { read_manifest(path); }), HasSubstr("not a manifest of shards"));
+  for (const char* opening : {"[", "{\"a\":"}) {
+    std::string nested;
+    for (int i = 0; i < 100; ++i) nested += opening;
+    corpus.dir.write("out/s.json", nested);
+    EXPECT_THAT(error_of([&] { read_manifest(path); }), HasSubstr("nested too deeply"));
+  }
   for (const char* hash : {"", "xyz", "12g", "11112222333344445"}) {
     auto json = nlohmann::json::parse(good);
     json["tokenizer_hash"] = hash;

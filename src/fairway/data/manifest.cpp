@@ -72,7 +72,12 @@ ShardManifest read_manifest(const std::filesystem::path& path) {
 ShardManifest parse_manifest(std::string_view text, const std::string& where) {
   require(text.size() <= kMaxManifestBytes, "{}: not a manifest of shards: it has {} bytes", where,
           text.size());
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  // Every level of nesting costs more memory than its bracket should.
+  const auto shallow = [&](int depth, Json::parse_event_t, const Json&) {
+    require(depth <= 8, "{}: not a manifest of shards: nested too deeply", where);
+    return true;
+  };
+  const Json json = Json::parse(text, shallow, /*allow_exceptions=*/false);
   require(!json.is_discarded(), "{}: not a manifest of shards: not valid JSON", where);
   try {
     require(json.at("format") == kFormat && json.at("version") == kVersion, "not version {}",

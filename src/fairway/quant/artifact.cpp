@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "fairway/io/atomic_file.h"
 #include "fairway/io/mapped_file.h"
@@ -60,11 +61,33 @@ std::string kind_of(const std::string& name) {
   return name.substr(name.find('.', 7) + 1);
 }
 
+// What the float16 tensors' stream has at least: its numbers at 64 a byte; and 2 bits for each
+// series, which name its method, with 8 for the first number of each kind, which nothing predicts.
+// (Half of what it does take; so that the coder's own memory, too, is paid for by the file.)
+uint64_t least_half_bytes(std::span<const StoredTensor> tensors) {
+  uint64_t numbers = 0, bits = 0;
+  std::set<std::string> kinds;
+  for (const StoredTensor& t : tensors) {
+    if (t.quantized()) continue;
+    const std::string kind = kind_of(t.name);
+    const auto series = static_cast<uint64_t>(t.shape.rank == 2 ? t.shape[0] : 1);
+    numbers += static_cast<uint64_t>(t.shape.size());
+    bits += 2 * series;
+    if (kinds.insert(kind).second) bits += 8 * (kind == t.name ? 1 : series);
+  }
+  // A stream ends in zeros that are not written.
+  return std::max(least_bytes(numbers), bits / 8 - std::min<uint64_t>(bits / 8, 8));
+}
+
 // The numbers of all float16 tensors, or all scales, as series. Tensors of two extents go row by
 // row; the rows of one inside a block are of different kinds (resid_mix: 1 and 0), others
 // (skip_weights) alike.
 std::vector<HalfSeries> half_series(std::span<StoredTensor> tensors) {
+  size_t count = 0;
+  for (const StoredTensor& t : tensors)
+    if (!t.quantized()) count += static_cast<size_t>(t.shape.rank == 2 ? t.shape[0] : 1);
   std::vector<HalfSeries> series;
+  series.reserve(count);
   for (StoredTensor& t : tensors) {
     if (t.quantized()) continue;
     const std::string kind = kind_of(t.name);
@@ -107,8 +130,8 @@ class Shares {
   uint64_t given_ = 0;
 };
 
-void append_padded(std::vector<std::byte>& out, std::vector<std::byte> stream, uint64_t numbers) {
-  stream.resize(std::max<size_t>(stream.size(), least_bytes(numbers)));
+void append_padded(std::vector<std::byte>& out, std::vector<std::byte> stream, uint64_t least) {
+  stream.resize(std::max<size_t>(stream.size(), least));
   out.insert(out.end(), stream.begin(), stream.end());
 }
 
@@ -146,15 +169,17 @@ std::vector<std::byte> pack_artifact(const QuantizedModel& model, ArtifactBytes*
 
   const auto scales = scale_series(copy.tensors), halves = half_series(copy.tensors);
   std::vector<double> scale_bits, half_bits;
-  append_padded(sections[kScales], encode_halves(scales, &scale_bits), total_values(scales));
-  append_padded(sections[kHalves], encode_halves(halves, &half_bits), total_values(halves));
+  append_padded(sections[kScales], encode_halves(scales, &scale_bits),
+                least_bytes(total_values(scales)));
+  append_padded(sections[kHalves], encode_halves(halves, &half_bits),
+                least_half_bytes(copy.tensors));
 
   for (size_t i = 0; i < copy.tensors.size(); ++i) {
     const StoredTensor& t = copy.tensors[i];
     put(sections[kTable], static_cast<uint8_t>(t.matrix.bits));
     if (!t.quantized()) continue;
     const size_t before = sections[kCodes].size();
-    append_padded(sections[kCodes], std::move(coded[i].bytes), t.matrix.codes.size());
+    append_padded(sections[kCodes], std::move(coded[i].bytes), least_bytes(t.matrix.codes.size()));
     put(sections[kTable], coded[i].params.prior);
     put(sections[kTable], coded[i].params.slack);
     put(sections[kTable], coded[i].params.shape);
@@ -303,7 +328,7 @@ QuantizedModel unpack_artifact(std::span<const std::byte> file, const std::strin
   require(row == table.size() && codes_at == sections[kCodes].size(),
           "{}: the tensor table does not match the configuration", where);
   require(sections[kScales].size() >= least_bytes(scale_count) &&
-              sections[kHalves].size() >= least_bytes(half_count),
+              sections[kHalves].size() >= least_half_bytes(model.tensors),
           "{}: {} + {} bytes for {} scales and {} float16 numbers", where, sections[kScales].size(),
           sections[kHalves].size(), scale_count, half_count);
 

@@ -35,8 +35,8 @@ struct AdaptiveTree {
 };
 
 // Binary16 in ascending order of value as −32768 … 32767.
-int to_key(uint16_t half) {
-  return half & 0x8000 ? -1 - (half & 0x7FFF) : half;
+int16_t to_key(uint16_t half) {
+  return static_cast<int16_t>(half & 0x8000 ? -1 - (half & 0x7FFF) : half);
 }
 uint16_t from_key(int key) {
   return static_cast<uint16_t>(key < 0 ? 0x8000 | (-1 - key) : key);
@@ -48,10 +48,11 @@ struct Kind {
   int64_t mean = 0;                     // of keys, Q8
   int64_t variance = int64_t{1} << 34;  // about the prediction, Q12
   int64_t count = 0;
-  std::vector<int> previous;              // keys of the last series
-  int64_t previous_mean = 0;              // Q8
-  AdaptiveTree<6> exponent;               // sign and exponent
-  std::vector<AdaptiveTree<4>> mantissa;  // [64] its upper 4 bits; empty before the first kTree
+  std::vector<int16_t> previous;  // keys of the last series
+  int64_t previous_mean = 0;      // Q8
+  // A forged file may have many kinds, so trees take memory only once a number went through them.
+  std::vector<AdaptiveTree<6>> exponent;    // sign and exponent; none before the first kTree
+  std::map<int, AdaptiveTree<4>> mantissa;  // its upper 4 bits, by what exponent gave
 };
 
 // How a series is predicted: from the running mean plus 0, 1/2 or all of what the last series of
@@ -61,19 +62,18 @@ enum Method { kMean, kHalf, kPrevious, kTree, kMethods };
 template <class Codec>
 void code_series(const Codec& codec, Kind& kind, int method, std::span<uint16_t> values) {
   method = codec(Uniform{2}, method);
-  std::vector<int> keys(values.size());
+  std::vector<int16_t> keys(values.size());
   if (kind.previous.size() != values.size()) {
     kind.previous.assign(values.size(), 0);
     kind.previous_mean = 0;
     if (method == kHalf || method == kPrevious) method = kMean;
   }
-  if (method == kTree) kind.mantissa.resize(64);
+  if (method == kTree) kind.exponent.resize(1);
   int64_t sum = 0;
   for (size_t i = 0; i < values.size(); ++i) {
     if (method == kTree) {
-      const int upper = kind.exponent.code(codec, values[i] >> 10);
-      const int middle =
-          kind.mantissa[static_cast<size_t>(upper)].code(codec, (values[i] >> 6) & 15);
+      const int upper = kind.exponent[0].code(codec, values[i] >> 10);
+      const int middle = kind.mantissa[upper].code(codec, (values[i] >> 6) & 15);
       const int lower = codec(Uniform{6}, values[i] & 63);
       values[i] = static_cast<uint16_t>(upper << 10 | middle << 6 | lower);
       keys[i] = to_key(values[i]);
@@ -83,7 +83,7 @@ void code_series(const Codec& codec, Kind& kind, int method, std::span<uint16_t>
       constexpr int kShape = 2;
       const DiscreteGaussian d(NormalTables::get(), -32768, 32767, kShape, kind.mean + beyond,
                                static_cast<uint64_t>(kind.variance));
-      keys[i] = codec(d, to_key(values[i]));
+      keys[i] = static_cast<int16_t>(codec(d, to_key(values[i])));
       values[i] = from_key(keys[i]);
       const int64_t error = (int64_t{keys[i]} << kMeanBits) - (kind.mean + beyond);  // Q8
       ++kind.count;
