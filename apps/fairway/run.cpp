@@ -121,7 +121,7 @@ void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
   const fs::path out = o.out;
   std::optional<DirectoryLock> lock;
   if (group.root()) {
-    lock.emplace(out);
+    lock.emplace(out, launch_hint(group));
     claim_directory(out, recipe, o.restart);
   }
   const fs::path model = out / "model.safetensors", artifact = out / "model.fairway";

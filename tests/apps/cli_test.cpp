@@ -183,7 +183,7 @@ TEST_F(Cli, AnInterruptedBuildLeavesNothing) {
   write_file(at("docs.jsonl"), text);
   Words build{FAIRWAY_BINARY, "data", "build", "--tokenizer", "bytes", "--val-docs", "10"};
   for (int i = 0; i < 500; ++i) build.insert(build.end(), {"--input", at("docs.jsonl")});
-  for (const int signal : {SIGINT, SIGTERM})
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1})
     for (const bool was_there : {false, true}) {
       const std::string out = was_there ? "there" : "new";
       Words words = build;
@@ -382,8 +382,8 @@ TEST_F(Cli, InterruptedTrainingContinuesBitForBit) {
   const Words modes{"--run.modes", "chunked"};
   expect_done(run_recipe("whole", modes));
 
-  for (const int signal : {SIGINT, SIGTERM}) {
-    const std::string cut = signal == SIGINT ? "int" : "term";
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) {
+    const std::string cut = fmt::format("cut{}", signal);
     const pid_t pid = start({FAIRWAY_BINARY, "run", "--recipe", at("toy.toml"), "--out", at(cut),
                              "--run.modes", "chunked"});
     const auto lines = [&] {

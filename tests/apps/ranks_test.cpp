@@ -300,6 +300,24 @@ TEST_F(Ranks, AKilledRankEndsTheOthers) {
   EXPECT_FALSE(checkpoints().empty());
 }
 
+// mpirun passes SIGUSR1 on to all ranks, and kills none of them.
+TEST_F(Ranks, ASignalToMpirunIsACheckpoint) {
+  build_data();
+  write_recipe(1'000'000);
+  Words all = launcher();
+  all.erase(all.begin() + 2, all.begin() + 4);  // `timeout` would pass the signal on to itself
+  all.insert(all.end(), {"-np", "2", FAIRWAY_BINARY, "train", "--recipe", at("toy.toml"), "--out",
+                         at("run"), "--train.micro_steps", "2"});
+  const pid_t launched = start(all);
+  const auto begun = [&] {
+    return fs::exists(at("run/metrics.jsonl")) && fs::file_size(at("run/metrics.jsonl")) > 0;
+  };
+  while (!begun()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  ASSERT_EQ(::kill(launched, SIGUSR1), 0);
+  expect_all_ended(finish(launched), 1, "run the same command to continue");
+  ASSERT_EQ(files("run/checkpoints").size(), 1u);
+}
+
 TEST_F(Ranks, CommandsOfOneProcessSayThatTheyAre) {
   expect_all_ended(on(2, {"inspect", at("none")}), 2, "runs as one process");
 }

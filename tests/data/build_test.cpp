@@ -144,6 +144,15 @@ TEST(Build, AnExistingSetIsReplacedOnlyWhenAsked) {
   build_shards(o, corpus.tokenizer);
   EXPECT_EQ(find_shards((o.out / "s_train_*.bin").string()).size(), 1u) << "no stale shards remain";
   EXPECT_EQ(corpus.stream("s_train_*.bin"), corpus.expected(10, 1000));
+
+  // What a killed process had put aside goes once there is a set again.
+  for (const bool nothing_else : {false, true}) {
+    if (nothing_else) std::filesystem::remove_all(o.out);
+    std::filesystem::create_directories(o.out / ".s.replaced");
+    corpus.dir.write("out/.s.replaced/s_train_000007.bin", "old");
+    build_shards(o, corpus.tokenizer);
+    EXPECT_FALSE(std::filesystem::exists(o.out / ".s.replaced"));
+  }
 }
 
 TEST(Build, AllDocumentsMayBeValidation) {

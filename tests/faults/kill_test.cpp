@@ -172,7 +172,7 @@ TEST_F(Kills, AnInterruptedQuantizationLeavesAllOrNothing) {
     const Result r = finish(pid);
     const auto left = tree("out");
     if (r.status == 1) expect_failed(r, 1, "interrupted");  // about to put the file in place
-    if (r.status == 0 || !left.empty()) {  // done, perhaps about to exit
+    if (r.status == 0 || !left.empty()) {                   // done, perhaps about to exit
       EXPECT_EQ(left, std::set<std::string>{"m.fairway"});
       EXPECT_TRUE(read_file(at("out/m.fairway")) == whole);
     }
@@ -211,6 +211,10 @@ TEST_F(Kills, OneProcessAtATimeWorksInARun) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   for (const Words& words : {train, run, restart})
     expect_failed(fairway(words), 1, at("run") + ": another process is at work in this directory");
+  // As srun without PMIx starts four: each for itself.
+  Words alone{"env", "SLURM_NTASKS=4", FAIRWAY_BINARY};
+  alone.insert(alone.end(), words.begin(), words.end());
+  expect_failed(finish(start(alone)), 1, "SLURM_NTASKS = 4: if that many were started");
   ::kill(pid, SIGTERM);
   expect_failed(finish(pid), 1, "interrupted");
   EXPECT_EQ(find_checkpoints(at("run/checkpoints")).size(), 1u);

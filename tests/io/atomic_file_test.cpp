@@ -54,21 +54,44 @@ class FileSizeLimit {
   rlimit before_{};
 };
 
-TEST_F(AtomicFileTest, CommitMakesTheWholeFile) {
-  AtomicFile file(dir_ / "a");
+class Caching : public AtomicFileTest, public testing::WithParamInterface<Cached> {};
+INSTANTIATE_TEST_SUITE_P(, Caching, testing::Values(Cached::yes, Cached::no));
+
+TEST_P(Caching, CommitMakesTheWholeFile) {
+  AtomicFile file(dir_ / "a", GetParam());
   std::string expected;
-  for (int i = 0; i < 3000; ++i) {  // past the buffer several times, in odd pieces
+  for (int i = 0; i < 6000; ++i) {  // past the buffer several times, in odd pieces
     const std::string piece(static_cast<size_t>(i), static_cast<char>('a' + i % 26));
     file.write(piece);
     expected += piece;
   }
+  const std::string large(size_t{13} << 20, 'L');
+  file.write(large);
   file.write_value(uint32_t{0x64636261});
-  expected += "abcd";
+  expected += large + "abcd";
   EXPECT_EQ(file.written(), expected.size());
   EXPECT_FALSE(fs::exists(dir_ / "a"));
   file.commit();
-  EXPECT_EQ(read_file(dir_ / "a"), expected);
+  EXPECT_TRUE(read_file(dir_ / "a") == expected);
   EXPECT_EQ(files(), std::vector<std::string>{"a"});
+}
+
+// Of lengths around the buffer's and the disk's, some bytes overwritten in between.
+TEST_P(Caching, LengthsOfAllKinds) {
+  for (const size_t size : {0, 1, 4095, 4096, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 8 << 20}) {
+    std::string body(size, '.');
+    for (size_t i = 0; i < size; i += 97) body[i] = static_cast<char>('a' + i % 26);
+    AtomicFile file(dir_ / "a", GetParam());
+    file.write(body);
+    std::string expected = body + body;
+    if (size > 10) {
+      file.write_at(3, std::as_bytes(std::span("1234", 4)));
+      expected.replace(3, 4, "1234");
+    }
+    file.write(body);
+    file.commit();
+    EXPECT_TRUE(read_file(dir_ / "a") == expected) << size;
+  }
 }
 
 TEST_F(AtomicFileTest, WriteAtOverwrites) {
@@ -90,13 +113,15 @@ TEST_F(AtomicFileTest, WithoutCommitTheOldFileStays) {
   EXPECT_EQ(files(), std::vector<std::string>{"a"});
 }
 
-TEST_F(AtomicFileTest, FullDiskIsAnErrorThatLeavesNothing) {
+TEST_P(Caching, FullDiskIsAnErrorThatLeavesNothing) {
   write_file(dir_ / "a", "old");
-  for (const size_t size : {size_t{5000}, size_t{3} << 20}) {  // fails in commit, in write
-    const FileSizeLimit limit(4096);
+  for (const size_t size : {size_t{5000}, size_t{9} << 20}) {  // fails in commit, in write
+    const FileSizeLimit limit(GetParam() == Cached::yes ? 4096 : size - 1001);
     const std::string path = dir_ / "a";
     try {
-      write_file(path, std::string(size, 'x'));
+      AtomicFile file(path, GetParam());
+      file.write(std::string(size, 'x'));
+      file.commit();
       FAIL() << "no error";
     } catch (const Error& e) {
       EXPECT_EQ(std::string(e.what()).rfind(path + ": cannot write: ", 0), 0u) << e.what();

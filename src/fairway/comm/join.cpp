@@ -1,4 +1,6 @@
+#include <charconv>
 #include <cstdlib>
+#include <string_view>
 
 #include "fairway/base/check.h"
 #include "fairway/comm/mpi.h"
@@ -28,6 +30,23 @@ std::unique_ptr<ProcessGroup> join_process_group() {
       "libopenmpi-dev and build it again, or start it alone",
       mark);
 #endif
+}
+
+std::string launch_hint(const ProcessGroup& group) {
+  if (group.size() > 1) return "";
+  for (const char* name :
+       {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}) {
+    const char* value = std::getenv(name);
+    const std::string_view text = value ? value : "";
+    int tasks = 0;
+    std::from_chars(text.data(), text.data() + text.size(), tasks);
+    if (tasks > 1)
+      return fmt::format(
+          "; {} = {}: if that many were started to work together, they do not see one another, so "
+          "start them with mpirun, or srun --mpi=pmix",
+          name, tasks);
+  }
+  return "";
 }
 
 std::unique_ptr<Communicator> make_communicator(CpuDevice&, ProcessGroup& group) {

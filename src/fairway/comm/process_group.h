@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -77,5 +78,10 @@ std::unique_ptr<ProcessGroup> make_single_process();
 // the process group must be destroyed before the process ends. Throws Error under a launcher if the
 // program was built without MPI.
 std::unique_ptr<ProcessGroup> join_process_group();
+
+// What to add to a refusal that could come of the processes of one launch that do not see one
+// another: launched under srun without PMIx, each is a group of one. Empty where nothing hints at
+// that.
+std::string launch_hint(const ProcessGroup& group);
 
 }  // namespace fairway

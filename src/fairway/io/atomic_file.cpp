@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <system_error>
 
 #include "fairway/base/check.h"
@@ -15,12 +17,22 @@ namespace fairway {
 
 namespace {
 
-constexpr size_t kBufferBytes = size_t{1} << 20;
+// A multiple of what any disk wants to be written in one piece past the cache.
+constexpr size_t kBufferBytes = size_t{4} << 20;
+
+// Writes past the operating system's cache from here on, or through it; false where there is no
+// such choice.
+bool set_direct(int fd, bool direct) {
+  return ::fcntl(fd, F_SETFL, direct ? O_DIRECT : 0) == 0;
+}
 
 void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::path& target) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
+    // A piece that may not go past the cache, such as what a nearly full disk left of a larger one.
+    if (n < 0 && errno == EINVAL && (::fcntl(fd, F_GETFL) & O_DIRECT) != 0 && set_direct(fd, false))
+      continue;
     if (n <= 0) write_failed(target, "write", n < 0 ? errno : ENOSPC);
     bytes = bytes.subspan(static_cast<size_t>(n));
   }
@@ -43,7 +55,8 @@ void sync_directory(const std::filesystem::path& target) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)) {
+AtomicFile::AtomicFile(std::filesystem::path target, Cached cached)
+    : target_(std::move(target)), direct_(cached == Cached::no), buffer_(kBufferBytes) {
   temporary_ = target_;
   temporary_ += ".tmp";
   fd_ = open_locked(temporary_);
@@ -55,7 +68,6 @@ AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)
     discard();
     write_failed(target_, "create", error);
   }
-  buffer_.reserve(kBufferBytes);
 }
 
 AtomicFile::~AtomicFile() {
@@ -70,18 +82,31 @@ void AtomicFile::discard() {
 }
 
 void AtomicFile::flush() {
-  write_all(fd_, buffer_, target_);
-  buffer_.clear();
+  // Only whole buffers, one behind the other, can go past the cache.
+  if (direct_ && buffered_ < kBufferBytes) {
+    set_direct(fd_, false);
+    direct_ = false;
+  }
+  write_all(fd_, {buffer_.data(), buffered_}, target_);
+  buffered_ = 0;
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
   check(fd_ >= 0, "AtomicFile: write after commit");
+  if (direct_ && written_ == 0) direct_ = set_direct(fd_, true);
   written_ += bytes.size();
-  if (buffer_.size() + bytes.size() > kBufferBytes) flush();
-  if (bytes.size() >= kBufferBytes)
+  if (!direct_ && bytes.size() >= kBufferBytes) {  // saves the copy
+    flush();
     write_all(fd_, bytes, target_);
-  else
-    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+    return;
+  }
+  while (!bytes.empty()) {
+    const size_t n = std::min(bytes.size(), kBufferBytes - buffered_);
+    std::memcpy(buffer_.data() + buffered_, bytes.data(), n);
+    buffered_ += n;
+    bytes = bytes.subspan(n);
+    if (buffered_ == kBufferBytes) flush();
+  }
 }
 
 void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {

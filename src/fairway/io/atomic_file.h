@@ -11,15 +11,20 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "fairway/base/arena.h"
 
 namespace fairway {
+
+// Whether the operating system keeps what is written in memory as well, for those who read it next.
+// Without, writing takes a tenth of the processor's time or less, where the file system can do it.
+enum class Cached { yes, no };
 
 class AtomicFile {
  public:
   // Throws Error if the directory does not exist or cannot be written, or while another process
   // writes the target.
-  explicit AtomicFile(std::filesystem::path target);
+  explicit AtomicFile(std::filesystem::path target, Cached cached = Cached::yes);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile();
@@ -46,8 +51,10 @@ class AtomicFile {
 
   std::filesystem::path target_, temporary_;
   int fd_ = -1;
+  bool direct_;  // past the cache
   uint64_t written_ = 0;
-  std::vector<std::byte> buffer_;
+  HostBuffer buffer_;
+  size_t buffered_ = 0;
 };
 
 // Throws Error if a file of that name could not be put there: asked before long work. Writes

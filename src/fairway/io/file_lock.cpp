@@ -30,13 +30,14 @@ int open_locked(const std::filesystem::path& path) {
   }
 }
 
-DirectoryLock::DirectoryLock(const std::filesystem::path& directory) : file_(directory / ".lock") {
+DirectoryLock::DirectoryLock(const std::filesystem::path& directory, const std::string& hint)
+    : file_(directory / ".lock") {
   const bool made = make_directories(directory);
   fd_ = open_locked(file_);
   require(fd_ != -EWOULDBLOCK,
           "{}: another process is at work in this directory; wait for it to end, or choose another "
-          "one",
-          directory.string());
+          "one{}",
+          directory.string(), hint);
   if (fd_ >= 0) return;
   if (made) ::rmdir(directory.c_str());
   write_failed(directory, "write here", -fd_);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 namespace fairway {
 
@@ -15,8 +16,8 @@ int open_locked(const std::filesystem::path& path);
 class DirectoryLock {
  public:
   // Makes the directory if it does not exist. Throws Error if another process holds it, or if
-  // nothing can be written there.
-  explicit DirectoryLock(const std::filesystem::path& directory);
+  // nothing can be written there. `hint` ends the message of the former.
+  explicit DirectoryLock(const std::filesystem::path& directory, const std::string& hint = "");
   ~DirectoryLock();
   DirectoryLock(const DirectoryLock&) = delete;
   DirectoryLock& operator=(const DirectoryLock&) = delete;

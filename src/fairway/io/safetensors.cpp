@@ -180,7 +180,7 @@ void SafetensorsFile::read_into(const std::string& name, Tensor<float> out) cons
 
 void write_safetensors(const std::filesystem::path& path,
                        std::span<const SafetensorsTensor> tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, Cached cached) {
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t offset = 0;
@@ -192,7 +192,7 @@ void write_safetensors(const std::filesystem::path& path,
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // data starts 8-byte aligned
-  AtomicFile file(path);
+  AtomicFile file(path, cached);
   file.write_value(static_cast<uint64_t>(text.size()));
   file.write(text);
   for (const auto& t : tensors) file.write(t.bytes);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "fairway/base/tensor.h"
+#include "fairway/io/atomic_file.h"
 #include "fairway/io/mapped_file.h"
 
 namespace fairway {
@@ -89,6 +90,7 @@ struct SafetensorsTensor {
 // Writes atomically, in the order given.
 void write_safetensors(const std::filesystem::path& path,
                        std::span<const SafetensorsTensor> tensors,
-                       const std::map<std::string, std::string>& metadata);
+                       const std::map<std::string, std::string>& metadata,
+                       Cached cached = Cached::yes);
 
 }  // namespace fairway

@@ -118,7 +118,7 @@ void save_checkpoint(const fs::path& path, const RunPosition& position, const Ru
     sum.add(t.bytes);
   }
   metadata[kChecksum] = sum.hex();
-  write_safetensors(path, out, metadata);
+  write_safetensors(path, out, metadata, Cached::no);  // hardly ever read
 }
 
 CheckpointInfo read_checkpoint_info(const fs::path& path) {

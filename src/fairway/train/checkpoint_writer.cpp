@@ -25,6 +25,10 @@ CheckpointWriter::CheckpointWriter(std::filesystem::path directory, RunIdentity 
     snapshot_.emplace_back(name, std::span(at, static_cast<size_t>(count)));
     at += count;
   }
+  // Memory that is new takes twenty times as long to fill as any later time.
+  going_on_ = std::async(std::launch::async, [bytes = std::span(memory_.data(), memory_.bytes())] {
+    for (size_t page = 0; page < bytes.size(); page += 4096) bytes[page] = std::byte{0};
+  });
 }
 
 void CheckpointWriter::write(const RunPosition& position, const Fill& fill) {

@@ -20,7 +20,7 @@ class CheckpointWriter {
  public:
   // Checkpoints of the run `identity` go to `directory`, which exists by the first write(); the
   // `keep` newest stay. `tensors`: names and numbers of elements of all that a checkpoint holds.
-  // The memory for them is touched by the first write() and used again by every other.
+  // The memory for them is taken in the background, beside the first steps.
   CheckpointWriter(std::filesystem::path directory, RunIdentity identity, int keep,
                    const std::vector<std::pair<std::string, int64_t>>& tensors);
   // Destruction waits for a write that is still going on. What went wrong in it is lost: finish().

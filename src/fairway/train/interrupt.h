@@ -1,12 +1,15 @@
-// Ctrl-C and SIGTERM as a question that a loop asks between its steps.
+// Ctrl-C, SIGTERM and SIGUSR1 as a question that a loop asks between its steps.
 #pragma once
 
+#include <array>
 #include <csignal>
 
 namespace fairway {
 
 // While one of these lives, the first SIGINT or SIGTERM only sets a flag; a second one ends the
-// process as usual. The handlers that were there before come back with the destructor.
+// process as usual. SIGUSR1 sets the flag as often as it comes: launchers pass it on to all ranks
+// and do nothing else, where after the others they kill them soon. The handlers that were there
+// before come back with the destructor.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -17,7 +20,7 @@ class InterruptGuard {
   bool requested() const;
 
  private:
-  struct sigaction old_int_, old_term_;
+  std::array<struct sigaction, 3> old_;
 };
 
 }  // namespace fairway

@@ -138,7 +138,7 @@ class Run {
   }
 
   void prepare_directory() {
-    if (!run_.lock) lock_.emplace(run_.out);
+    if (!run_.lock) lock_.emplace(run_.out, launch_hint(group_));
     if (run_.restart)
       for (const auto& left :
            {checkpoints_, run_.out / "metrics.jsonl", run_.out / "model.safetensors"})
