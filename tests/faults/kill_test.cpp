@@ -212,9 +212,9 @@ TEST_F(Kills, OneProcessAtATimeWorksInARun) {
   for (const Words& words : {train, run, restart})
     expect_failed(fairway(words), 1, at("run") + ": another process is at work in this directory");
   // As srun without PMIx starts four: each for itself.
-  Words alone{"env", "SLURM_NTASKS=4", FAIRWAY_BINARY};
-  alone.insert(alone.end(), words.begin(), words.end());
-  expect_failed(finish(start(alone)), 1, "SLURM_NTASKS = 4: if that many were started");
+  Words one_of_four{"env", "SLURM_NTASKS=4", FAIRWAY_BINARY};
+  one_of_four.insert(one_of_four.end(), train.begin(), train.end());
+  expect_failed(finish(start(one_of_four)), 1, "SLURM_NTASKS = 4: if that many were started");
   ::kill(pid, SIGTERM);
   expect_failed(finish(pid), 1, "interrupted");
   EXPECT_EQ(find_checkpoints(at("run/checkpoints")).size(), 1u);
