@@ -19,7 +19,7 @@ void add_train(CLI::App& app, ProcessGroup& group) {
   CLI::App* command = app.add_subcommand(
       "train",
       "Train a model on shards, as a recipe says. Ctrl-C writes a checkpoint and "
-      "stops; the same command continues from it");
+      "stops (under mpirun, send it SIGUSR1); the same command continues from it");
   add_recipe_options(*command, options->recipe);
   command
       ->add_option("--out", options->out,
