@@ -14,11 +14,11 @@ namespace {
 
 // docs/performance.md, "One H100": `fairway bench step --device cuda --no-loop`, and without it.
 constexpr double kTokens = 98304;                        // of the micro-batch
-constexpr double kStepSeconds[2] = {74.5e-3, 110.5e-3};  // 11 and 17 visits
-constexpr double kOptimizerSeconds = 1.96e-3;            // of both
-// Of the 74.5 ms, what is in none of the kernels that `fairway bench ops` times. How much of it a
+constexpr double kStepSeconds[2] = {71.1e-3, 105.0e-3};  // 11 and 17 visits
+constexpr double kOptimizerSeconds = 1.99e-3;            // of both
+// Of the 71.1 ms, what is in none of the kernels that `fairway bench ops` times. How much of it a
 // smaller micro-batch loses again was not measured; all of it is taken to be lost.
-constexpr double kFixedSeconds = 6.3e-3;
+constexpr double kFixedSeconds = 4.8e-3;
 // Flops of a product in the time of one byte: 775 TFLOP/s and 3.0 TB/s.
 constexpr double kFlopsPerByte = 258;
 
