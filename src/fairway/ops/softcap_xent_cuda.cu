@@ -25,11 +25,6 @@ __device__ __forceinline__ float reciprocal_of(float x) {  // 1 ulp
   return y;
 }
 
-// tanh u, absolute error below 3e-7.
-__device__ __forceinline__ float short_tanh_of(float u) {
-  return 1.0f - 2.0f * reciprocal_of(exp2_of(u * static_cast<float>(2 * kLog2E)) + 1.0f);
-}
-
 // tanh u, relative error below 5e-7: an odd polynomial fitted up to 0.55, 1 − 2/(e^2u + 1) above.
 __device__ __forceinline__ float tanh_of(float u) {
   const float magnitude = fabsf(u), s = u * u;
@@ -100,12 +95,6 @@ __global__ __launch_bounds__(kRowThreads,
     if (j < V) load<kPack>(row + j, packs[c]);
   }
 
-  // Where th only feeds e^l and 1 − th², absolute errors count, and those of z in bf16 are larger.
-  constexpr bool kShort = kGradient && std::is_same_v<T, bf16>;
-  const auto tanh_at = [&](float z_at) {
-    const float u = z_at * caps.inverse_c;
-    return kShort ? short_tanh_of(u) : tanh_of(u);
-  };
   // th of what lies beyond the row is −∞: it adds 2^−∞ = 0.
   float th[kChunks][kPack], most = -1.0f;  // th ≥ −1
 #pragma unroll
@@ -114,7 +103,7 @@ __global__ __launch_bounds__(kRowThreads,
     const bool inside = (c * kRowThreads + thread) * kPack < V;
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      th[c][i] = inside ? tanh_at(th[c][i]) : -INFINITY;
+      th[c][i] = inside ? tanh_of(th[c][i] * caps.inverse_c) : -INFINITY;
       most = fmaxf(most, th[c][i]);
     }
   }
@@ -130,7 +119,7 @@ __global__ __launch_bounds__(kRowThreads,
     }
   }
   // Read before the block meets, after which the row is written.
-  const float target_th = tanh_at(load_one(row + target));
+  const float target_th = tanh_of(load_one(row + target) * caps.inverse_c);
   const RowSum total = meet(shift, warp_sum(sum));
 
   if (thread == 0) nll[n] = nll_of(caps, total, target_th);
