@@ -94,7 +94,8 @@ TEST(Plan, MuonHidesTheExchangeOfOtherBanks) {
 TEST(Plan, MoreRanks) {
   PlanInputs in;  // the record
   in.train.micro_steps = 1024;
-  Plan before = make_plan(in, 1);
+  const Plan one = make_plan(in, 1);
+  Plan before = one;
   for (int ranks = 2; ranks <= kMaxRanks; ranks *= 2) {
     const Plan plan = make_plan(in, ranks);
     EXPECT_LT(plan.plain.compute, before.plain.compute);
@@ -108,7 +109,9 @@ TEST(Plan, MoreRanks) {
       EXPECT_GE(t.total(), t.compute + t.optimizer - 1e-12);
     }
     EXPECT_GT(plan.looped.total(), plan.plain.total());
-    EXPECT_LT(plan.steps_per_second, ranks * make_plan(in, 1).steps_per_second);
+    // A run's steps are whole ones, so that their rate may be a little more than its share.
+    EXPECT_GT(ranks * plan.plain.total(), one.plain.total());
+    EXPECT_GT(ranks * plan.looped.total(), one.looped.total());
     before = plan;
   }
 }
