@@ -11,14 +11,17 @@
 
 namespace fairway::bench {
 
-double device_seconds(CudaDevice& device, const std::function<void()>& run) {
+double device_seconds(CudaDevice& device, const std::function<void()>& run, int times) {
   for (int i = 0; i < 2; ++i) run();
   cudaEvent_t before{}, after{};
   cuda_check(cudaEventCreate(&before), "making an event");
   cuda_check(cudaEventCreate(&after), "making an event");
   std::vector<double> seconds;
   double spent = 0;
-  for (int i = 0; i < 30 && (i < 5 || spent < 0.3); ++i) {
+  const auto enough = [&](int i) {
+    return times > 0 ? i == times : i == 30 || (i >= 5 && spent >= 0.3);
+  };
+  for (int i = 0; !enough(i); ++i) {
     cuda_check(cudaEventRecord(before, device.stream()), "recording an event");
     run();
     cuda_check(cudaEventRecord(after, device.stream()), "recording an event");

@@ -12,13 +12,16 @@ namespace fairway::bench {
 GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   GpuStepFigures f;
   const double begin = seconds_now();
-  CudaDevice device;
+  const auto alone = make_single_process();
+  ProcessGroup& group = o.group ? *o.group : *alone;
+  CudaDevice device(group.local_rank());
   TrainConfig train;
-  train.batch_tokens = o.tokens;
-  train.micro_steps = 1;
-  Trainer<CudaDevice, bf16> trainer(device, o.model, OptimConfig{}, train);
+  train.batch_tokens = o.tokens * group.size();
+  train.micro_steps = group.size();
+  Trainer<CudaDevice, bf16> trainer(device, o.model, OptimConfig{}, train, &group);
   trainer.init();
-  const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len, 1);
+  const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len,
+                                             1 + static_cast<uint64_t>(group.rank()));
   std::vector<double> steps;
   for (int i = 0; i < o.steps + 3; ++i) {
     const double start = seconds_now();
@@ -28,13 +31,13 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
     if (i == 0) f.start_seconds = seconds_now() - begin;
     if (i >= 3) steps.push_back(seconds_now() - start);
   }
-  f.optimizer_seconds =
-      device_seconds(device, [&] { trainer.update({.step = 100, .lr_factor = 1}); });
+  f.optimizer_seconds = device_seconds(
+      device, [&] { trainer.update({.step = 100, .lr_factor = 1}); }, group.size() > 1 ? 30 : 0);
   const Network net(o.model, o.looped);
   f.device = device.name();
   f.visits = net.slots();
   f.step_seconds = median(steps);
-  f.tokens_per_second = static_cast<double>(o.tokens) / f.step_seconds;
+  f.tokens_per_second = static_cast<double>(train.batch_tokens) / f.step_seconds;
   const Flops flops = training_flops(net, static_cast<double>(o.tokens), attention_pairs(batch));
   f.product_flops = flops.products;
   f.attention_flops = flops.attention;

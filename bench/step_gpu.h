@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/device/choose.h"
 #include "fairway/model/config.h"
 
@@ -10,26 +11,28 @@ namespace fairway::bench {
 
 struct GpuStepOptions {
   ModelConfig model;
-  int64_t tokens = 98304;  // of one micro-batch, which is the whole step
+  int64_t tokens = 98304;  // of a micro-batch: a step is one on each rank
   int steps = 20;
   bool looped = true;
+  ProcessGroup* group = nullptr;  // ranks that train together, each on its own GPU; null: one
 };
 
 struct GpuStepFigures {
   std::string device;
   int visits = 0;
-  double start_seconds = 0;      // from nothing to the end of the first step
-  double step_seconds = 0;       // forward, backward and update, median
-  double optimizer_seconds = 0;  // clip, Muon, AdamW, EMA, rounding, median
-  double tokens_per_second = 0;
-  double product_flops = 0, attention_flops = 0;  // useful, of one step
+  double start_seconds = 0;                       // from nothing to the end of the first step
+  double step_seconds = 0;                        // forward, backward and update, median
+  double optimizer_seconds = 0;                   // clip, Muon, AdamW, EMA, rounding, median
+  double tokens_per_second = 0;                   // of all ranks
+  double product_flops = 0, attention_flops = 0;  // useful, of one step and rank
   double matmul_rate = 0, bandwidth = 0;          // ceilings, measured in the same run
   double memory = 0;                              // taken on the GPU, bytes
   double loss = 0;
   std::string memory_report;
 };
 
-// In bf16. Throws Error without a GPU.
+// In bf16. Collective over the ranks of a group; the figures are rank 0's. Throws Error without a
+// GPU.
 GpuStepFigures bench_step_gpu(const GpuStepOptions& options);
 
 }  // namespace fairway::bench

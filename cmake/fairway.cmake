@@ -48,8 +48,8 @@ function(fairway_test name)
     set(labels LABELS slow)
   endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*Gpu*" PROPERTIES TIMEOUT 600 ${labels}
-    # Tests run side by side: idle OpenMP threads must not spin.
-    ENVIRONMENT "OMP_WAIT_POLICY=passive")
+    # Tests run side by side: idle OpenMP threads must not spin. What is no test of a GPU sees none.
+    ENVIRONMENT "OMP_WAIT_POLICY=passive\\;CUDA_VISIBLE_DEVICES=")
   # GPU: some tests' names begin with Gpu. They are one entry, labelled gpu: opening a GPU takes longer than most
   # of them, and where there is none they skip together.
   if(ARG_GPU AND FAIRWAY_WITH_CUDA)
@@ -71,10 +71,17 @@ function(fairway_ranks_test name)
     add_test(NAME mpi.${name}.${ranks}
       # More ranks than cores must not spin while they wait.
       COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1
-        -np ${ranks} $<TARGET_FILE:${name}>)
+        -np ${ranks} $<TARGET_FILE:${name}> --gtest_filter=-*Gpu*)
     # The leaks that a sanitizer finds are MPI's own.
     set_tests_properties(mpi.${name}.${ranks} PROPERTIES PROCESSORS 2 TIMEOUT 300
-      LABELS "mpi$<$<NOT:$<EQUAL:${ranks},2>>:$<SEMICOLON>slow>" ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
+      LABELS "mpi$<$<NOT:$<EQUAL:${ranks},2>>:$<SEMICOLON>slow>"
+      ENVIRONMENT "ASAN_OPTIONS=detect_leaks=0;CUDA_VISIBLE_DEVICES=")
+    if(FAIRWAY_WITH_CUDA)  # one GPU a rank
+      add_test(NAME gpu.mpi.${name}.${ranks} COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe
+        -np ${ranks} $<TARGET_FILE:${name}> --gtest_filter=*Gpu*)
+      set_tests_properties(gpu.mpi.${name}.${ranks} PROPERTIES LABELS gpu RUN_SERIAL ON TIMEOUT 600
+        SKIP_REGULAR_EXPRESSION "no GPU here")
+    endif()
   endforeach()
 endfunction()
 

@@ -1,4 +1,4 @@
-// fairway bench step|ops|ttt|quantize|checkpoint|data
+// fairway bench step|ops|ttt|quantize|checkpoint|exchange|data
 
 #include <algorithm>
 #include <cstdio>
@@ -7,8 +7,11 @@
 
 #include "checkpoint.h"
 #include "commands.h"
+#include "exchange.h"
 #include "fairway/base/fields.h"
+#include "fairway/comm/rank_device.h"
 #include "fairway/io/atomic_file.h"
+#include "fairway/report/table.h"
 #include "ops.h"
 #include "quantize.h"
 #include "recipe_options.h"
@@ -22,7 +25,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What step, ops, ttt, quantize and checkpoint have in common.
+// What all parts but data have in common.
 struct Options {
   std::string recipe, json, device = "auto", precision = "auto";
   int threads = 0;
@@ -100,30 +103,33 @@ void cpu_step(const Options& o) {
 }
 
 #if FAIRWAY_WITH_CUDA
-void gpu_step(const Options& o) {
+void gpu_step(const Options& o, ProcessGroup& group) {
   if (products_in(o) != "bfloat16")
     usage_fail("--matmul-precision {}: on a GPU 'bench step' measures bfloat16; leave it out",
                o.precision);
   const auto f = bench::bench_step_gpu({.model = recipe_of(o).model,
                                         .tokens = tokens_of(o),
                                         .steps = o.steps > 0 ? o.steps : 20,
-                                        .looped = !o.no_loop});
+                                        .looped = !o.no_loop,
+                                        .group = &group});
+  if (!group.root()) return;
   const double flops = f.product_flops + f.attention_flops;
   const double floor = flops / f.matmul_rate;
   fmt::print(
-      "{}: {} tokens, {} visits, bf16\n"
+      "{}{}: {} tokens, {} visits, bf16\n"
       "ceilings              products {:.0f} TFLOP/s, copy {:.0f} GB/s\n"
       "step                  {:.2f} ms, {:.3f} M tokens/s\n"
       "useful products       {:.1f} TFLOP/s, {:.1f}% of the ceiling ({:.2f} ms at it)\n"
       "clip, optimizer, EMA  {:.2f} ms\n"
       "memory                {:.1f} GiB\n"
       "to the first step     {:.1f} s\n",
-      f.device, tokens_of(o), f.visits, f.matmul_rate / 1e12, f.bandwidth / kGiga,
-      1e3 * f.step_seconds, 1e-6 * f.tokens_per_second, flops / f.step_seconds / 1e12,
-      100 * floor / f.step_seconds, 1e3 * floor, 1e3 * f.optimizer_seconds, f.memory / kMebi / 1024,
-      f.start_seconds);
+      group.size() > 1 ? fmt::format("{} ranks, each ", group.size()) : "", f.device, tokens_of(o),
+      f.visits, f.matmul_rate / 1e12, f.bandwidth / kGiga, 1e3 * f.step_seconds,
+      1e-6 * f.tokens_per_second, flops / f.step_seconds / 1e12, 100 * floor / f.step_seconds,
+      1e3 * floor, 1e3 * f.optimizer_seconds, f.memory / kMebi / 1024, f.start_seconds);
   if (o.memory) fmt::print("{}", f.memory_report);
   keep(o, {{"device", f.device},
+           {"ranks", group.size()},
            {"tokens", tokens_of(o)},
            {"visits", f.visits},
            {"step_seconds", f.step_seconds},
@@ -139,10 +145,12 @@ void gpu_step(const Options& o) {
 }
 #endif
 
-void step(const Options& o) {
+void step(const Options& o, ProcessGroup& group) {
 #if FAIRWAY_WITH_CUDA
-  if (on_gpu(o)) return gpu_step(o);
+  if (on_gpu(o)) return gpu_step(o, group);
 #endif
+  if (group.size() > 1)
+    usage_fail("'fairway bench step' on CPUs runs as one process: start it without mpirun or srun");
   cpu_step(o);
 }
 
@@ -244,6 +252,48 @@ void checkpoint(const Options& o) {
            {"write_cpu_seconds", f.write_cpu}});
 }
 
+void exchange(const Options& o, ProcessGroup& group) {
+  if (group.size() == 1)
+    usage_fail(
+        "'fairway bench exchange' measures what ranks say to one another: start it with mpirun or "
+        "srun{}",
+        launch_hint(group));
+  const auto f = bench::bench_exchange(
+      {.model = recipe_of(o).model, .device = for_rank(device_of(o), group), .group = &group});
+  if (!group.root()) return;
+  std::vector<std::vector<std::string>> rows{{"what", "how", "MB", "sent, MB", "ms", "GB/s sent"}};
+  Json list = Json::array();
+  double sum = 0;
+  const auto add = [&](const Exchange& e, const std::string& what) {
+    rows.push_back({what, name_of(e.kind), fmt::format("{:.3f}", e.bytes * 1e-6),
+                    fmt::format("{:.3f}", e.sent * 1e-6), fmt::format("{:.3f}", e.seconds * 1e3),
+                    fmt::format("{:.1f}", e.sent / e.seconds / kGiga)});
+    list.push_back({{"what", what},
+                    {"kind", name_of(e.kind)},
+                    {"bytes", e.bytes},
+                    {"sent_bytes", e.sent},
+                    {"seconds", e.seconds}});
+  };
+  for (const Exchange& e : f.of_step) add(e, e.what), sum += e.seconds;
+  for (const Exchange& e : f.by_size) add(e, "by size");
+  fmt::print(
+      "{} ranks, {} on this host, each {}\n\n{}\n"
+      "a step's, one by one  {:.3f} ms\n"
+      "all at once           {:.3f} ms\n"
+      "as one ring           fairway plan --gpus-per-node {} --node-gbs {:.1f} --node-us {:.1f} "
+      "--launch-us {:.1f} …\n",
+      group.size(), group.local_size(), f.device, markdown_table(rows), 1e3 * sum,
+      1e3 * f.step_seconds, f.links.ranks_per_node, f.links.node_bandwidth / kGiga,
+      1e6 * f.links.node_latency, 1e6 * f.links.launch);
+  keep(o, {{"device", f.device},
+           {"ranks", group.size()},
+           {"exchanges", list},
+           {"step_seconds", f.step_seconds},
+           {"bandwidth_bytes_per_second", f.links.node_bandwidth},
+           {"latency_seconds", f.links.node_latency},
+           {"launch_seconds", f.links.launch}});
+}
+
 CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
                    const std::shared_ptr<Options>& o) {
   CLI::App* command = bench.add_subcommand(name, what);
@@ -270,7 +320,7 @@ CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
 
 }  // namespace
 
-void add_bench(CLI::App& app) {
+void add_bench(CLI::App& app, ProcessGroup& group) {
   CLI::App* bench = app.add_subcommand(
       "bench", "Measures the program's speed as a fraction of what this machine can do");
   bench->require_subcommand(1);
@@ -278,14 +328,15 @@ void add_bench(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* part = add_part(*bench, "step",
                             "One training step: tokens/s, the share of it in matrix products, and "
-                            "their rate against\noneDNN's own on the same shapes",
+                            "their rate against\noneDNN's own on the same shapes. Under mpirun: "
+                            "a step of several GPUs, each with --tokens tokens",
                             o);
   part->add_option("--steps", o->steps,
                    "Timed steps; the median counts (default: 3 on a CPU, 20 on a GPU)")
       ->check(CLI::PositiveNumber);
   part->add_flag("--no-loop", o->no_loop, "The route before looping switches on");
   part->add_flag("--memory", o->memory, "List the buffers by name");
-  part->callback([o] { step(*o); });
+  part->callback([o, &group] { step(*o, group); });
 
   auto p = std::make_shared<Options>();
   add_part(*bench, "ops", "Each op against its floor in bytes or flops", p)->callback([p] {
@@ -325,6 +376,13 @@ void add_bench(CLI::App& app) {
       ->capture_default_str()
       ->type_name("DIR");
   part->callback([c] { checkpoint(*c); });
+
+  auto e = std::make_shared<Options>();
+  add_part(*bench, "exchange",
+           "What ranks started by mpirun or srun exchange in a training step: each collective's "
+           "time, and the links'\nspeeds as 'fairway plan' takes them",
+           e)
+      ->callback([e, &group] { exchange(*e, group); });
 
   add_bench_data(*bench);
 }

@@ -19,7 +19,7 @@ void add_eval(CLI::App& app, ProcessGroup& group);
 void add_run(CLI::App& app, ProcessGroup& group);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
-void add_bench(CLI::App& app);
+void add_bench(CLI::App& app, ProcessGroup& group);
 // A part of `bench`, whose App it takes.
 void add_bench_data(CLI::App& bench);
 

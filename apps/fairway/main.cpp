@@ -46,11 +46,12 @@ std::string command_path(const CLI::App& app) {
 
 // Only some commands have work to share out.
 void require_one_rank(const CLI::App& app, const ProcessGroup& group) {
-  static const std::set<std::string> kShared = {"data", "train", "quantize", "eval", "run"};
-  for (const CLI::App* command : app.get_subcommands())
-    if (group.size() > 1 && kShared.count(command->get_name()) == 0)
-      usage_fail("'fairway {}' runs as one process: start it without mpirun or srun",
-                 command->get_name());
+  static const std::set<std::string> kShared = {
+      "fairway data build", "fairway train",      "fairway quantize",      "fairway eval",
+      "fairway run",        "fairway bench step", "fairway bench exchange"};
+  const std::string path = command_path(app);
+  if (group.size() > 1 && kShared.count(path) == 0)
+    usage_fail("'{}' runs as one process: start it without mpirun or srun", path);
 }
 
 int run(int argc, char** argv, ProcessGroup& group) {
@@ -73,7 +74,7 @@ int run(int argc, char** argv, ProcessGroup& group) {
   add_run(app, group);
   add_inspect(app);
   add_plan(app);
-  add_bench(app);
+  add_bench(app, group);
   app.parse_complete_callback([&] { require_one_rank(app, group); });
 
   try {

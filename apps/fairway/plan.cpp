@@ -87,18 +87,6 @@ PlanInputs inputs_of(const Options& o, const Recipe& recipe) {
   return in;
 }
 
-const char* kind_name(Collective kind) {
-  switch (kind) {
-    case Collective::reduce_scatter:
-      return "reduce-scatter";
-    case Collective::all_gather:
-      return "all-gather";
-    case Collective::all_reduce:
-      return "all-reduce";
-  }
-  return "";
-}
-
 std::string fixed(double value, int digits) {
   return fmt::format("{:.{}f}", value, digits);
 }
@@ -147,7 +135,7 @@ std::string detail_text(const Plan& plan) {
 
   Rows exchange{{"exchanged in a step", "how", "MB", "sent by a GPU, MB", "ms"}};
   plan.exchanges.for_each([&](const Exchange& e) {
-    exchange.push_back({e.what, kind_name(e.kind), fixed(e.bytes * kMega, 3),
+    exchange.push_back({e.what, name_of(e.kind), fixed(e.bytes * kMega, 3),
                         fixed(e.sent * kMega, 3), fixed(e.seconds * kMilli, 3)});
   });
   exchange.push_back(
@@ -199,7 +187,7 @@ Json plan_json(const PlanInputs& in, const Plan& plan, const Plan& one) {
   for (const auto& [name, bytes] : plan.memory) memory[name] = bytes;
   plan.exchanges.for_each([&](const Exchange& e) {
     exchanges.push_back({{"what", e.what},
-                         {"kind", kind_name(e.kind)},
+                         {"kind", name_of(e.kind)},
                          {"bytes", e.bytes},
                          {"sent_bytes", e.sent},
                          {"seconds", e.seconds}});

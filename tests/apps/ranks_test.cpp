@@ -318,8 +318,29 @@ TEST_F(Ranks, ASignalToMpirunIsACheckpoint) {
   ASSERT_EQ(files("run/checkpoints").size(), 1u);
 }
 
+TEST_F(Ranks, WhatTheyExchangeIsMeasured) {
+  write_recipe(1);
+  const Words bench{"bench",    "exchange", "--recipe", at("toy.toml"),
+                    "--device", "cpu",      "--json",   at("exchange.json")};
+  const Result r = on(3, bench);
+  expect_done(r);
+  EXPECT_EQ(r.out.rfind("3 ranks", 0), 0u) << r.out;
+  EXPECT_NE(r.out.find("fairway plan --gpus-per-node 3 "), std::string::npos) << r.out;
+  const Json json = Json::parse(read_file(at("exchange.json")));
+  EXPECT_EQ(json["ranks"], 3);
+  EXPECT_GT(json["step_seconds"], 0.0);
+  // Four banks come and go, and the rest once.
+  const auto of_step = std::count_if(json["exchanges"].begin(), json["exchanges"].end(),
+                                     [](const Json& e) { return e["what"] != "by size"; });
+  EXPECT_EQ(of_step, 9);
+  for (const Json& e : json["exchanges"]) EXPECT_GT(e["seconds"], 0.0) << e;
+  expect_failed(fairway(bench), 2, "start it with mpirun");
+}
+
 TEST_F(Ranks, CommandsOfOneProcessSayThatTheyAre) {
   expect_all_ended(on(2, {"inspect", at("none")}), 2, "runs as one process");
+  expect_all_ended(on(2, {"bench", "ops"}), 2, "'fairway bench ops' runs as one process");
+  expect_all_ended(on(2, {"bench", "step", "--device", "cpu"}), 2, "runs as one process");
 }
 
 }  // namespace

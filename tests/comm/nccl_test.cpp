@@ -1,5 +1,5 @@
-// NCCL with one rank: whether it loads, and whether exchanges keep their place among kernels. What
-// several GPUs exchange is checked by the tests of training that mpirun runs.
+// NCCL with one rank: whether it loads, and whether exchanges keep their place among kernels. With
+// several, see process_group_test.cpp.
 #include <gtest/gtest.h>
 
 #include <numeric>

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 #include "fairway/comm/communicator.h"
-#include "fairway/device/cpu_device.h"
+#include "fairway/device/run_types.h"
 #include "support/ranks.h"
 
 namespace fairway {
@@ -85,39 +87,95 @@ float summed(int64_t i) {
   return sum;
 }
 
+template <class Device>
 class Exchanges : public ::testing::Test {
  protected:
-  std::vector<float> own(int64_t n) {
+  void SetUp() override {
+    if constexpr (std::is_same_v<Device, CpuDevice>) {
+      device_ = std::make_unique<Device>(1);
+    } else {
+      if (!testing::gpu_for_every_rank()) GTEST_SKIP() << "no GPU here for every rank";
+      device_ = std::make_unique<Device>(group->local_rank());
+    }
+    comm_ = make_communicator(*device_, *group);
+  }
+
+  // A tensor in the device's memory.
+  class Own {
+   public:
+    Own(Device& device, const std::vector<float>& values)
+        : device_(device), n_(values.size()), memory_(device.allocate(n_ * sizeof(float))) {
+      *this = values;
+    }
+    Own& operator=(const std::vector<float>& values) {
+      device_.upload(data(), values.data(), n_ * sizeof(float));
+      return *this;
+    }
+    float* data() const { return reinterpret_cast<float*>(memory_.data()); }
+    std::vector<float> host() const {
+      std::vector<float> values(n_);
+      device_.download(values.data(), data(), n_ * sizeof(float));
+      return values;
+    }
+
+   private:
+    Device& device_;
+    size_t n_;
+    typename Device::Buffer memory_;
+  };
+  Own own(int64_t n) {
     std::vector<float> x(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) x[static_cast<size_t>(i)] = value(group->rank(), i);
-    return x;
+    return {*device_, x};
   }
-  CpuDevice device{1};
-  std::unique_ptr<Communicator> comm = make_communicator(device, *group);
+
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Communicator> comm_;
 };
 
+struct DeviceNames {
+  template <class Device>
+  static std::string GetName(int) {
+    return std::is_same_v<Device, CpuDevice> ? "Cpu" : "Gpu";
+  }
+};
+#if FAIRWAY_WITH_CUDA
+using Devices = ::testing::Types<CpuDevice, CudaDevice>;
+#else
+using Devices = ::testing::Types<CpuDevice>;
+#endif
+TYPED_TEST_SUITE(Exchanges, Devices, DeviceNames);
+
 // Whole slices, a short last one, ranks without any; several at once, waited for in another order.
-TEST_F(Exchanges, SlicesAreSummedAndComeTogether) {
-  const int64_t P = comm->size();
-  for (const int64_t slice : {1, 7, 1000}) {
+TYPED_TEST(Exchanges, SlicesAreSummedAndComeTogether) {
+  Communicator& comm = *this->comm_;
+  const int64_t P = comm.size();
+  for (const int64_t slice : {1, 7, 1000, 300'000}) {
     for (const int64_t n : {slice * P, slice * P - slice / 2, slice * (P - 1) + 1, slice}) {
-      std::vector<float> a = own(n), b = own(n), c = own(n);
-      const auto summing_a = comm->all_reduce(a.data(), n);
-      const auto cutting_b = comm->reduce_scatter(b.data(), n, slice);
-      const auto cutting_c = comm->reduce_scatter(c.data(), n, slice);
-      comm->wait(cutting_c);
-      comm->wait(summing_a);
-      comm->wait(cutting_b);
-      const int64_t begin = std::min(comm->rank() * slice, n), end = std::min(begin + slice, n);
-      for (int64_t i = 0; i < n; ++i) EXPECT_EQ(a[static_cast<size_t>(i)], summed(i));
-      for (int64_t i = begin; i < end; ++i) {
-        EXPECT_EQ(b[static_cast<size_t>(i)], summed(i)) << "slice " << slice << " of " << n;
-        EXPECT_EQ(c[static_cast<size_t>(i)], summed(i));
+      auto a = this->own(n), b = this->own(n), c = this->own(n);
+      const auto summing_a = comm.all_reduce(a.data(), n);
+      const auto cutting_b = comm.reduce_scatter(b.data(), n, slice);
+      const auto cutting_c = comm.reduce_scatter(c.data(), n, slice);
+      comm.wait(cutting_c);
+      comm.wait(summing_a);
+      comm.wait(cutting_b);
+      std::vector<float> sums(static_cast<size_t>(n)), own(static_cast<size_t>(n), -1);
+      const int64_t begin = std::min(comm.rank() * slice, n), end = std::min(begin + slice, n);
+      for (int64_t i = 0; i < n; ++i) {
+        sums[static_cast<size_t>(i)] = summed(i);
+        if (i >= begin && i < end) own[static_cast<size_t>(i)] = summed(i);
       }
-      for (int64_t i = 0; i < n; ++i)
-        if (i < begin || i >= end) b[static_cast<size_t>(i)] = -1;
-      comm->wait(comm->all_gather(b.data(), n, slice));
-      for (int64_t i = 0; i < n; ++i) EXPECT_EQ(b[static_cast<size_t>(i)], summed(i));
+      EXPECT_EQ(a.host(), sums);
+      const auto kept = [&](const std::vector<float>& x) {
+        std::vector<float> out(x.size(), -1);
+        std::copy(x.begin() + begin, x.begin() + end, out.begin() + begin);
+        return out;
+      };
+      EXPECT_EQ(kept(b.host()), own) << "slice " << slice << " of " << n;
+      EXPECT_EQ(kept(c.host()), own) << "slice " << slice << " of " << n;
+      b = own;  // what lies elsewhere must come from there
+      comm.wait(comm.all_gather(b.data(), n, slice));
+      EXPECT_EQ(b.host(), sums) << "slice " << slice << " of " << n;
     }
   }
 }

@@ -9,4 +9,7 @@ namespace fairway::testing {
 
 extern std::unique_ptr<ProcessGroup> group;  // MPI starts once in a process
 
+// Whether every rank can have a GPU of its own. Collective.
+bool gpu_for_every_rank();
+
 }  // namespace fairway::testing

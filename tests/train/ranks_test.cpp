@@ -9,7 +9,8 @@
 #include <numeric>
 
 #include "fairway/base/check.h"
-#include "fairway/device/cpu_device.h"
+#include "fairway/comm/rank_device.h"
+#include "fairway/device/choose.h"
 #include "fairway/io/atomic_file.h"
 #include "fairway/model/weights.h"
 #include "fairway/ops/grad_norm.h"
@@ -38,10 +39,12 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
   return norm_of(d);
 }
 
-class Ranks : public ::testing::Test {
+class Ranks : public ::testing::TestWithParam<DeviceKind> {
  protected:
   // One directory for all ranks: rank 0's.
   void SetUp() override {
+    if (GetParam() == DeviceKind::cuda && !testing::gpu_for_every_rank())
+      GTEST_SKIP() << "no GPU here for every rank";
     std::string path = own_.path().string();
     path.resize(4096, '\0');
     group->broadcast(std::as_writable_bytes(std::span(path)));
@@ -51,6 +54,7 @@ class Ranks : public ::testing::Test {
     if (group->root()) testing::write_shards(directory_, 20 * 12 * 33 + 1000);
     group->broadcast(true);
     run_ = testing::tiny_run(directory_);
+    run_.train.device = GetParam();
     run_.optim.clip_mode = ClipMode::global;  // the other mode depends on the number of ranks
     run_.train.batch_tokens = 384;
     run_.train.micro_steps = 12;
@@ -79,29 +83,43 @@ class Ranks : public ::testing::Test {
   TempDir own_;
 };
 
-// What 20 steps make of an error that is no larger than rounding: the same run by one rank, from
-// weights that differ in their last bit.
+// What 20 steps make of an error that is no larger than rounding, in the tensor where it shows
+// most: the same run by one rank, from weights that differ in their last bit.
 double amplified_rounding(const TrainRun& reference) {
   const std::vector<fs::path> shards = find_shards(reference.data.train);
-  const auto final_weights = [&](bool disturbed) {
-    CpuDevice device(1);
-    Trainer<CpuDevice> trainer(device, reference.model, reference.optim, reference.train);
-    trainer.init();
-    if (disturbed)
-      for (float& w : trainer.weights()) w *= 1 + 0x1p-23f;
-    TrainLoader loader(shards, {.tokens = reference.train.micro_batch_tokens(),
-                                .max_doc_len = reference.model.max_doc_len,
-                                .vocab_size = reference.model.vocab_size,
-                                .bucket = reference.data.cu_seqlens_bucket});
-    for (int64_t step = 0; step < 20; ++step)
-      trainer.step({step, 1, step >= 7}, [&] { return loader.next(); });
-    return std::vector<float>(trainer.weights().begin(), trainer.weights().end());
+  const auto final_state = [&](bool disturbed) {
+    return with_device(
+        {.kind = reference.train.device, .threads = 1},
+        [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+          Trainer<Device, T> trainer(device, reference.model, reference.optim, reference.train);
+          trainer.init();
+          std::vector<float> weights(static_cast<size_t>(flat_size(reference.model)));
+          trainer.download_state("weights", weights);
+          if (disturbed)
+            for (float& w : weights) w *= 1 + 0x1p-23f;
+          trainer.upload_state("weights", weights);
+          TrainLoader loader(shards, {.tokens = reference.train.micro_batch_tokens(),
+                                      .max_doc_len = reference.model.max_doc_len,
+                                      .vocab_size = reference.model.vocab_size,
+                                      .bucket = reference.data.cu_seqlens_bucket});
+          for (int64_t step = 0; step < 20; ++step)
+            trainer.step({step, 1, step >= 7}, [&] { return loader.next(); });
+          State state;
+          for (const auto& [name, size] : trainer.state_sizes()) {
+            state[name].resize(static_cast<size_t>(size));
+            trainer.download_state(name, state[name]);
+          }
+          return state;
+        });
   };
-  const auto straight = final_weights(false);
-  return distance(straight, final_weights(true)) / norm_of(straight);
+  const State straight = final_state(false), other = final_state(true);
+  double most = 0;
+  for (const auto& [name, values] : straight)
+    most = std::max(most, distance(values, other.at(name)) / norm_of(values));
+  return most;
 }
 
-TEST_F(Ranks, TrainAsOneDoes) {
+TEST_P(Ranks, TrainAsOneDoes) {
   const TrainRun alone = train_as("alone", nullptr), shared = train_as("shared", group.get());
   if (!group->root()) return;
   const State want = state(alone), got = state(shared);
@@ -117,7 +135,7 @@ TEST_F(Ranks, TrainAsOneDoes) {
   }
 }
 
-TEST_F(Ranks, TwiceIsTheSameBits) {
+TEST_P(Ranks, TwiceIsTheSameBits) {
   for (const ClipMode mode : {ClipMode::global, ClipMode::per_rank}) {
     run_.optim.clip_mode = mode;
     const std::string name = fmt::format("mode {} ", static_cast<int>(mode));
@@ -129,7 +147,7 @@ TEST_F(Ranks, TwiceIsTheSameBits) {
   }
 }
 
-TEST_F(Ranks, AnInterruptionChangesNothing) {
+TEST_P(Ranks, AnInterruptionChangesNothing) {
   const TrainRun whole = train_as("whole", group.get());
   run_.train.keep_checkpoints = 1;
   TrainRun halves = train_as("halves", group.get());
@@ -146,7 +164,7 @@ TEST_F(Ranks, AnInterruptionChangesNothing) {
 }
 
 // What 10 steps of one rank left, all ranks go on with, and the other way round.
-TEST_F(Ranks, AnotherNumberOfRanksContinues) {
+TEST_P(Ranks, AnotherNumberOfRanksContinues) {
   const TrainRun alone = train_as("alone", nullptr), shared = train_as("shared", group.get());
   for (const auto& [from, to, ranks] :
        {std::tuple{&alone, "one, then all", group.get()},
@@ -167,21 +185,19 @@ TEST_F(Ranks, AnotherNumberOfRanksContinues) {
   }
 }
 
-class Update : public ::testing::TestWithParam<ClipMode> {};
-
 // After the first update Muon's momentum is the gradient itself, clipped and summed over ranks.
-TEST_P(Update, ClipsAndSumsAsItsModeSays) {
+template <class Device, class T>
+void expect_clipped_and_summed(Device& device, ClipMode mode) {
   constexpr double kClip = 0.3;
   const ModelConfig model = testing::tiny_run("").model;
   OptimConfig optim;
-  optim.clip_mode = GetParam();
+  optim.clip_mode = mode;
   optim.clip_norm = kClip;
   TrainConfig train;
   train.batch_tokens = 70;
   train.micro_steps = 7;  // unequal shares for most numbers of ranks
   train.threads = 1;
-  CpuDevice device(1);
-  Trainer<CpuDevice> trainer(device, model, optim, train, group.get());
+  Trainer<Device, T> trainer(device, model, optim, train, group.get());
   trainer.init();
 
   const int P = group->size();
@@ -199,7 +215,7 @@ TEST_P(Update, ClipsAndSumsAsItsModeSays) {
     return g;
   };
   const auto own = gradient(group->rank());
-  std::copy(own.begin(), own.end(), trainer.gradients().begin());
+  device.upload(trainer.gradients().data, own.data(), own.size() * sizeof(float));
   const StepResult result = trainer.update({});
   std::vector<float> momentum(group->root() ? static_cast<size_t>(bank_size(model)) : 0);
   trainer.download_state("momentum", momentum);
@@ -212,11 +228,11 @@ TEST_P(Update, ClipsAndSumsAsItsModeSays) {
     const double mean_norm = norm_of(g) * 7 / share(r);
     norms += mean_norm;
     const double factor =
-        GetParam() == ClipMode::per_rank ? std::min(1.0, kClip / (mean_norm + 1e-6)) : 1;
+        mode == ClipMode::per_rank ? std::min(1.0, kClip / (mean_norm + 1e-6)) : 1;
     for (size_t i = 0; i < g.size(); ++i) sum[i] += factor * g[i];
   }
   double norm = norms / P;
-  if (GetParam() == ClipMode::global) {
+  if (mode == ClipMode::global) {
     norm = std::sqrt(std::inner_product(sum.begin(), sum.end(), sum.begin(), 0.0));
     const double factor = std::min(1.0, kClip / (norm + 1e-6));
     for (double& x : sum) x *= factor;
@@ -232,7 +248,26 @@ TEST_P(Update, ClipsAndSumsAsItsModeSays) {
   EXPECT_LE(std::sqrt(error), (P + 2) * 0x1p-24 * std::sqrt(size));
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, Update, ::testing::Values(ClipMode::per_rank, ClipMode::global));
+class Update : public ::testing::TestWithParam<DeviceKind> {};
+
+TEST_P(Update, ClipsAndSumsAsItsModeSays) {
+  if (GetParam() == DeviceKind::cuda && !testing::gpu_for_every_rank())
+    GTEST_SKIP() << "no GPU here for every rank";
+  with_device(for_rank({.kind = GetParam(), .threads = 1}, *group),
+              [&]<class Device, class T>(Device& device, std::type_identity<T>) {
+                for (const ClipMode mode : {ClipMode::per_rank, ClipMode::global}) {
+                  SCOPED_TRACE(static_cast<int>(mode));
+                  expect_clipped_and_summed<Device, T>(device, mode);
+                }
+              });
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Ranks, ::testing::Values(DeviceKind::cpu));
+INSTANTIATE_TEST_SUITE_P(Cpu, Update, ::testing::Values(DeviceKind::cpu));
+#if FAIRWAY_WITH_CUDA
+INSTANTIATE_TEST_SUITE_P(Gpu, Ranks, ::testing::Values(DeviceKind::cuda));
+INSTANTIATE_TEST_SUITE_P(Gpu, Update, ::testing::Values(DeviceKind::cuda));
+#endif
 
 TEST(Sharding, EachRankKeepsItsPartOfTheBanks) {
   const ModelConfig model = testing::tiny_run("").model;

@@ -15,6 +15,18 @@ int rounds(Collective kind) {
 
 }  // namespace
 
+const char* name_of(Collective kind) {
+  switch (kind) {
+    case Collective::reduce_scatter:
+      return "reduce-scatter";
+    case Collective::all_gather:
+      return "all-gather";
+    case Collective::all_reduce:
+      break;
+  }
+  return "all-reduce";
+}
+
 int Links::nodes(int ranks) const {
   return (ranks + ranks_per_node - 1) / ranks_per_node;
 }

@@ -25,6 +25,7 @@ struct Links {
 };
 
 enum class Collective { reduce_scatter, all_gather, all_reduce };
+const char* name_of(Collective kind);  // "reduce-scatter"
 
 // One collective of a step. As rings do it: a reduce-scatter or all-gather of n bytes takes P − 1
 // steps in which each rank sends n/P bytes, an all-reduce is one of each.
