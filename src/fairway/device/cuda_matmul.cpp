@@ -174,8 +174,8 @@ void cuda_matmul(CudaDevice& device, const CudaMatmulShape& s, CudaMatrix<T> a, 
     // rows, to float32 without.
     if (device.capability() == 90 && std::is_same_v<T, bf16> && s.batch == 1 &&
         std::is_same_v<C, bf16> == s.rows_independent) {
-      std::vector<int> tiles;
-      for (int i = 0; i < results; ++i) tiles.push_back(tile_of(offers[static_cast<size_t>(i)]));
+      std::vector<int> tiles(static_cast<size_t>(results));
+      std::transform(offers.begin(), offers.begin() + results, tiles.begin(), tile_of);
       chosen = choose_kernel({s.n, s.k, s.rows_independent, beta != 0}, tiles);
     }
     found = lt.kernels.emplace(key, offers[chosen].algo).first;
