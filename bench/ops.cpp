@@ -12,6 +12,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/grad_norm.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_xent.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -192,6 +193,19 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { linear_backward_weight<E>(device, logits, head_x, dtable); });
   measure("softcap_xent with gradient", 2 * n(head_rows, vocab), 0,
           [&] { softcap_xent<E>(device, logits, targets, c.logit_softcap, weight.data, nll); });
+  // All of it: logits written once and read twice.
+  const LinearXent<E> head_in{head_x, table, targets, c.logit_softcap, weight.data};
+  const LinearXentOut<E> head_out{nll, {dyh.data, {head_rows, D}}, vec({head_rows}), dtable};
+  const double all_elements = 3 * n(head_rows, vocab) + 3 * n(head_rows, D) + 2 * n(vocab, D);
+  measure("linear_xent with gradients", all_elements, 3 * vocab_flops,
+          [&] { linear_xent<E>(device, head_in, logits, head_out); });
+  measure("linear_xent with gradients, step by step", all_elements, 3 * vocab_flops,
+          [&] { linear_xent_steps<E>(device, head_in, logits, head_out); });
+  LinearXent<E> evaluation = head_in;
+  evaluation.d_nll = nullptr;
+  measure("linear_xent", n(head_rows, D) + n(vocab, D), vocab_flops, [&] {
+    linear_xent<E>(device, evaluation, logits, {nll, {}, {}, {}});
+  });
   // Adapters at the record's rank: four of one input, in documents of a window each.
   constexpr int64_t kRank = 96;
   const int64_t docs = (T + 2047) / 2048, per_doc = kRank * 5 * D;

@@ -5,6 +5,7 @@
 // With th = tanh(z/c), l = c·th and k = c·log2 e: e^l = 2^(k·th). Each warp sums with its own
 // maximum, so that the block meets once per row.
 #include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/softcap_cuda.cuh"
 #include "fairway/ops/softcap_xent.h"
 
 namespace fairway {
@@ -13,17 +14,6 @@ namespace {
 
 constexpr int kWarps = kRowThreads / kWarp;
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
-
-__device__ __forceinline__ float exp2_of(float x) {  // relative error 2^-22
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float reciprocal_of(float x) {  // 1 ulp
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // tanh u, relative error below 5e-7: an odd polynomial fitted up to 0.55, 1 − 2/(e^2u + 1) above.
 __device__ __forceinline__ float tanh_of(float u) {
