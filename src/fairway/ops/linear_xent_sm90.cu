@@ -80,7 +80,6 @@ class XentEpilogue {
 }  // namespace
 
 bool xent_logits_fits(int64_t width, int64_t vocab, double cap) {
-  constexpr double kMostCap = 60;
   return width > 0 && width % sm90::kBlockK == 0 && vocab > 0 && vocab % kTileColumns == 0 &&
          cap <= kMostCap;
 }

@@ -21,14 +21,18 @@ __device__ __forceinline__ float reciprocal_of(float x) {  // 1 ulp
 }
 
 struct Softcap {
-  float c;
+  float c, inverse_c;
   float to_exponent;  // E = 2^(z·to_exponent)
   float k;
 };
+// Caps c up to this leave e^±c, and sums of many, far from the ends of float's range: no maximum
+// need be subtracted.
+constexpr double kMostCap = 50;
+
 inline Softcap softcap_of(double cap) {
   constexpr double kLog2E = 1.4426950408889634;
-  return {static_cast<float>(cap), static_cast<float>(2 * kLog2E / cap),
-          static_cast<float>(cap * kLog2E)};
+  return {static_cast<float>(cap), static_cast<float>(1 / cap),
+          static_cast<float>(2 * kLog2E / cap), static_cast<float>(cap * kLog2E)};
 }
 
 // 1 + E. Exponents end at 30, where tanh is 1 in float, so that a product of four is finite; NaN
@@ -40,7 +44,7 @@ __device__ __forceinline__ float one_plus_e(const Softcap& cap, float z) {
 }
 
 // q of four logits with one reciprocal: its unit is what a softcap waits for.
-__device__ __forceinline__ void softcap_q(const Softcap& cap, const float* z, float (&q)[4]) {
+__device__ __forceinline__ void softcap_q(const Softcap& cap, const float* z, float* q) {
   float t[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) t[i] = one_plus_e(cap, z[i]);
