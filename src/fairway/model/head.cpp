@@ -91,9 +91,13 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
   const int64_t N = batch.N();
   const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena,
                                                       lora ? &lora->layout->config() : nullptr);
-  // Gather the rows that are scored, then norm them where they lie.
-  gather_rows<T>(device, acts.final_x, batch.rows, acts.head_in);
-  rms_norm<T>(device, acts.head_in, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
+  // Rows that are picked are gathered first, and normed where they lie then.
+  Tensor<T> raw{acts.final_x.data, acts.head_in.shape};
+  if (batch.rows) {
+    raw = acts.head_in;
+    gather_rows<T>(device, acts.final_x, batch.rows, raw);
+  }
+  rms_norm<T>(device, raw, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
   if (d_nll && batch.rows)
     device.zero(acts.d_final_x.data, static_cast<size_t>(acts.d_final_x.size()) * sizeof(T));
 
