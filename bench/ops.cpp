@@ -122,7 +122,7 @@ OpsFigures run(Device& device, const OpsOptions& o) {
 
   const double TD = n(T, D), TK = n(T, kv), TF = n(T, hidden), DF = n(D, hidden);
   const F yh_rows{yh.data, {T, D}}, dyh_rows{dyh.data, {T, D}}, dq_rows{dq.data, {T, D}},
-      head_rows_scratch{q.data, {T, D}};
+      head_rows_scratch{q.data, {T, D}}, d_end{zf.data, {T, D}};
   measure("embed", 2 * TD, 0, [&] { embed<E>(device, tokens, table, c.norm_eps, rstd, x); });
   measure("embed backward", 3 * TD, 0,
           [&] { embed_backward<E>(device, tokens, table, rstd, y, dtable); });
@@ -140,6 +140,11 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   measure("lane_join", 6 * TD, 0, [&] { lane_join<E>(device, join, yh_rows, dq_rows); });
   measure("lane_join backward", 10 * TD, 0, [&] {
     lane_join_backward<E>(device, join, yh_rows, dq_rows, dyh_rows, head_rows_scratch, dpl, drl);
+  });
+  measure("lane_end", 5 * TD, 0, [&] { lane_end<E>(device, join, {0.5, 0.5}, yh_rows); });
+  measure("lane_end backward", 9 * TD, 0, [&] {
+    lane_end_backward<E>(device, join, {0.5, 0.5}, d_end, yh_rows, dq_rows, dyh_rows,
+                         head_rows_scratch, dpl, drl);
   });
   measure("linear D×D", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
           [&] { linear<E>(device, x, wq, y, false); });

@@ -133,12 +133,23 @@ void for_each_op_case(Visitor&& visit) {
                             h.inout_vec("drl", {2}, 0, T * D));
       lane_join_backward<U>(h.device, in, h.inout("d0 alone", rows), h.inout("d1 alone", rows),
                             h.out("da alone", rows), h.out("dm alone", rows), {}, {});
+      const LaneShares shares{0.5, 2};
+      lane_end<U>(h.device, in, shares, h.out("end", rows));
+      const auto d = h.in(rows);
+      lane_end_backward<U>(h.device, in, shares, d, h.out("d0 of the end", rows, 2),
+                           h.out("d1 of the end", rows, 2), h.out("da of the end", rows, 2),
+                           h.out("dm of the end", rows, 2),
+                           h.inout_vec("dpl of the end", {2, 2}, 0, T * D),
+                           h.inout_vec("drl of the end", {2}, 0, T * D));
+      lane_end_backward<U>(h.device, in, shares, d, h.out("d0 of the end alone", rows, 2),
+                           h.out("d1 of the end alone", rows, 2),
+                           h.out("da of the end alone", rows, 2),
+                           h.out("dm of the end alone", rows, 2), {}, {});
     });
     visit(named("elementwise"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto x = h.in(rows), y = h.in(rows);
+      const auto x = h.in(rows);
       add<U>(h.device, x, h.inout("sum", rows));
-      mean_of<U>(h.device, x, y, h.out("mean", rows));
       scale_to<U>(h.device, x, 0.5, h.out("scaled", rows));
     });
   }
