@@ -12,6 +12,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/grad_norm.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_xent.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -121,7 +122,7 @@ OpsFigures run(Device& device, const OpsOptions& o) {
 
   const double TD = n(T, D), TK = n(T, kv), TF = n(T, hidden), DF = n(D, hidden);
   const F yh_rows{yh.data, {T, D}}, dyh_rows{dyh.data, {T, D}}, dq_rows{dq.data, {T, D}},
-      head_rows_scratch{q.data, {T, D}};
+      head_rows_scratch{q.data, {T, D}}, d_end{zf.data, {T, D}};
   measure("embed", 2 * TD, 0, [&] { embed<E>(device, tokens, table, c.norm_eps, rstd, x); });
   measure("embed backward", 3 * TD, 0,
           [&] { embed_backward<E>(device, tokens, table, rstd, y, dtable); });
@@ -139,6 +140,11 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   measure("lane_join", 6 * TD, 0, [&] { lane_join<E>(device, join, yh_rows, dq_rows); });
   measure("lane_join backward", 10 * TD, 0, [&] {
     lane_join_backward<E>(device, join, yh_rows, dq_rows, dyh_rows, head_rows_scratch, dpl, drl);
+  });
+  measure("lane_end", 5 * TD, 0, [&] { lane_end<E>(device, join, {0.5, 0.5}, yh_rows); });
+  measure("lane_end backward", 9 * TD, 0, [&] {
+    lane_end_backward<E>(device, join, {0.5, 0.5}, d_end, yh_rows, dq_rows, dyh_rows,
+                         head_rows_scratch, dpl, drl);
   });
   measure("linear D×D", 2 * TD + n(D, D), 2 * TD * static_cast<double>(D),
           [&] { linear<E>(device, x, wq, y, false); });
@@ -192,6 +198,19 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { linear_backward_weight<E>(device, logits, head_x, dtable); });
   measure("softcap_xent with gradient", 2 * n(head_rows, vocab), 0,
           [&] { softcap_xent<E>(device, logits, targets, c.logit_softcap, weight.data, nll); });
+  // All of it: logits written once and read twice.
+  const LinearXent<E> head_in{head_x, table, targets, c.logit_softcap, weight.data};
+  const LinearXentOut<E> head_out{nll, {dyh.data, {head_rows, D}}, vec({head_rows}), dtable};
+  const double all_elements = 3 * n(head_rows, vocab) + 3 * n(head_rows, D) + 2 * n(vocab, D);
+  measure("linear_xent with gradients", all_elements, 3 * vocab_flops,
+          [&] { linear_xent<E>(device, head_in, logits, head_out); });
+  measure("linear_xent with gradients, step by step", all_elements, 3 * vocab_flops,
+          [&] { linear_xent_steps<E>(device, head_in, logits, head_out); });
+  LinearXent<E> evaluation = head_in;
+  evaluation.d_nll = nullptr;
+  measure("linear_xent", n(head_rows, D) + n(vocab, D), vocab_flops, [&] {
+    linear_xent<E>(device, evaluation, logits, {nll, {}, {}, {}});
+  });
   // Adapters at the record's rank: four of one input, in documents of a window each.
   constexpr int64_t kRank = 96;
   const int64_t docs = (T + 2047) / 2048, per_doc = kRank * 5 * D;

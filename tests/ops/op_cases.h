@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/fold_scale.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_xent.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -131,12 +133,23 @@ void for_each_op_case(Visitor&& visit) {
                             h.inout_vec("drl", {2}, 0, T * D));
       lane_join_backward<U>(h.device, in, h.inout("d0 alone", rows), h.inout("d1 alone", rows),
                             h.out("da alone", rows), h.out("dm alone", rows), {}, {});
+      const LaneShares shares{0.5, 2};
+      lane_end<U>(h.device, in, shares, h.out("end", rows));
+      const auto d = h.in(rows);
+      lane_end_backward<U>(h.device, in, shares, d, h.out("d0 of the end", rows, 2),
+                           h.out("d1 of the end", rows, 2), h.out("da of the end", rows, 2),
+                           h.out("dm of the end", rows, 2),
+                           h.inout_vec("dpl of the end", {2, 2}, 0, T * D),
+                           h.inout_vec("drl of the end", {2}, 0, T * D));
+      lane_end_backward<U>(h.device, in, shares, d, h.out("d0 of the end alone", rows, 2),
+                           h.out("d1 of the end alone", rows, 2),
+                           h.out("da of the end alone", rows, 2),
+                           h.out("dm of the end alone", rows, 2), {}, {});
     });
     visit(named("elementwise"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto x = h.in(rows), y = h.in(rows);
+      const auto x = h.in(rows);
       add<U>(h.device, x, h.inout("sum", rows));
-      mean_of<U>(h.device, x, y, h.out("mean", rows));
       scale_to<U>(h.device, x, 0.5, h.out("scaled", rows));
     });
   }
@@ -331,7 +344,8 @@ void for_each_op_case(Visitor&& visit) {
     });
   }
 
-  for (const auto& [N, V] : {std::pair<int64_t, int64_t>{1, 8}, {37, 301}, {70, 8192}})
+  // The third: more rows than blocks that run at once.
+  for (const auto& [N, V] : {std::pair<int64_t, int64_t>{1, 8}, {37, 301}, {1500, 64}, {70, 8192}})
     visit("softcap_xent_" + std::to_string(V), [N = N, V = V](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       std::vector<int32_t> ids;
@@ -343,6 +357,37 @@ void for_each_op_case(Visitor&& visit) {
       softcap_xent<U>(h.device, h.inout("l", {N, V}, 1, 4), targets, 30.0, nullptr,
                       h.out_vec("nll, evaluation", {N}, 0, V));
     });
+
+  // Logits of standard deviation `size`: where the cap bends them, and where it hardly does.
+  for (const auto& [N, D, V, cap, size] :
+       {std::tuple<int64_t, int64_t, int64_t, double, double>{5, 8, 16, 3, 1},
+        {37, 50, 301, 3, 1},
+        {300, 64, 512, 3, 1},
+        {20, 512, 2048, 3, 1},
+        {9, 128, 8192, 30, 2}})
+    visit("linear_xent_" + std::to_string(V) + "_cap_" + std::to_string(static_cast<int>(cap)),
+          [N = N, D = D, V = V, cap = cap, size = size](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            using A = Accum<U>;
+            std::vector<int32_t> ids;
+            for (int64_t n = 0; n < N; ++n) ids.push_back(static_cast<int32_t>(n * 101 % V));
+            LinearXent<U> in{h.in({N, D}), h.in({V, D}, size / std::sqrt(static_cast<double>(D))),
+                             h.ints(ids), cap, h.vec({N}).data};
+            const auto z = h.template scratch<U>({N, V}), dx = h.template scratch<U>({N, D});
+            // dx may lack its rows' factors: the norm's backward applies them.
+            const auto ones = h.vec({N}, 0, 1);
+            const auto factor = h.template scratch<A>({N});
+            h.device.copy(factor.data, ones.data, static_cast<size_t>(N) * sizeof(A));
+            // Roundings: of z, which add to l as much as it is large, or of x times its factor; of
+            // dz; of dx; of the result.
+            linear_xent<U>(
+                h.device, in, z,
+                {h.out_vec("nll", {N}, 2, V), dx, factor, h.inout_vec("dw", {V, D}, 5, N)});
+            rms_norm_backward_scatter<U>(h.device, dx, h.in({N, D}), factor, {},
+                                         h.out("dx, norm undone", {N, D}, 6, V));
+            in.d_nll = nullptr;
+            linear_xent<U>(h.device, in, z, {h.out_vec("nll, evaluation", {N}, 2, V), {}, {}, {}});
+          });
 
   // Documents in pieces of the kernels' tiles and chunks; of G adapters, the third is applied.
   struct LowRankCase {

@@ -90,10 +90,6 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
     acts.visits.push_back(v);
   }
   acts.final_x = stream();
-  if (route.back().join == Join::parallel) {
-    acts.final_lane0 = for_backward ? stream() : lane0[slots % 2];
-    acts.final_lane1 = for_backward ? stream() : lane1[slots % 2];
-  }
   acts.head_rstd = arena.take<Accum<T>>("norms", {head_rows});
   acts.head_in = arena.take<T>("head input", {head_rows, D});
   if (for_backward) acts.d_final_x = stream();

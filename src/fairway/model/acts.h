@@ -46,11 +46,10 @@ struct Acts {
   Tensor<T> wo_scaled;     // [L, D, D]
   Tensor<T> wdown_scaled;  // [L, D, F]
   std::vector<VisitActs<T>> visits;
-  Tensor<T> final_x;                   // [T, D] after the last visit and the join of the lanes
-  Tensor<T> final_lane0, final_lane1;  // [T, D] lanes after the last visit (parallel only)
-  Tensor<Accum<T>> head_rstd;          // [N]
-  Tensor<T> head_in;                   // [N, D] rms(x) of the rows that reach the head
-  Tensor<T> d_final_x;                 // [T, D] gradient that head_loss leaves for backward
+  Tensor<T> final_x;           // [T, D] after the last visit and the join of the lanes
+  Tensor<Accum<T>> head_rstd;  // [N]
+  Tensor<T> head_in;           // [N, D] rms(x) of the rows that reach the head
+  Tensor<T> d_final_x;         // [T, D] gradient that head_loss leaves for backward
 };
 
 // Lays the tensors out in `arena` (dry or real). Without `for_backward`, visits share their

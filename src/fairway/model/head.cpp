@@ -7,9 +7,8 @@
 
 #include "fairway/model/adapters.h"
 #include "fairway/model/instantiate.h"
-#include "fairway/ops/linear.h"
+#include "fairway/ops/linear_xent.h"
 #include "fairway/ops/rms_norm.h"
-#include "fairway/ops/softcap_xent.h"
 
 namespace fairway {
 
@@ -47,6 +46,29 @@ Tensor<U> rows_of(Tensor<U> t, int64_t begin, int64_t end) {
   return {t.data + begin * t.extent(1), {end - begin, t.extent(1)}};
 }
 
+// linear_xent of a head with adapters: between its steps, what they add.
+template <class Device, class T>
+void adapted_xent(Device& device, const LinearXent<T>& in, const Lora<const Accum<T>>& lora,
+                  const Lora<Accum<T>>* dlora, const Chunk& chunk, const HeadScratch<T>& scratch,
+                  Tensor<T> z, const LinearXentOut<T>& out) {
+  const int64_t rows = z.extent(0);
+  const auto down = head_down(&lora, chunk.first, chunk.last);
+  const auto up = head_up(&lora, chunk.first, chunk.last);
+  const Tensor<T> xa = rows_of(scratch.xa, 0, rows);
+  linear<T>(device, in.x, in.w, z, false);
+  adapt_down<Device, T>(device, down, in.x, xa);
+  adapt_up<Device, T>(device, up, xa, z);
+  softcap_xent<T>(device, z, in.targets, in.cap, in.d_nll, out.nll);
+  if (!in.d_nll) return;
+
+  const Tensor<T> dxa = rows_of(scratch.dxa, 0, rows);
+  linear_backward_input<T>(device, z, in.w, out.dx, false);
+  adapt_up_backward<Device, T>(device, up, z, xa, dxa, head_up(dlora, chunk.first, chunk.last));
+  adapt_down_backward<Device, T>(device, down, dxa, in.x, out.dx,
+                                 head_down(dlora, chunk.first, chunk.last));
+  if (out.dw) linear_backward_weight<T>(device, z, in.x, out.dw);
+}
+
 }  // namespace
 
 template <class T>
@@ -69,9 +91,13 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
   const int64_t N = batch.N();
   const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena,
                                                       lora ? &lora->layout->config() : nullptr);
-  // Gather the rows that are scored, then norm them where they lie.
-  gather_rows<T>(device, acts.final_x, batch.rows, acts.head_in);
-  rms_norm<T>(device, acts.head_in, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
+  // Rows that are picked are gathered first, and normed where they lie then.
+  Tensor<T> raw{acts.final_x.data, acts.head_in.shape};
+  if (batch.rows) {
+    raw = acts.head_in;
+    gather_rows<T>(device, acts.final_x, batch.rows, raw);
+  }
+  rms_norm<T>(device, raw, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
   if (d_nll && batch.rows)
     device.zero(acts.d_final_x.data, static_cast<size_t>(acts.d_final_x.size()) * sizeof(T));
 
@@ -79,29 +105,24 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
     const int64_t begin = chunk.begin, rows = chunk.end - begin;
     check(rows <= scratch.logits.extent(0), "head_loss: a document with more rows than a chunk");
     const Tensor<T> x = rows_of(acts.head_in, begin, chunk.end);
-    const Tensor<T> z = rows_of(scratch.logits, 0, rows);
-    const auto down = head_down(lora, chunk.first, chunk.last);
-    const auto up = head_up(lora, chunk.first, chunk.last);
-    const Tensor<T> xa = rows_of(scratch.xa, 0, rows);
-    linear<T>(device, x, w.head(), z, false);
-    adapt_down<Device, T>(device, down, x, xa);
-    adapt_up<Device, T>(device, up, xa, z);
-    softcap_xent<T>(device, z, {batch.targets.data + begin, {rows}}, net.config.logit_softcap,
-                    d_nll ? d_nll + begin : nullptr, {nll.data + begin, {rows}});
+    const Tensor<T> z = rows_of(scratch.logits, 0, rows), dx = rows_of(scratch.d_head_in, 0, rows);
+    const Tensor<Accum<T>> rstd{acts.head_rstd.data + begin, {rows}};
+    const LinearXent<T> in{x,
+                           w.head(),
+                           {batch.targets.data + begin, {rows}},
+                           net.config.logit_softcap,
+                           d_nll ? d_nll + begin : nullptr};
+    const LinearXentOut<T> out{
+        {nll.data + begin, {rows}}, dx, rstd, dweights ? dweights->head() : Tensor<Accum<T>>{}};
+    if (lora)
+      adapted_xent<Device, T>(device, in, *lora, dlora, chunk, scratch, z, out);
+    else
+      linear_xent<T>(device, in, z, out);
     if (!d_nll) continue;
-
-    const Tensor<T> dx = rows_of(scratch.d_head_in, 0, rows);
-    linear_backward_input<T>(device, z, w.head(), dx, false);
-    const Tensor<T> dxa = rows_of(scratch.dxa, 0, rows);
-    adapt_up_backward<Device, T>(device, up, z, xa, dxa, head_up(dlora, chunk.first, chunk.last));
-    adapt_down_backward<Device, T>(device, down, dxa, x, dx,
-                                   head_down(dlora, chunk.first, chunk.last));
-    if (dweights) linear_backward_weight<T>(device, z, x, dweights->head());
     // The norm's backward goes by its output: the gathered rows themselves are gone.
     const Tensor<const int32_t> row_ids{batch.rows ? batch.rows.data + begin : nullptr, {rows}};
-    const Tensor<T> out = batch.rows ? acts.d_final_x : rows_of(acts.d_final_x, begin, chunk.end);
-    rms_norm_backward_scatter<T>(device, dx, x, {acts.head_rstd.data + begin, {rows}}, row_ids,
-                                 out);
+    const Tensor<T> to = batch.rows ? acts.d_final_x : rows_of(acts.d_final_x, begin, chunk.end);
+    rms_norm_backward_scatter<T>(device, dx, x, rstd, row_ids, to);
   }
 }
 

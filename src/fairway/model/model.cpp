@@ -69,15 +69,22 @@ BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, bool 
   return s;
 }
 
-// Where visit s leaves the residual stream (lane 0) and lane 1.
+// Where visit s leaves the residual stream (lane 0).
 template <class T>
 Tensor<T> output_of(const Network& net, const Acts<T>& acts, int s) {
-  if (s + 1 < net.slots()) return acts.visits[static_cast<size_t>(s + 1)].x_pre;
-  return net.route.back().join == Join::parallel ? acts.final_lane0 : acts.final_x;
+  return s + 1 < net.slots() ? acts.visits[static_cast<size_t>(s + 1)].x_pre : acts.final_x;
 }
-template <class T>
-Tensor<T> lane1_output_of(const Network& net, const Acts<T>& acts, int s) {
-  return s + 1 < net.slots() ? acts.visits[static_cast<size_t>(s + 1)].lane1 : acts.final_lane1;
+
+LaneShares lane_shares(FinalLane lane) {
+  switch (lane) {
+    case FinalLane::mean:
+      return {0.5, 0.5};
+    case FinalLane::mlp:
+      return {0, 1};
+    case FinalLane::attn:
+      return {1, 0};
+  }
+  return {};
 }
 
 template <class T>
@@ -169,22 +176,12 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
       attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, {}, v.a);
       rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
       mlp_forward<Device, T>(device, s, layer, lora, wdown, v, {}, v.m);
-      lane_join<T>(device, lane_join_of(v, layer), output_of(net, acts, s),
-                   lane1_output_of(net, acts, s));
-    }
-  }
-
-  if (net.route.back().join == Join::parallel) {
-    switch (c.parallel_final_lane) {
-      case FinalLane::mean:
-        mean_of<T>(device, acts.final_lane0, acts.final_lane1, acts.final_x);
-        break;
-      case FinalLane::mlp:
-        device.copy(acts.final_x.data, acts.final_lane1.data, bytes_of(acts.final_x));
-        break;
-      case FinalLane::attn:
-        device.copy(acts.final_x.data, acts.final_lane0.data, bytes_of(acts.final_x));
-        break;
+      const LaneJoin<T> join = lane_join_of(v, layer);
+      if (s + 1 < net.slots())
+        lane_join<T>(device, join, output_of(net, acts, s),
+                     acts.visits[static_cast<size_t>(s + 1)].lane1);
+      else
+        lane_end<T>(device, join, lane_shares(c.parallel_final_lane), acts.final_x);
     }
   }
 }
@@ -208,13 +205,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     zero(device, dwdown_bank);
   }
 
-  // The gradient of the last visit's output, or of its two lanes.
-  const bool ends_in_lanes = net.route.back().join == Join::parallel;
-  const bool to_lane0 = !ends_in_lanes || c.parallel_final_lane != FinalLane::mlp;
-  const bool to_lane1 = ends_in_lanes && c.parallel_final_lane != FinalLane::attn;
-  const double share = to_lane0 && to_lane1 ? 0.5 : 1.0;
-  scale_to<T>(device, acts.d_final_x, to_lane0 ? share : 0.0, d0);
-  if (ends_in_lanes) scale_to<T>(device, acts.d_final_x, to_lane1 ? share : 0.0, d1);
+  // The gradient of the last visit's output; lane_end_backward goes by acts.d_final_x itself.
+  if (net.route.back().join == Join::serial) scale_to<T>(device, acts.d_final_x, 1.0, d0);
 
   for (int s = net.slots() - 1; s >= 0; --s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
@@ -250,8 +242,13 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       mix_norm_backward<T>(device, into, visit.skip >= 0 ? Tensor<const T>{} : take_last(joining),
                            s > 0 ? d0 : Tensor<T>{}, to_x0, dlayer.resid_mix);
     } else {
-      lane_join_backward<T>(device, lane_join_of(v, layer), d0, d1, da, dm, dlayer.post_lambdas,
-                            dlayer.resid_lambdas);
+      const LaneJoin<T> join = lane_join_of(v, layer);
+      if (s + 1 < net.slots())
+        lane_join_backward<T>(device, join, d0, d1, da, dm, dlayer.post_lambdas,
+                              dlayer.resid_lambdas);
+      else
+        lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
+                             d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
       mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora,
                               mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);

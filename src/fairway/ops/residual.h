@@ -49,6 +49,24 @@ template <class T>
 void lane_join_backward(CudaDevice& device, const LaneJoin<T>& in, Tensor<T> d0, Tensor<T> d1,
                         Tensor<T> da, Tensor<T> dm, Tensor<Accum<T>> dpl, Tensor<Accum<T>> drl);
 
+// The lanes' end: of the last slot's outputs only x = Σ_j share_j·out_j is wanted.
+struct LaneShares {
+  double of0, of1;
+};
+template <class T>
+void lane_end(CpuDevice& device, const LaneJoin<T>& in, LaneShares shares, Tensor<T> x);
+template <class T>
+void lane_end(CudaDevice& device, const LaneJoin<T>& in, LaneShares shares, Tensor<T> x);
+// d: the gradient of x. d0, d1, da, dm are written; dpl, drl accumulate, both or neither.
+template <class T>
+void lane_end_backward(CpuDevice& device, const LaneJoin<T>& in, LaneShares shares,
+                       Tensor<const T> d, Tensor<T> d0, Tensor<T> d1, Tensor<T> da, Tensor<T> dm,
+                       Tensor<T> dpl, Tensor<T> drl);
+template <class T>
+void lane_end_backward(CudaDevice& device, const LaneJoin<T>& in, LaneShares shares,
+                       Tensor<const T> d, Tensor<T> d0, Tensor<T> d1, Tensor<T> da, Tensor<T> dm,
+                       Tensor<Accum<T>> dpl, Tensor<Accum<T>> drl);
+
 // y = factor·x.
 template <class T>
 void scale_to(CpuDevice& device, Tensor<const T> x, double factor, Tensor<T> y);
@@ -59,10 +77,5 @@ template <class T>
 void add(CpuDevice& device, Tensor<const T> x, Tensor<T> y);
 template <class T>
 void add(CudaDevice& device, Tensor<const T> x, Tensor<T> y);
-// y = (a + b)/2.
-template <class T>
-void mean_of(CpuDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> y);
-template <class T>
-void mean_of(CudaDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> y);
 
 }  // namespace fairway

@@ -150,16 +150,27 @@ void add(CpuDevice& device, Tensor<const T> x, Tensor<T> y) {
 }
 
 template <class T>
-void mean_of(CpuDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> y) {
-  constexpr int64_t kChunk = 1 << 14;
-  const T half = T(0.5f);
-  const int64_t n = a.size();
-#pragma omp parallel for num_threads(device.threads())
-  for (int64_t c = 0; c < n; c += kChunk) {
-    const int64_t end = std::min(n, c + kChunk);
+void lane_end(CpuDevice& device, const LaneJoin<T>& in, LaneShares shares, Tensor<T> x) {
+  using Real = decltype(real_part(T{}));
+  const int64_t D = in.a.extent(1);
+  const T s0 = T(static_cast<Real>(shares.of0)), s1 = T(static_cast<Real>(shares.of1));
+  const T r0 = s0 * in.rl[0], r1 = s1 * in.rl[1];
+  const T pa = s0 * in.pl[0] + s1 * in.pl[1], pm = s0 * in.pl[2] + s1 * in.pl[3];
+  for_row_blocks(device, in.a.extent(0), [&](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = c; i < end; ++i) y.data[i] = half * (a.data[i] + b.data[i]);
-  }
+    for (int64_t i = begin * D; i < end * D; ++i)
+      x.data[i] =
+          r0 * in.lane0.data[i] + r1 * in.lane1.data[i] + pa * in.a.data[i] + pm * in.m.data[i];
+  });
+}
+
+template <class T>
+void lane_end_backward(CpuDevice& device, const LaneJoin<T>& in, LaneShares shares,
+                       Tensor<const T> d, Tensor<T> d0, Tensor<T> d1, Tensor<T> da, Tensor<T> dm,
+                       Tensor<T> dpl, Tensor<T> drl) {
+  scale_to<T>(device, d, shares.of0, d0);
+  scale_to<T>(device, d, shares.of1, d1);
+  lane_join_backward<T>(device, in, d0, d1, da, dm, dpl, drl);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
@@ -173,7 +184,10 @@ void mean_of(CpuDevice& device, Tensor<const T> a, Tensor<const T> b, Tensor<T> 
                                    Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);                  \
   template void scale_to(CpuDevice&, Tensor<const T>, double, Tensor<T>);                        \
   template void add(CpuDevice&, Tensor<const T>, Tensor<T>);                                     \
-  template void mean_of(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
+  template void lane_end(CpuDevice&, const LaneJoin<T>&, LaneShares, Tensor<T>);                 \
+  template void lane_end_backward(CpuDevice&, const LaneJoin<T>&, LaneShares, Tensor<const T>,   \
+                                  Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>,         \
+                                  Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
