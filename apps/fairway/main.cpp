@@ -3,6 +3,7 @@
 //   1  it could not be done; one line on stderr says what, where and what to do
 // Under mpirun or srun every rank runs this; what one rank fails at ends all of them.
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -24,10 +25,15 @@ namespace {
 constexpr int kFailed = 1, kUsage = 2;
 constexpr const char* kNoOutput = "cannot write to standard output; is the disk full?";
 
-// Of several ranks, rank 0 speaks first: where all fail alike, it ends the others before they do.
+// How long a rank waits before it speaks: where several fail alike, the first of them ends the
+// others before they do. On many ranks the last ones share a turn, so that all end soon.
+std::chrono::milliseconds turn_to_speak(int rank) {
+  return std::chrono::milliseconds(std::min(500 * rank, 4500));
+}
+
 int complain(const ProcessGroup* group, std::string message, int status) {
   if (group && group->size() > 1) {
-    if (!group->root()) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    std::this_thread::sleep_for(turn_to_speak(group->rank()));
     message = fmt::format("rank {} of {}: {}", group->rank(), group->size(), message);
   }
   // One line, and nothing from a hostile file that a terminal would obey.

@@ -127,7 +127,7 @@ TEST_F(Ranks, ScoresAreTheSameBitsForAnyNumber) {
     expect_done(fairway(eval("run/model.safetensors", "alone", mode)));
     Json alone = Json::parse(read_file(at("alone.json")));
     alone.erase("seconds");
-    for (const int ranks : {2, 3, 4}) {
+    for (const int ranks : {2, 3, 4, 8}) {
       fs::remove(at("nll"));
       const Result r = on(ranks, eval("run/model.safetensors", "nll", mode));
       expect_done(r);
@@ -241,6 +241,9 @@ TEST_F(Ranks, WhatOneOfThemFailsAtEndsAll) {
                    "rank 2 of 3: " + at(none));
   expect_all_ended(on({{1, eval(none, "nll")}, {2, eval(model, "nll")}}), 1,
                    "rank 0 of 3: " + at(none));
+  // Two that fail at the same time, but not rank 0.
+  expect_all_ended(on({{1, eval(model, "nll")}, {2, eval(none, "nll")}}), 1,
+                   "rank 1 of 3: " + at(none));
   EXPECT_FALSE(fs::exists(at("nll")));
   EXPECT_FALSE(fs::exists(at("nll.json")));
   // In the middle of the work: weights that are not numbers.
