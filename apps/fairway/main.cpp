@@ -18,6 +18,7 @@
 #include "commands.h"
 #include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
+#include "fairway/train/run.h"
 
 namespace fairway {
 namespace {
@@ -112,6 +113,9 @@ int main(int argc, char** argv) {
       return run(argc, argv, *group);
     } catch (const UsageError& e) {
       return complain(e.what(), kUsage);
+    } catch (const SharedError& e) {
+      if (!group->root()) group->broadcast(true);  // rank 0, which is done, ends this one
+      return complain(e.what(), kFailed);
     } catch (const Error& e) {
       return complain(e.what(), kFailed);
     } catch (const std::bad_alloc&) {

@@ -303,22 +303,31 @@ TEST_F(Ranks, AKilledRankEndsTheOthers) {
   EXPECT_FALSE(checkpoints().empty());
 }
 
-// mpirun passes SIGUSR1 on to all ranks, and kills none of them.
+// mpirun passes SIGUSR1 on to all ranks, and kills none of them. Asked to end itself, it asks them
+// to, and kills them when they had their time.
 TEST_F(Ranks, ASignalToMpirunIsACheckpoint) {
   build_data();
   write_recipe(1'000'000);
-  Words all = launcher();
-  all.erase(all.begin() + 2, all.begin() + 4);  // `timeout` would pass the signal on to itself
-  all.insert(all.end(), {"-np", "2", FAIRWAY_BINARY, "train", "--recipe", at("toy.toml"), "--out",
-                         at("run"), "--train.micro_steps", "2"});
-  const pid_t launched = start(all);
-  const auto begun = [&] {
-    return fs::exists(at("run/metrics.jsonl")) && fs::file_size(at("run/metrics.jsonl")) > 0;
-  };
-  while (!begun()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  ASSERT_EQ(::kill(launched, SIGUSR1), 0);
-  expect_all_ended(finish(launched), 1, "run the same command to continue");
-  ASSERT_EQ(files("run/checkpoints").size(), 1u);
+  for (const auto& [signal, seconds] : {std::pair{SIGUSR1, "1"}, std::pair{SIGTERM, "3"}}) {
+    SCOPED_TRACE(strsignal(signal));
+    const std::string out = fmt::format("run{}", signal);
+    Words all = launcher();
+    all.erase(all.begin() + 2, all.begin() + 4);  // `timeout` would pass the signal on to itself
+    all.insert(all.end(),
+               {"--mca", "odls_base_sigkill_timeout", seconds, "-np", "2", FAIRWAY_BINARY, "train",
+                "--recipe", at("toy.toml"), "--out", at(out), "--train.micro_steps", "2"});
+    const pid_t launched = start(all);
+    const auto begun = [&] {
+      return fs::exists(at(out + "/metrics.jsonl")) &&
+             fs::file_size(at(out + "/metrics.jsonl")) > 0;
+    };
+    while (!begun()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ASSERT_EQ(::kill(launched, signal), 0);
+    const Result r = finish(launched);
+    expect_all_ended(r, 1, "rank 0 of 2: training was interrupted");
+    EXPECT_EQ(r.out.find('\x1b'), std::string::npos) << "lines rewritten as if on a terminal";
+    ASSERT_EQ(files(out + "/checkpoints").size(), 1u);
+  }
 }
 
 TEST_F(Ranks, CommandsOfOneProcessSayThatTheyAre) {
