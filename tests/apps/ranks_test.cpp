@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "fairway/base/rng.h"
 #include "support/cli.h"
 
 namespace fairway {
@@ -301,6 +302,48 @@ TEST_F(Ranks, AKilledRankEndsTheOthers) {
   EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(10));
   // What they had written is there to go on with.
   EXPECT_FALSE(checkpoints().empty());
+}
+
+TEST_F(Ranks, ARunWhoseRanksAreKilledEndsWithTheSameBytes) {
+  build_data();
+  write_recipe(100);
+  // Each rank says which process it is before it becomes the program.
+  const auto train = [&](const std::string& out) {
+    Words all = launcher();
+    for (int rank = 0; rank < 2; ++rank) {
+      const std::string pid = at(fmt::format("{}.rank{}", out, rank));
+      if (rank > 0) all.push_back(":");
+      all.insert(all.end(), {"-np", "1", "sh", "-c",
+                             "echo $$ > \"$0.new\" && mv \"$0.new\" \"$0\" && exec \"$@\"", pid,
+                             FAIRWAY_BINARY, "train", "--recipe", at("toy.toml"), "--out", at(out),
+                             "--train.micro_steps", "2", "--train.checkpoint_every", "2"});
+      fs::remove(pid);
+    }
+    return start(all);
+  };
+  expect_done(finish(train("whole")));
+  const Philox rng(9, 0);
+  uint64_t draw = 0;
+  int kills = 0, continued = 0;  // of them, with a checkpoint to go on from
+  for (int runs = 0; kills < 5 || continued == 0; ++runs) {
+    ASSERT_LT(runs, 10) << "they are faster than the kills";
+    const std::string out = fmt::format("cut{}", runs);
+    for (double seconds = 0.5;; seconds *= 1.3) {
+      const pid_t launched = train(out);
+      const std::string victim = at(fmt::format("{}.rank{}", out, rng.below(draw++, 2)));
+      while (!fs::exists(victim)) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds * rng.uniform(draw++)));
+      if (::kill(std::stoi(read_file(victim)), SIGKILL) == 0) ++kills;
+      const Result r = finish(launched);
+      if (r.status == 0) break;
+      const std::string checkpoints = at(out + "/checkpoints");
+      if (fs::exists(checkpoints) && !fs::is_empty(checkpoints)) ++continued;
+    }
+    EXPECT_EQ(files(out + "/checkpoints"), files("whole/checkpoints"));
+    EXPECT_TRUE(read_file(at(out + "/model.safetensors")) ==
+                read_file(at("whole/model.safetensors")));
+  }
+  fmt::print("{} kills, {} of them after a checkpoint\n", kills, continued);
 }
 
 // mpirun passes SIGUSR1 on to all ranks, and kills none of them. Asked to end itself, it asks them
