@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "fairway/comm/process_group.h"
 #include "fairway/device/choose.h"
 #include "fairway/model/config.h"
 
@@ -11,9 +12,10 @@ namespace fairway::bench {
 
 struct CheckpointOptions {
   ModelConfig model;
-  int64_t tokens = 4096;  // of one step
+  int64_t tokens = 4096;  // of one step, on each rank
   int checkpoints = 3;
-  DeviceChoice device;
+  DeviceChoice device;              // of this rank
+  ProcessGroup* group = nullptr;    // ranks that train together; null: this process alone
   std::filesystem::path directory;  // on the disk to be measured; what is written there goes again
 };
 
@@ -27,6 +29,7 @@ struct CheckpointFigures {
   double slowed_seconds = 0;  // what the steps beside one write take longer than that: median
 };
 
+// Collective; the figures are rank 0's.
 CheckpointFigures bench_checkpoint(const CheckpointOptions& options);
 
 }  // namespace fairway::bench

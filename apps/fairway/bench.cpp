@@ -228,12 +228,14 @@ void quantize(const Options& o) {
            {"artifact_bytes", f.artifact_bytes}});
 }
 
-void checkpoint(const Options& o) {
+void checkpoint(const Options& o, ProcessGroup& group) {
   const auto f = bench::bench_checkpoint({.model = recipe_of(o).model,
                                           .tokens = tokens_of(o),
                                           .checkpoints = o.checkpoints,
-                                          .device = device_of(o),
+                                          .device = for_rank(device_of(o), group),
+                                          .group = &group,
                                           .directory = o.out});
+  if (!group.root()) return;
   const double cost = f.held_seconds + std::max(f.slowed_seconds, 0.0);
   fmt::print(
       "checkpoint of {:.0f} MiB, steps of {} tokens in {:.3f} s\n"
@@ -367,7 +369,7 @@ void add_bench(CLI::App& app, ProcessGroup& group) {
   part =
       add_part(*bench, "checkpoint",
                "How long a checkpoint holds training up, and what writing it takes from the steps "
-               "beside it",
+               "beside it, by one\nrank or (under mpirun) several",
                c);
   part->add_option("--checkpoints", c->checkpoints, "Checkpoints; the median counts")
       ->capture_default_str()
@@ -375,7 +377,7 @@ void add_bench(CLI::App& app, ProcessGroup& group) {
   part->add_option("--out", c->out, "A directory on the disk to measure")
       ->capture_default_str()
       ->type_name("DIR");
-  part->callback([c] { checkpoint(*c); });
+  part->callback([c, &group] { checkpoint(*c, group); });
 
   auto e = std::make_shared<Options>();
   add_part(*bench, "exchange",

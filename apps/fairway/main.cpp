@@ -3,6 +3,7 @@
 //   1  it could not be done; one line on stderr says what, where and what to do
 // Under mpirun or srun every rank runs this; what one rank fails at ends all of them.
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -17,6 +18,7 @@
 #include "commands.h"
 #include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
+#include "fairway/train/run.h"
 
 namespace fairway {
 namespace {
@@ -24,10 +26,15 @@ namespace {
 constexpr int kFailed = 1, kUsage = 2;
 constexpr const char* kNoOutput = "cannot write to standard output; is the disk full?";
 
-// Of several ranks, rank 0 speaks first: where all fail alike, it ends the others before they do.
+// How long a rank waits before it speaks: where several fail alike, the first of them ends the
+// others before they do. On many ranks the last ones share a turn, so that all end soon.
+std::chrono::milliseconds turn_to_speak(int rank) {
+  return std::chrono::milliseconds(std::min(500 * rank, 4500));
+}
+
 int complain(const ProcessGroup* group, std::string message, int status) {
   if (group && group->size() > 1) {
-    if (!group->root()) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    std::this_thread::sleep_for(turn_to_speak(group->rank()));
     message = fmt::format("rank {} of {}: {}", group->rank(), group->size(), message);
   }
   // One line, and nothing from a hostile file that a terminal would obey.
@@ -46,9 +53,14 @@ std::string command_path(const CLI::App& app) {
 
 // Only some commands have work to share out.
 void require_one_rank(const CLI::App& app, const ProcessGroup& group) {
-  static const std::set<std::string> kShared = {
-      "fairway data build", "fairway train",      "fairway quantize",      "fairway eval",
-      "fairway run",        "fairway bench step", "fairway bench exchange"};
+  static const std::set<std::string> kShared = {"fairway data build",
+                                                "fairway train",
+                                                "fairway quantize",
+                                                "fairway eval",
+                                                "fairway run",
+                                                "fairway bench step",
+                                                "fairway bench exchange",
+                                                "fairway bench checkpoint"};
   const std::string path = command_path(app);
   if (group.size() > 1 && kShared.count(path) == 0)
     usage_fail("'{}' runs as one process: start it without mpirun or srun", path);
@@ -107,6 +119,9 @@ int main(int argc, char** argv) {
       return run(argc, argv, *group);
     } catch (const UsageError& e) {
       return complain(e.what(), kUsage);
+    } catch (const SharedError& e) {
+      if (!group->root()) group->broadcast(true);  // rank 0, which is done, ends this one
+      return complain(e.what(), kFailed);
     } catch (const Error& e) {
       return complain(e.what(), kFailed);
     } catch (const std::bad_alloc&) {

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "fairway/base/rng.h"
 #include "support/cli.h"
 
 namespace fairway {
@@ -127,7 +128,7 @@ TEST_F(Ranks, ScoresAreTheSameBitsForAnyNumber) {
     expect_done(fairway(eval("run/model.safetensors", "alone", mode)));
     Json alone = Json::parse(read_file(at("alone.json")));
     alone.erase("seconds");
-    for (const int ranks : {2, 3, 4}) {
+    for (const int ranks : {2, 3, 4, 8}) {
       fs::remove(at("nll"));
       const Result r = on(ranks, eval("run/model.safetensors", "nll", mode));
       expect_done(r);
@@ -241,6 +242,9 @@ TEST_F(Ranks, WhatOneOfThemFailsAtEndsAll) {
                    "rank 2 of 3: " + at(none));
   expect_all_ended(on({{1, eval(none, "nll")}, {2, eval(model, "nll")}}), 1,
                    "rank 0 of 3: " + at(none));
+  // Two that fail at the same time, but not rank 0.
+  expect_all_ended(on({{1, eval(model, "nll")}, {2, eval(none, "nll")}}), 1,
+                   "rank 1 of 3: " + at(none));
   EXPECT_FALSE(fs::exists(at("nll")));
   EXPECT_FALSE(fs::exists(at("nll.json")));
   // In the middle of the work: weights that are not numbers.
@@ -300,22 +304,73 @@ TEST_F(Ranks, AKilledRankEndsTheOthers) {
   EXPECT_FALSE(checkpoints().empty());
 }
 
-// mpirun passes SIGUSR1 on to all ranks, and kills none of them.
+TEST_F(Ranks, ARunWhoseRanksAreKilledEndsWithTheSameBytes) {
+  build_data();
+  write_recipe(100);
+  // Each rank says which process it is before it becomes the program.
+  const auto train = [&](const std::string& out) {
+    Words all = launcher();
+    for (int rank = 0; rank < 2; ++rank) {
+      const std::string pid = at(fmt::format("{}.rank{}", out, rank));
+      if (rank > 0) all.push_back(":");
+      all.insert(all.end(), {"-np", "1", "sh", "-c",
+                             "echo $$ > \"$0.new\" && mv \"$0.new\" \"$0\" && exec \"$@\"", pid,
+                             FAIRWAY_BINARY, "train", "--recipe", at("toy.toml"), "--out", at(out),
+                             "--train.micro_steps", "2", "--train.checkpoint_every", "2"});
+      fs::remove(pid);
+    }
+    return start(all);
+  };
+  expect_done(finish(train("whole")));
+  const Philox rng(9, 0);
+  uint64_t draw = 0;
+  int kills = 0, continued = 0;  // of them, with a checkpoint to go on from
+  for (int runs = 0; kills < 5 || continued == 0; ++runs) {
+    ASSERT_LT(runs, 10) << "they are faster than the kills";
+    const std::string out = fmt::format("cut{}", runs);
+    for (double seconds = 0.5;; seconds *= 1.3) {
+      const pid_t launched = train(out);
+      const std::string victim = at(fmt::format("{}.rank{}", out, rng.below(draw++, 2)));
+      while (!fs::exists(victim)) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds * rng.uniform(draw++)));
+      if (::kill(std::stoi(read_file(victim)), SIGKILL) == 0) ++kills;
+      const Result r = finish(launched);
+      if (r.status == 0) break;
+      const std::string checkpoints = at(out + "/checkpoints");
+      if (fs::exists(checkpoints) && !fs::is_empty(checkpoints)) ++continued;
+    }
+    EXPECT_EQ(files(out + "/checkpoints"), files("whole/checkpoints"));
+    EXPECT_TRUE(read_file(at(out + "/model.safetensors")) ==
+                read_file(at("whole/model.safetensors")));
+  }
+  fmt::print("{} kills, {} of them after a checkpoint\n", kills, continued);
+}
+
+// mpirun passes SIGUSR1 on to all ranks, and kills none of them. Asked to end itself, it asks them
+// to, and kills them when they had their time.
 TEST_F(Ranks, ASignalToMpirunIsACheckpoint) {
   build_data();
   write_recipe(1'000'000);
-  Words all = launcher();
-  all.erase(all.begin() + 2, all.begin() + 4);  // `timeout` would pass the signal on to itself
-  all.insert(all.end(), {"-np", "2", FAIRWAY_BINARY, "train", "--recipe", at("toy.toml"), "--out",
-                         at("run"), "--train.micro_steps", "2"});
-  const pid_t launched = start(all);
-  const auto begun = [&] {
-    return fs::exists(at("run/metrics.jsonl")) && fs::file_size(at("run/metrics.jsonl")) > 0;
-  };
-  while (!begun()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  ASSERT_EQ(::kill(launched, SIGUSR1), 0);
-  expect_all_ended(finish(launched), 1, "run the same command to continue");
-  ASSERT_EQ(files("run/checkpoints").size(), 1u);
+  for (const auto& [signal, seconds] : {std::pair{SIGUSR1, "1"}, std::pair{SIGTERM, "3"}}) {
+    SCOPED_TRACE(strsignal(signal));
+    const std::string out = fmt::format("run{}", signal);
+    Words all = launcher();
+    all.erase(all.begin() + 2, all.begin() + 4);  // `timeout` would pass the signal on to itself
+    all.insert(all.end(),
+               {"--mca", "odls_base_sigkill_timeout", seconds, "-np", "2", FAIRWAY_BINARY, "train",
+                "--recipe", at("toy.toml"), "--out", at(out), "--train.micro_steps", "2"});
+    const pid_t launched = start(all);
+    const auto begun = [&] {
+      return fs::exists(at(out + "/metrics.jsonl")) &&
+             fs::file_size(at(out + "/metrics.jsonl")) > 0;
+    };
+    while (!begun()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ASSERT_EQ(::kill(launched, signal), 0);
+    const Result r = finish(launched);
+    expect_all_ended(r, 1, "rank 0 of 2: training was interrupted");
+    EXPECT_EQ(r.out.find('\x1b'), std::string::npos) << "lines rewritten as if on a terminal";
+    ASSERT_EQ(files(out + "/checkpoints").size(), 1u);
+  }
 }
 
 TEST_F(Ranks, WhatTheyExchangeIsMeasured) {

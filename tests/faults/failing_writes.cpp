@@ -5,6 +5,10 @@
 //   FAULT_AT      n, from 1
 //   FAULT_ERRNO   what it fails with; with ENOSPC every later call that takes space fails too
 //   FAULT_LOG     a file outside of the directory: the call that failed is written there
+//
+// Or it makes the disk slow to take what it is given, which is no failure: with FAULT_PARTS set,
+// every second write below the directory is interrupted by a signal, and the others take half of
+// the bytes.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -56,6 +60,16 @@ bool fails(const char* call, const std::string& path, bool takes_space) {
   return true;
 }
 
+// A write of n bytes that is to take only so many; 0 if it is to be interrupted.
+size_t taken(const std::string& path, size_t n) {
+  static const bool parts = !variable("FAULT_PARTS").empty();
+  static const std::string& directory = *new std::string(variable("FAULT_DIR"));
+  static std::atomic<long> writes{0};
+  if (!parts || n < 2 || path.compare(0, directory.size(), directory) != 0) return n;
+  errno = EINTR;
+  return ++writes % 2 == 0 ? 0 : n / 2;
+}
+
 template <class F>
 F real(const char* name) {
   return reinterpret_cast<F>(dlsym(RTLD_NEXT, name));
@@ -99,7 +113,9 @@ int fflush(FILE* file) {
 }
 
 ssize_t write(int fd, const void* bytes, size_t n) {
-  if (fails("write", path_of(fd), true)) return -1;
+  const std::string path = path_of(fd);
+  if (fails("write", path, true)) return -1;
+  if (n > 0 && (n = taken(path, n)) == 0) return -1;
   return real<ssize_t (*)(int, const void*, size_t)>("write")(fd, bytes, n);
 }
 ssize_t writev(int fd, const struct iovec* pieces, int n) {
@@ -107,7 +123,9 @@ ssize_t writev(int fd, const struct iovec* pieces, int n) {
   return real<ssize_t (*)(int, const struct iovec*, int)>("writev")(fd, pieces, n);
 }
 ssize_t pwrite(int fd, const void* bytes, size_t n, off_t at) {
-  if (fails("pwrite", path_of(fd), true)) return -1;
+  const std::string path = path_of(fd);
+  if (fails("pwrite", path, true)) return -1;
+  if (n > 0 && (n = taken(path, n)) == 0) return -1;
   return real<ssize_t (*)(int, const void*, size_t, off_t)>("pwrite")(fd, bytes, n, at);
 }
 int ftruncate(int fd, off_t size) {

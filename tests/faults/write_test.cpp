@@ -25,18 +25,20 @@ class FailingWrites : public Cli {
     write_text();
   }
 
-  // The program, the `n`-th call that changes something below out/ failing with `error`.
-  Result failing(int n, int error, Words words) const {
-    const Words faults{"env",
-                       std::string("LD_PRELOAD=") + FAILING_WRITES,
-                       "ASAN_OPTIONS=verify_asan_link_order=0",
-                       "FAULT_DIR=" + at("out"),
-                       "FAULT_AT=" + std::to_string(n),
-                       "FAULT_ERRNO=" + std::to_string(error),
-                       "FAULT_LOG=" + at("fault"),
-                       FAIRWAY_BINARY};
-    words.insert(words.begin(), faults.begin(), faults.end());
-    return finish(start(words));
+  // The program on a disk below out/ that does as failing_writes.cpp says.
+  Result on_faulty_disk(const Words& faults, const Words& words) const {
+    Words all{"env", std::string("LD_PRELOAD=") + FAILING_WRITES,
+              "ASAN_OPTIONS=verify_asan_link_order=0", "FAULT_DIR=" + at("out")};
+    all.insert(all.end(), faults.begin(), faults.end());
+    all.push_back(FAIRWAY_BINARY);
+    all.insert(all.end(), words.begin(), words.end());
+    return finish(start(all));
+  }
+  // The `n`-th call that changes something there fails with `error`.
+  Result failing(int n, int error, const Words& words) const {
+    return on_faulty_disk({"FAULT_AT=" + std::to_string(n), "FAULT_ERRNO=" + std::to_string(error),
+                           "FAULT_LOG=" + at("fault")},
+                          words);
   }
 
   // Names and bytes of the files below out/.
@@ -86,6 +88,13 @@ class FailingWrites : public Cli {
     const Files now = contents();
     for (const auto& name : command.results)
       EXPECT_TRUE(now.contains(name) && now.at(name) == done.at(name)) << name;
+  }
+
+  // Training with checkpoints so large that most of one goes past the system's cache.
+  Command large_training() const {
+    return {{"train", "--recipe", at("toy.toml"), "--model.model_dim", "96", "--train.steps", "1",
+             "--out", at("out")},
+            {"model.safetensors"}};
   }
 
   // Fails the command's 1st, 2nd, … call, until there are no more.
@@ -148,6 +157,28 @@ TEST_F(FailingWrites, TrainAndRun) {
   fail_each_call({train, {"model.safetensors"}, {}, 2});
   fail_each_call(
       {run, {"recipe.toml", "model.safetensors", "model.fairway", "budget.json"}, {}, 10});
+}
+
+TEST_F(FailingWrites, LargeCheckpoints) {
+  build_data();
+  write_recipe(2);
+  fail_each_call(large_training());
+}
+
+TEST_F(FailingWrites, WritesInPartsAreNoFailures) {
+  build_data();
+  write_recipe(2);
+  const Command build{{"data", "build", "--input", at("docs.jsonl"), "--tokenizer", "bytes",
+                       "--out", at("out"), "--name", "toy"},
+                      {"toy.json", "toy_train_000000.bin"}};
+  for (const Command& command : {build, large_training()}) {
+    set_contents({});
+    expect_done(fairway(command.words));
+    const Files done = contents();
+    set_contents({});
+    expect_done(on_faulty_disk({"FAULT_PARTS=1"}, command.words));
+    expect_results(command, done);
+  }
 }
 
 TEST_F(FailingWrites, QuantizeAndEval) {

@@ -189,19 +189,20 @@ TEST_P(Ranks, AnotherNumberOfRanksContinues) {
 template <class Device, class T>
 void expect_clipped_and_summed(Device& device, ClipMode mode) {
   constexpr double kClip = 0.3;
+  constexpr int kMicroSteps = 11;
   const ModelConfig model = testing::tiny_run("").model;
   OptimConfig optim;
   optim.clip_mode = mode;
   optim.clip_norm = kClip;
   TrainConfig train;
-  train.batch_tokens = 70;
-  train.micro_steps = 7;  // unequal shares for most numbers of ranks
+  train.batch_tokens = 110;
+  train.micro_steps = kMicroSteps;  // unequal shares for most numbers of ranks
   train.threads = 1;
   Trainer<Device, T> trainer(device, model, optim, train, group.get());
   trainer.init();
 
   const int P = group->size();
-  const auto share = [&](int rank) { return (7 - rank + P - 1) / P; };
+  const auto share = [&](int rank) { return (kMicroSteps - rank + P - 1) / P; };
   EXPECT_EQ(trainer.own_micro_steps(), share(group->rank()));
   // Rank r's gradient: large on rank 0, small on the others.
   const auto gradient = [&](int rank) {
@@ -225,7 +226,7 @@ void expect_clipped_and_summed(Device& device, ClipMode mode) {
   double norms = 0;
   for (int r = 0; r < P; ++r) {
     const auto g = gradient(r);
-    const double mean_norm = norm_of(g) * 7 / share(r);
+    const double mean_norm = norm_of(g) * kMicroSteps / share(r);
     norms += mean_norm;
     const double factor =
         mode == ClipMode::per_rank ? std::min(1.0, kClip / (mean_norm + 1e-6)) : 1;

@@ -10,6 +10,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <exception>
 #include <vector>
 
 namespace fairway {
@@ -28,6 +29,7 @@ class NcclLibrary {
     load(get_unique_id, "ncclGetUniqueId");
     load(comm_init_rank, "ncclCommInitRank");
     load(comm_destroy, "ncclCommDestroy");
+    load(comm_abort, "ncclCommAbort");
     load(error_string, "ncclGetErrorString");
     load(group_start, "ncclGroupStart");
     load(group_end, "ncclGroupEnd");
@@ -46,6 +48,7 @@ class NcclLibrary {
   decltype(&ncclGetUniqueId) get_unique_id;
   decltype(&ncclCommInitRank) comm_init_rank;
   decltype(&ncclCommDestroy) comm_destroy;
+  decltype(&ncclCommAbort) comm_abort;
   decltype(&ncclGetErrorString) error_string;
   decltype(&ncclGroupStart) group_start;
   decltype(&ncclGroupEnd) group_end;
@@ -78,8 +81,14 @@ class NcclCommunicator final : public Communicator {
     cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   }
   ~NcclCommunicator() override {
-    cudaStreamSynchronize(stream_);
-    nccl_.comm_destroy(comm_);
+    // All ranks come here together, but a rank that failed is alone: it gives up what is under way,
+    // which nobody will join, and is about to end the others.
+    if (std::uncaught_exceptions() > exceptions_) {
+      nccl_.comm_abort(comm_);
+    } else {
+      cudaStreamSynchronize(stream_);
+      nccl_.comm_destroy(comm_);
+    }
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
     cudaStreamDestroy(stream_);
   }
@@ -161,6 +170,7 @@ class NcclCommunicator final : public Communicator {
   NcclLibrary nccl_;
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
+  int exceptions_ = std::uncaught_exceptions();
   std::vector<cudaEvent_t> events_;
   std::vector<Transfer> free_;
 };

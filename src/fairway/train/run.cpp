@@ -77,7 +77,7 @@ class Run {
         checkpoints_(run.out / "checkpoints"),
         shards_(find_shards(run.data.train)),
         identity_(identity_of(run, shards_)),
-        progress_(group.root() ? run.log : nullptr, run.train.log_every),
+        progress_(group.root() ? run.log : nullptr, run.train.log_every, group.size() == 1),
         trainer_(device, run.model, run.optim, run.train, &group),
         loader_(shards_, loader_options()) {
     if (group_.root()) {
@@ -252,19 +252,20 @@ class Run {
     progress_.line(fmt::format("stopping: writing a checkpoint at step {}", position_.step));
     checkpoint();
     finish_writing();
-    fail("training was interrupted after {} steps; {} holds it: run the same command to continue",
-         position_.step, checkpoint_path(checkpoints_, position_.step).string());
+    throw SharedError(fmt::format(
+        "training was interrupted after {} steps; {} holds it: run the same command to continue",
+        position_.step, checkpoint_path(checkpoints_, position_.step).string()));
   }
 
   [[noreturn]] void stop_not_finite(const StepResult& result) {
     finish_writing();
     const auto found = find_checkpoints(checkpoints_);
-    fail(
+    throw SharedError(fmt::format(
         "step {}: the loss is {} and the gradient's norm {}: training stopped; {}; lower the "
         "learning rates ([optim]) and start over with --restart",
         position_.step, result.loss, result.grad_norm,
         found.empty() ? "there was no checkpoint yet"
-                      : "the last good checkpoint is " + found.back().string());
+                      : "the last good checkpoint is " + found.back().string()));
   }
 
   const TrainRun& run_;

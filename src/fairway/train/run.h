@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
 #include "fairway/data/config.h"
 #include "fairway/io/file_lock.h"
@@ -43,10 +44,16 @@ struct TrainSummary {
   std::filesystem::path model;
 };
 
-// Collective. Throws UsageError for more ranks than micro-batches; Error when the loss or its
-// gradient stops being finite (nothing is saved then: the last checkpoint stays), when a checkpoint
-// could not be written (older ones stay), and on SIGINT or
-// SIGTERM, after a checkpoint: the same call continues from it.
+// What every rank throws alike: it is rank 0's to say.
+class SharedError : public Error {
+ public:
+  using Error::Error;
+};
+
+// Collective. Throws UsageError for more ranks than micro-batches; SharedError when the loss or its
+// gradient stops being finite (nothing is saved then: the last checkpoint stays), and on SIGINT,
+// SIGTERM or SIGUSR1, after a checkpoint: the same call continues from it; Error when a checkpoint
+// could not be written (older ones stay).
 TrainSummary train(const TrainRun& run);
 
 }  // namespace fairway

@@ -72,8 +72,8 @@ void MetricsLog::write(const StepRecord& r) {
   if (std::fflush(file_) != 0) write_failed(path_, "write", errno);
 }
 
-ProgressLog::ProgressLog(std::FILE* out, int64_t every)
-    : out_(out), every_(every), terminal_(out && ::isatty(::fileno(out))) {}
+ProgressLog::ProgressLog(std::FILE* out, int64_t every, bool rewrite)
+    : out_(out), every_(every), terminal_(out && rewrite && ::isatty(::fileno(out))) {}
 
 void ProgressLog::step(const StepRecord& r, int64_t steps, double seconds_left) {
   if (!out_ || (!terminal_ && r.step % every_ != 0 && r.step + 1 != steps)) return;

@@ -36,10 +36,11 @@ class MetricsLog {
 };
 
 // On a terminal one line that is rewritten in place; elsewhere a line every `every` steps. A null
-// stream keeps quiet.
+// stream keeps quiet. Not `rewrite`: a terminal counts as none. Launchers give ranks terminals of
+// their own, whatever becomes of what they print.
 class ProgressLog {
  public:
-  ProgressLog(std::FILE* out, int64_t every);
+  ProgressLog(std::FILE* out, int64_t every, bool rewrite = true);
 
   void step(const StepRecord& record, int64_t steps, double seconds_left);
   // A line of its own.
