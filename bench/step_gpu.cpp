@@ -13,6 +13,7 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   GpuStepFigures f;
   const double begin = seconds_now();
   CudaDevice device;
+  device.use_graphs(o.graphs);
   TrainConfig train;
   train.batch_tokens = o.tokens;
   train.micro_steps = 1;

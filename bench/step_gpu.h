@@ -13,6 +13,7 @@ struct GpuStepOptions {
   int64_t tokens = 98304;  // of one micro-batch, which is the whole step
   int steps = 20;
   bool looped = true;
+  bool graphs = true;  // off: every kernel is launched by itself
 };
 
 struct GpuStepFigures {
