@@ -15,6 +15,7 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   const auto alone = make_single_process();
   ProcessGroup& group = o.group ? *o.group : *alone;
   CudaDevice device(group.local_rank());
+  device.use_graphs(o.graphs);
   TrainConfig train;
   train.batch_tokens = o.tokens * group.size();
   train.micro_steps = group.size();

@@ -30,6 +30,7 @@ struct TemporaryDirectory {
 
 template <class Device, class T>
 TttFigures run(Device& device, const TttOptions& o) {
+  if constexpr (!std::is_same_v<Device, CpuDevice>) device.use_graphs(o.graphs);
   const Network net(o.model, /*looped=*/true);
   std::vector<float> flat(static_cast<size_t>(flat_size(o.model)));
   CpuDevice cpu;

@@ -15,6 +15,7 @@ struct TttOptions {
   int64_t doc_tokens = 512;
   int64_t documents = 2;
   int64_t pass_tokens = 4096;
+  bool graphs = true;  // on a GPU; off: every kernel is launched by itself
   DeviceChoice device;
 };
 

@@ -31,7 +31,7 @@ struct Options {
   int threads = 0;
   int64_t tokens = 0;  // 0: as many as suit the device
   int steps = 0, batches = 0;
-  bool no_loop = false;
+  bool no_loop = false, no_graphs = false;
   bool memory = false;
   int64_t doc_tokens = 512, documents = 2;
   int checkpoints = 3;
@@ -111,6 +111,7 @@ void gpu_step(const Options& o, ProcessGroup& group) {
                                         .tokens = tokens_of(o),
                                         .steps = o.steps > 0 ? o.steps : 20,
                                         .looped = !o.no_loop,
+                                        .graphs = !o.no_graphs,
                                         .group = &group});
   if (!group.root()) return;
   const double flops = f.product_flops + f.attention_flops;
@@ -185,6 +186,7 @@ void ttt(const Options& o) {
                                    .doc_tokens = o.doc_tokens,
                                    .documents = o.documents,
                                    .pass_tokens = tokens_of(o),
+                                   .graphs = !o.no_graphs,
                                    .device = device_of(o)});
   fmt::print(
       "{} documents of {} tokens, rank {}, chunks of {}; {}, {}\n"
@@ -320,6 +322,11 @@ CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
   return command;
 }
 
+void add_no_graphs(CLI::App& command, Options& o) {
+  command.add_flag("--no-graphs", o.no_graphs,
+                   "On a GPU: launch every kernel by itself, for comparison with CUDA graphs");
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, ProcessGroup& group) {
@@ -338,6 +345,7 @@ void add_bench(CLI::App& app, ProcessGroup& group) {
       ->check(CLI::PositiveNumber);
   part->add_flag("--no-loop", o->no_loop, "The route before looping switches on");
   part->add_flag("--memory", o->memory, "List the buffers by name");
+  add_no_graphs(*part, *o);
   part->callback([o, &group] { step(*o, group); });
 
   auto p = std::make_shared<Options>();
@@ -353,6 +361,7 @@ void add_bench(CLI::App& app, ProcessGroup& group) {
   part->add_option("--documents", t->documents, "Number of documents")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  add_no_graphs(*part, *t);
   part->callback([t] { ttt(*t); });
 
   auto q = std::make_shared<Options>();

@@ -1,6 +1,7 @@
 // Whole runs on a GPU: the same bits every time and for any batching, and what the CPU gets.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
@@ -61,22 +62,24 @@ std::vector<int32_t> text(int64_t tokens, uint64_t seed) {
   return out;
 }
 
-PackedBatch batch_of(int64_t tokens, uint64_t seed, int64_t max_doc_len) {
+PackedBatch batch_of(int64_t tokens, uint64_t seed, int64_t max_doc_len, int64_t bucket = 64) {
   const auto stream = text(tokens + 1, seed);
   PackedBatch batch;
   batch.inputs.assign(stream.begin(), stream.end() - 1);
   batch.targets.assign(stream.begin() + 1, stream.end());
-  batch.cu_seqlens = make_cu_seqlens(batch.inputs, 1, max_doc_len);
+  batch.cu_seqlens = make_cu_seqlens(batch.inputs, 1, max_doc_len, bucket);
   return batch;
 }
 
 struct TrainedRun {
   std::vector<double> losses, norms;
   std::vector<float> weights, ema;
+  bool operator==(const TrainedRun&) const = default;
 };
 
+// The route changes half-way. `bucket`: of cu_seqlens, see make_cu_seqlens.
 template <class Device, class T>
-TrainedRun trained(Device& device, int steps) {
+TrainedRun trained(Device& device, int steps, int64_t bucket = 64) {
   const ModelConfig model = small_model();
   OptimConfig optim;
   optim.muon_momentum_warmup_steps = 50;
@@ -90,7 +93,7 @@ TrainedRun trained(Device& device, int steps) {
   uint64_t seed = 100;
   for (int step = 0; step < steps; ++step) {
     const auto result = trainer.step({step, 1.0, step >= steps / 2}, [&] {
-      return batch_of(train.micro_batch_tokens(), seed++, model.max_doc_len);
+      return batch_of(train.micro_batch_tokens(), seed++, model.max_doc_len, bucket);
     });
     run.losses.push_back(result->loss);
     run.norms.push_back(result->grad_norm);
@@ -108,6 +111,53 @@ TEST_F(GpuRuns, TwoHundredStepsTwiceAreTheSameBits) {
   EXPECT_EQ(a.weights, b.weights);
   EXPECT_EQ(a.ema, b.ema);
   EXPECT_LT(a.losses.back(), 0.6 * a.losses.front());  // and it has learned something
+}
+
+// Graphs of both routes and of several numbers of segments, replayed in turn.
+template <class T>
+void expect_graphs_change_nothing() {
+  constexpr int kSteps = 24, kBucket = 4;
+  CudaDevice with, without;
+  without.use_graphs(false);
+  const TrainedRun a = trained<CudaDevice, T>(with, kSteps, kBucket);
+  const TrainedRun b = trained<CudaDevice, T>(without, kSteps, kBucket);
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.norms, b.norms);
+  EXPECT_TRUE(a == b);
+}
+TEST_F(GpuRuns, GraphsChangeNothingInBf16) {
+  expect_graphs_change_nothing<bf16>();
+}
+TEST_F(GpuRuns, GraphsChangeNothingInFloat32) {
+  expect_graphs_change_nothing<float>();
+}
+
+// A loss that is not finite leaves weights and state as they were, and the next step is sound.
+TEST_F(GpuRuns, ANotFiniteStepChangesNothing) {
+  const ModelConfig model = small_model();
+  TrainConfig train;
+  train.batch_tokens = 4096;
+  train.micro_steps = 2;
+  CudaDevice device;
+  Trainer<CudaDevice, bf16> trainer(device, model, OptimConfig{}, train);
+  trainer.init();
+  uint64_t seed = 1;
+  const auto finite = [&] {
+    const auto result = *trainer.step({0, 1.0, false}, [&] {
+      return batch_of(train.micro_batch_tokens(), seed++, model.max_doc_len);
+    });
+    return std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+  };
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(finite());
+  const auto sound = testing::host_values(device, trainer.weights());
+  auto broken = sound;
+  broken[0] = NAN;
+  trainer.upload_state("weights", broken);
+  EXPECT_FALSE(finite());
+  const auto after = testing::host_values(device, trainer.weights());
+  EXPECT_TRUE(std::equal(after.begin() + 1, after.end(), broken.begin() + 1));
+  trainer.upload_state("weights", sound);
+  EXPECT_TRUE(finite());
 }
 
 // The updates' directions pass through bf16 products on the GPU, whatever T is: a step's update
@@ -166,7 +216,12 @@ TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
     fill(b.state.adam_m, 3, 2e-3, -1e-3);
     fill(b.state.adam_v, 4, 1e-6, 1e-9);
     fill(b.state.ema, 5, 2, -1);
-    const double norm = grad_norm(device, b.gradients.size(), b.gradients.data);
+    const auto sum_memory = device.allocate(sizeof(double));
+    auto* const sum = reinterpret_cast<double*>(sum_memory.data());
+    add_squares(device, b.gradients.size(), b.gradients.data, sum);
+    double squares = 0;
+    device.download(&squares, sum, sizeof squares);
+    const double norm = std::sqrt(squares);
     clip_grad(device, b.gradients.size(), b.gradients.data, norm, 0.3);
     optimizer_step(device, model, OptimConfig{}, 10, 0.7, b.weights.data, b.gradients.data, b.state,
                    sharding, Arena(b.scratch.data, static_cast<size_t>(b.scratch.size())));
@@ -205,8 +260,10 @@ TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
 }
 
 template <class T>
-std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, int batch_docs) {
+std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, int batch_docs,
+                          bool graphs = true) {
   CudaDevice device;
+  device.use_graphs(graphs);
   const ModelConfig model = small_model();
   std::vector<float> flat(static_cast<size_t>(flat_size(model)));
   CpuDevice cpu;
@@ -232,6 +289,19 @@ TEST_F(GpuRuns, TestTimeTrainingIsTheSameBitsForAnyBatching) {
   const auto together = scores<bf16>(tokens, EvalMode::ttt, 64);
   EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 1), together);
   EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 3), together);
+}
+
+// Batch after batch of documents whose windows grow alike, chunk by chunk.
+TEST_F(GpuRuns, GraphsChangeNoScore) {
+  const auto wide = text(6000, 9);
+  const std::vector<uint16_t> tokens(wide.begin(), wide.end());
+  for (const EvalMode mode : {EvalMode::chunked, EvalMode::sliding, EvalMode::ttt})
+    for (const int batch_docs : {1, 3}) {
+      EXPECT_EQ(scores<bf16>(tokens, mode, batch_docs),
+                scores<bf16>(tokens, mode, batch_docs, /*graphs=*/false));
+      EXPECT_EQ(scores<float>(tokens, mode, batch_docs),
+                scores<float>(tokens, mode, batch_docs, /*graphs=*/false));
+    }
 }
 
 TEST_F(GpuRuns, NoTokenSeesALaterOne) {

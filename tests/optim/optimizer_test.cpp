@@ -192,6 +192,12 @@ TEST(Optimizer, ThreeStepsMatchThePlainStatementInDouble) {
     }
 }
 
+double norm_of(CpuDevice& device, const std::vector<float>& x) {
+  double squares = 0;
+  add_squares(device, std::ssize(x), x.data(), &squares);
+  return std::sqrt(squares);
+}
+
 // The first golden step, from the golden gradient.
 TEST(Optimizer, FirstGoldenStep) {
   const testing::Golden golden;
@@ -201,7 +207,7 @@ TEST(Optimizer, FirstGoldenStep) {
   const int64_t flat = flat_size(model);
   Memory memory(model);
   CpuDevice device(2);
-  const double norm = grad_norm(device, flat, gradients.data());
+  const double norm = norm_of(device, gradients);
   EXPECT_NEAR(norm, golden.floats("opt.step0.grad_norm")[0], 1e-4 * norm);
   clip_grad(device, flat, gradients.data(), norm, 0.3);
   const auto before = weights;
@@ -246,6 +252,29 @@ TEST(Optimizer, StateVisitorCoversEveryBuffer) {
             bank_size(model) + 2 * (flat_size(model) - bank_size(model)) + flat_size(model));
 }
 
+// Terms of either sign and of many sizes; the sums take up where they were.
+TEST(GradNorm, SumsAddUpInDouble) {
+  const Philox rng(3, 5);
+  for (const size_t n : {size_t{0}, size_t{1}, size_t{16'384}, size_t{100'003}}) {
+    std::vector<float> x(n);
+    double sum = 0, size = 0, squares = 0;
+    for (size_t i = 0; i < n; ++i) {
+      x[i] = static_cast<float>(rng.normal(i) * std::exp2(static_cast<double>(i % 40)));
+      sum += double{x[i]};
+      size += std::fabs(double{x[i]});
+      squares += double{x[i]} * double{x[i]};
+    }
+    CpuDevice device(2);
+    double total = 3, total_squares = 5;
+    add_sum(device, std::ssize(x), x.data(), &total);
+    add_squares(device, std::ssize(x), x.data(), &total_squares);
+    // In any order n additions err by at most n roundings of the sum of the sizes.
+    const double rounding = static_cast<double>(n + 1) * 0x1p-53;
+    EXPECT_NEAR(total, 3 + sum, 2 * rounding * (size + 3)) << n;
+    EXPECT_NEAR(total_squares, 5 + squares, 2 * rounding * (squares + 5)) << n;
+  }
+}
+
 TEST(GradNorm, IsTheNormAndClippingReachesIt) {
   std::vector<float> g(100'003);
   const Philox rng(3, 4);
@@ -256,15 +285,15 @@ TEST(GradNorm, IsTheNormAndClippingReachesIt) {
   }
   CpuDevice one(1), two(2);
   const int64_t n = static_cast<int64_t>(g.size());
-  const double norm = grad_norm(one, n, g.data());
+  const double norm = norm_of(one, g);
   EXPECT_NEAR(norm, std::sqrt(sum), std::sqrt(sum) * 1e-13);
-  EXPECT_EQ(norm, grad_norm(two, n, g.data()));
+  EXPECT_EQ(norm, norm_of(two, g));
 
   const auto before = g;
   clip_grad(two, n, g.data(), norm, 2 * norm);
   EXPECT_EQ(g, before);  // below the limit: untouched
   clip_grad(two, n, g.data(), norm, 0.3);
-  EXPECT_NEAR(grad_norm(one, n, g.data()), 0.3, 0.3 * 0x1p-22);
+  EXPECT_NEAR(norm_of(one, g), 0.3, 0.3 * 0x1p-22);
 }
 
 TEST(AdamW, WithoutFirstMomentEqualsBetaOneZero) {

@@ -28,11 +28,13 @@ inline constexpr std::array<std::string_view, 3> names(MatmulPrecision) {
 // AVX512-BF16 or AMX: without them, bfloat16 products are slower than float32 ones.
 bool cpu_has_fast_bf16();
 
+class CpuGraphs;
 class MatmulCache;
 
 class CpuDevice {
  public:
   using Buffer = HostBuffer;
+  using Graphs = CpuGraphs;
 
   // `threads` = 0: as many as the machine has cores for this process.
   // Throws Error if bfloat16 is asked for on a machine without AVX512-BF16 or AMX.

@@ -2,6 +2,7 @@
 
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_matmul.h"
+#include "fairway/device/cuda_staging.h"
 
 namespace fairway {
 
@@ -66,6 +67,7 @@ CudaDevice::CudaDevice(int ordinal) {
   multiprocessors_ = properties.multiProcessorCount;
   capability_ = 10 * properties.major + properties.minor;
   cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  staging_ = std::make_unique<CudaStaging>(stream_);
   matmul_ = std::make_unique<CudaMatmul>();
 }
 
@@ -75,9 +77,8 @@ CudaDevice::~CudaDevice() {
 }
 
 void CudaDevice::upload(void* device, const void* host, size_t bytes) {
-  // From pageable memory: the runtime has staged all of it when the call returns.
-  cuda_check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
-             "copying to the GPU");
+  check(!recording(), "CudaDevice::upload: a graph would keep what is uploaded now");
+  staging_->upload(device, host, bytes);
 }
 
 void CudaDevice::download(void* host, const void* device, size_t bytes) {
@@ -99,12 +100,20 @@ void CudaDevice::synchronize() {
   cuda_check(cudaStreamSynchronize(stream_), "waiting for the GPU");
 }
 
+bool CudaDevice::recording() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cuda_check(cudaStreamIsCapturing(stream_, &status), "asking whether a graph is recorded");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 std::byte* CudaDevice::workspace(int slot, size_t bytes) {
   Buffer& buffer = workspaces_[static_cast<size_t>(slot)];
   if (buffer.bytes() < bytes) {
+    check(!recording(), "CudaDevice::workspace: more is needed while a graph is recorded");
     synchronize();  // earlier work may still use the old one
     buffer = Buffer();
     buffer = Buffer(bytes + bytes / 4);
+    ++workspace_moves_;
   }
   return buffer.data();
 }

@@ -37,11 +37,14 @@ class CudaBuffer {
   size_t bytes_ = 0;
 };
 
+class CudaGraphs;
 class CudaMatmul;
+class CudaStaging;
 
 class CudaDevice {
  public:
   using Buffer = CudaBuffer;
+  using Graphs = CudaGraphs;
 
   // Throws Error where there is no usable GPU, saying why.
   explicit CudaDevice(int ordinal = 0);
@@ -55,7 +58,7 @@ class CudaDevice {
   int capability() const { return capability_; }  // 90 for compute capability 9.0
 
   Buffer allocate(size_t bytes) { return Buffer(bytes); }
-  // The host memory may be reused when upload returns.
+  // The host memory may be reused when upload returns; the work issued before may still run.
   void upload(void* device, const void* host, size_t bytes);
   void download(void* host, const void* device, size_t bytes);
   void copy(void* to, const void* from, size_t bytes);
@@ -63,17 +66,29 @@ class CudaDevice {
   void synchronize();
 
   // Scratch for the op that is being issued: at least `bytes`, 256-byte aligned, undefined content,
-  // valid until the next call with the same slot. Grows outside of stream capture only.
+  // valid until the next call with the same slot. It grows, which moves it, outside of recordings
+  // only.
   std::byte* workspace(int slot, size_t bytes);
+  // How often one has moved so far.
+  int64_t workspace_moves() const { return workspace_moves_; }
+
+  // Whether Graphs record at all (they do): off for comparison.
+  void use_graphs(bool on) { uses_graphs_ = on; }
+  bool uses_graphs() const { return uses_graphs_; }
 
   CudaMatmul& matmul() { return *matmul_; }
 
  private:
+  bool recording() const;
+
   static constexpr int kWorkspaces = 8;
   CUstream_st* stream_ = nullptr;
   std::string name_;
   int multiprocessors_ = 0, capability_ = 0;
+  bool uses_graphs_ = true;
   std::array<Buffer, kWorkspaces> workspaces_;
+  int64_t workspace_moves_ = 0;
+  std::unique_ptr<CudaStaging> staging_;
   std::unique_ptr<CudaMatmul> matmul_;
 };
 

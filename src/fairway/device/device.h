@@ -4,6 +4,7 @@
 //
 // A device type provides:
 //   using Buffer                                     owning memory of the device, zeroed
+//   using Graphs                                     work issued again and again: graphs.h
 //   name()                                           for people: what it is
 //   Buffer allocate(size_t bytes)
 //   void upload(void* device, const void* host, size_t bytes)

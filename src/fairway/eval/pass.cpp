@@ -6,10 +6,28 @@
 
 namespace fairway {
 
+namespace {
+
+// Test-time training takes its documents chunk by chunk, each with a longer window, up to the
+// longest, and then begins again with other documents: the windows of a batch have 64 lengths by
+// default.
+constexpr size_t kGraphs = 96;
+
+int64_t address(const void* p) {
+  return static_cast<int64_t>(reinterpret_cast<intptr_t>(p));
+}
+
+}  // namespace
+
 template <class Device, class T>
 Pass<Device, T>::Pass(Device& device, const Network& net, const Weights<const T>& weights,
                       const Capacity& capacity)
-    : device_(device), net_(net), weights_(weights), capacity_(capacity) {
+    : device_(device),
+      net_(net),
+      weights_(weights),
+      capacity_(capacity),
+      forward_(device, kGraphs),
+      backward_(device, kGraphs) {
   Arena dry;
   take(dry, capacity_);
   memory_ = device_.allocate(dry.peak());
@@ -90,14 +108,27 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   const Lora<const float>* with = lora ? &adapters : nullptr;
   const Lora<float>* into = train ? &gradients : nullptr;
 
-  forward(device_, net_, weights_, with, batch, l.acts, l.scratch);
-  head_loss(device_, net_, weights_, with, batch, l.acts, l.nll, train ? l.d_nll.data : nullptr,
-            static_cast<const Weights<float>*>(nullptr), into, l.scratch);
+  // What the work depends on beside the pass's own: sizes, adapters, and the rows of each document,
+  // by which the host cuts the head's work.
+  GraphKey key{size.rows, size.scored, size.windows, train};
+  if (lora) {
+    key.insert(key.end(), {address(lora->layout), address(lora->docs), address(lora->gradients),
+                           lora->stride});
+    key.insert(key.end(), head_rows_.begin(), head_rows_.end());
+  }
+  forward_.run(key, [&] {
+    forward(device_, net_, weights_, with, batch, l.acts, l.scratch);
+    head_loss(device_, net_, weights_, with, batch, l.acts, l.nll, train ? l.d_nll.data : nullptr,
+              static_cast<const Weights<float>*>(nullptr), into, l.scratch);
+  });
+  // Before the backward, which runs beside what the host does with the scores.
   nll_.resize(rows_.size());
   device_.download(nll_.data(), l.nll.data, nll_.size() * sizeof(float));
   if (train)
-    backward(device_, net_, weights_, with, batch, l.acts,
-             static_cast<const Weights<float>*>(nullptr), into, l.scratch);
+    backward_.run(key, [&] {
+      backward(device_, net_, weights_, with, batch, l.acts,
+               static_cast<const Weights<float>*>(nullptr), into, l.scratch);
+    });
 
   size_t i = 0;
   for (const Window& w : windows)

@@ -8,6 +8,7 @@
 
 #include "fairway/base/arena.h"
 #include "fairway/data/stream.h"
+#include "fairway/device/graphs.h"
 #include "fairway/eval/plan.h"
 #include "fairway/model/model.h"
 
@@ -33,7 +34,8 @@ class Pass {
     const LoraConfig* lora = nullptr;  // the adapters that `run` may be given; null: none
   };
 
-  // `net` and what `weights` and `capacity` point to must outlive the pass.
+  // `net` and what `weights`, `capacity` and the layouts given to `run` point to must outlive the
+  // pass.
   Pass(Device& device, const Network& net, const Weights<const T>& weights,
        const Capacity& capacity);
 
@@ -60,6 +62,7 @@ class Pass {
   typename Device::Buffer memory_;
   std::vector<int32_t> inputs_, cu_seqlens_, rows_, targets_, head_rows_;  // host side of one pass
   std::vector<float> nll_, d_nll_;
+  typename Device::Graphs forward_, backward_;
 };
 
 }  // namespace fairway

@@ -157,24 +157,29 @@ __device__ double block_sum(double value, double* scratch) {
   return sum;
 }
 
-// This thread's share of the sum of squares of x[0 … n): every kThreads-th group of four.
-template <int kThreads>
-__device__ double thread_sum_squares(int64_t n, const float* x) {
+// This thread's share of the sum of term(v) over x[0 … n): every kThreads-th group of four.
+template <int kThreads, class Term>
+__device__ double thread_sum(int64_t n, const float* x, const Term& term) {
   double sum = 0;
-  const auto add = [&](float v) { sum += static_cast<double>(v) * static_cast<double>(v); };
   int64_t tail = 0;
   if (reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0) {
     tail = n / 4 * 4;
     for (int64_t i = 4 * int64_t{threadIdx.x}; i < tail; i += 4 * kThreads) {
       const float4 v = load_four(x + i);
-      add(v.x);
-      add(v.y);
-      add(v.z);
-      add(v.w);
+      sum += term(v.x);
+      sum += term(v.y);
+      sum += term(v.z);
+      sum += term(v.w);
     }
   }
-  for (int64_t i = tail + threadIdx.x; i < n; i += kThreads) add(x[i]);
+  for (int64_t i = tail + threadIdx.x; i < n; i += kThreads) sum += term(x[i]);
   return sum;
 }
+
+struct Square {
+  __device__ double operator()(float x) const {
+    return static_cast<double>(x) * static_cast<double>(x);
+  }
+};
 
 }  // namespace fairway

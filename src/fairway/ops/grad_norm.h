@@ -1,4 +1,5 @@
-// The global norm of a gradient, and clipping to it.
+// Sums of a whole vector that stay on the device (the loss, the squares of the gradient), and
+// clipping a gradient to a norm.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +8,12 @@
 
 namespace fairway {
 
-// ‖g‖₂ over n elements. Summed in double over blocks of fixed size, in order.
-double grad_norm(CpuDevice& device, int64_t n, const float* g);
-double grad_norm(CudaDevice& device, int64_t n, const float* g);
+// *total += Σ x, *total += Σ x² over n elements; `total` is device memory. Summed in double over
+// blocks of fixed size, in order.
+void add_sum(CpuDevice& device, int64_t n, const float* x, double* total);
+void add_sum(CudaDevice& device, int64_t n, const float* x, double* total);
+void add_squares(CpuDevice& device, int64_t n, const float* x, double* total);
+void add_squares(CudaDevice& device, int64_t n, const float* x, double* total);
 
 // g ← g · max_norm/(norm + 1e-6) where that factor is below 1. `norm` is the gradient's norm.
 void clip_grad(CpuDevice& device, int64_t n, float* g, double norm, double max_norm);

@@ -1,4 +1,3 @@
-#include <cmath>
 #include <vector>
 
 #include "fairway/ops/elementwise_cpu.h"
@@ -24,14 +23,20 @@ void scale_block(int64_t n, float* x, float scale) {
 
 }  // namespace
 
-double grad_norm(CpuDevice& device, int64_t n, const float* g) {
+void add_sum(CpuDevice&, int64_t n, const float* x, double* total) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+  *total += sum;
+}
+
+void add_squares(CpuDevice& device, int64_t n, const float* x, double* total) {
   std::vector<double> partial(static_cast<size_t>((n + kElementwiseBlock - 1) / kElementwiseBlock));
   for_each_block(device, n, [&](int64_t begin, int64_t size) {
-    partial[static_cast<size_t>(begin / kElementwiseBlock)] = sum_squares(size, g + begin);
+    partial[static_cast<size_t>(begin / kElementwiseBlock)] = sum_squares(size, x + begin);
   });
-  double total = 0;
-  for (double p : partial) total += p;
-  return std::sqrt(total);
+  double sum = 0;
+  for (double p : partial) sum += p;
+  *total += sum;
 }
 
 void clip_grad(CpuDevice& device, int64_t n, float* g, double norm, double max_norm) {

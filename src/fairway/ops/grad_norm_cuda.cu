@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "fairway/ops/elementwise_cuda.h"
 #include "fairway/ops/grad_norm.h"
 
@@ -8,26 +6,43 @@ namespace fairway {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kNormBlock = 16384;  // elements
-constexpr int kSlotPartial = 1;        // of CudaDevice::workspace
+constexpr int64_t kBlock = 16384;  // elements
+constexpr int kSlotPartial = 1;    // of CudaDevice::workspace
 
-__global__ void __launch_bounds__(kThreads)
-    sum_squares_kernel(int64_t n, const float* x, double* partial) {
+struct Itself {
+  __device__ double operator()(float x) const { return static_cast<double>(x); }
+};
+
+// partial[block] = the sum of term(x) over that block.
+template <class Term>
+__global__ void __launch_bounds__(kThreads) sum_kernel(int64_t n, const float* x, double* partial) {
   __shared__ double scratch[kThreads / 32];
-  const int64_t begin = int64_t{blockIdx.x} * kNormBlock;
-  const double mine = thread_sum_squares<kThreads>(min(n - begin, kNormBlock), x + begin);
+  const int64_t begin = int64_t{blockIdx.x} * kBlock;
+  const double mine = thread_sum<kThreads>(min(n - begin, kBlock), x + begin, Term{});
   const double sum = block_sum<kThreads>(mine, scratch);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// *total = the sum of partial[0 … n); one block.
+// *total += the sum of partial[0 … n); one block.
 __global__ void __launch_bounds__(kThreads)
     total_kernel(int64_t n, const double* partial, double* total) {
   __shared__ double scratch[kThreads / 32];
   double mine = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) mine += partial[i];
   const double sum = block_sum<kThreads>(mine, scratch);
-  if (threadIdx.x == 0) *total = sum;
+  if (threadIdx.x == 0) *total += sum;
+}
+
+template <class Term>
+void add(CudaDevice& device, int64_t n, const float* x, double* total) {
+  if (n <= 0) return;
+  const int64_t blocks = (n + kBlock - 1) / kBlock;
+  auto* partial = reinterpret_cast<double*>(
+      device.workspace(kSlotPartial, static_cast<size_t>(blocks) * sizeof(double)));
+  sum_kernel<Term><<<static_cast<unsigned>(blocks), kThreads, 0, device.stream()>>>(n, x, partial);
+  cuda_check_launch("sums of blocks");
+  total_kernel<<<1, kThreads, 0, device.stream()>>>(blocks, partial, total);
+  cuda_check_launch("sum of sums");
 }
 
 struct ScaleElement {
@@ -37,20 +52,11 @@ struct ScaleElement {
 
 }  // namespace
 
-double grad_norm(CudaDevice& device, int64_t n, const float* g) {
-  if (n <= 0) return 0;
-  const int64_t blocks = (n + kNormBlock - 1) / kNormBlock;
-  double* total = reinterpret_cast<double*>(
-      device.workspace(kSlotPartial, static_cast<size_t>(blocks + 1) * sizeof(double)));
-  double* partial = total + 1;
-  sum_squares_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, device.stream()>>>(n, g,
-                                                                                      partial);
-  cuda_check_launch("grad_norm: sums of blocks");
-  total_kernel<<<1, kThreads, 0, device.stream()>>>(blocks, partial, total);
-  cuda_check_launch("grad_norm: total");
-  double squares = 0;
-  device.download(&squares, total, sizeof squares);
-  return std::sqrt(squares);
+void add_sum(CudaDevice& device, int64_t n, const float* x, double* total) {
+  add<Itself>(device, n, x, total);
+}
+void add_squares(CudaDevice& device, int64_t n, const float* x, double* total) {
+  add<Square>(device, n, x, total);
 }
 
 void clip_grad(CudaDevice& device, int64_t n, float* g, double norm, double max_norm) {

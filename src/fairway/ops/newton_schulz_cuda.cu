@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kThreads)
     matrix_squares_kernel(int64_t size, const float* x, double* partial) {
   __shared__ double scratch[kThreads / 32];
   const int64_t begin = int64_t{blockIdx.x} * kNormBlock;
-  const double mine = thread_sum_squares<kThreads>(min(size - begin, kNormBlock),
-                                                   x + int64_t{blockIdx.y} * size + begin);
+  const double mine = thread_sum<kThreads>(min(size - begin, kNormBlock),
+                                           x + int64_t{blockIdx.y} * size + begin, Square{});
   const double sum = block_sum<kThreads>(mine, scratch);
   if (threadIdx.x == 0) partial[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = sum;
 }

@@ -16,6 +16,9 @@ namespace fairway {
 
 namespace {
 
+// Two routes, each with the few numbers of segments, in buckets, that micro-batches come to.
+constexpr size_t kGraphs = 16;
+
 // Tokens that come from no document, in segments of the longest length.
 PackedBatch synthetic_batch(const ModelConfig& model, int64_t rows) {
   PackedBatch batch;
@@ -43,7 +46,8 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
       looped_(model, true),
       rows_(train.micro_batch_tokens()),
       micro_steps_(train.micro_steps),
-      sharding_(model, make_communicator(device, group_)) {
+      sharding_(model, make_communicator(device, group_)),
+      graphs_(device, kGraphs) {
   const auto lay_out = [&](Arena& arena) {
     return take_trainer_buffers<T>(model_, train_, sharding_.shard(), arena);
   };
@@ -51,7 +55,6 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
   buffer_ = device.allocate(dry_run_.peak());
   Arena arena(buffer_.data(), buffer_.bytes());
   b_ = lay_out(arena);
-  host_nll_.resize(static_cast<size_t>(rows_));
   const std::vector<float> mean(static_cast<size_t>(rows_),
                                 1.0f / static_cast<float>(rows_ * micro_steps_));
   device_.upload(b_.d_nll.data, mean.data(), mean.size() * sizeof(float));
@@ -62,7 +65,7 @@ void Trainer<Device, T>::warm_up(int micro_steps) {
   if (micro_steps == 0) return;
   const PackedBatch batch = synthetic_batch(model_, rows_);
   for (int i = 0; i < micro_steps; ++i) {
-    device_.zero(b_.gradients.data, static_cast<size_t>(b_.gradients.size()) * sizeof(float));
+    begin_step();
     micro_step(i % 2 == 0, batch);
     update({});
   }
@@ -94,9 +97,16 @@ Weights<const T> Trainer<Device, T>::weights_of_products() const {
     return weights_view<const T>(model_, b_.matrices.data, b_.weights.data);
 }
 
-// Forward and backward on one micro-batch; returns the sum of its nll.
+// Gradients and sums of no micro-batch yet.
 template <class Device, class T>
-double Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
+void Trainer<Device, T>::begin_step() {
+  device_.zero(b_.gradients.data, static_cast<size_t>(b_.gradients.size()) * sizeof(float));
+  device_.zero(b_.sums, sizeof *b_.sums);
+}
+
+// Forward and backward on one micro-batch. The host need not wait for it.
+template <class Device, class T>
+void Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
   check(static_cast<int64_t>(packed.inputs.size()) == rows_ &&
             static_cast<int64_t>(packed.targets.size()) == rows_ &&
             static_cast<int64_t>(packed.cu_seqlens.size()) <= b_.cu_seqlens.size(),
@@ -105,22 +115,20 @@ double Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
   device_.upload(b_.targets.data, packed.targets.data(), packed.targets.size() * sizeof(int32_t));
   device_.upload(b_.cu_seqlens.data, packed.cu_seqlens.data(),
                  packed.cu_seqlens.size() * sizeof(int32_t));
-  const Batch batch{b_.inputs,
-                    {b_.cu_seqlens.data, {static_cast<int64_t>(packed.cu_seqlens.size())}},
-                    {},
-                    b_.targets};
-  const Network& net = looped ? looped_ : plain_;
-  const Acts<T>& acts = looped ? b_.acts_looped : b_.acts_plain;
-  const Weights<const T> w = weights_of_products();
-  const auto dw = weights_view<float>(model_, b_.gradients.data);
-  const Arena scratch(b_.scratch.data, static_cast<size_t>(b_.scratch.size()));
-  forward(device_, net, w, nullptr, batch, acts, scratch);
-  head_loss(device_, net, w, nullptr, batch, acts, b_.nll, b_.d_nll.data, &dw, nullptr, scratch);
-  backward(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);
-  device_.download(host_nll_.data(), b_.nll.data, host_nll_.size() * sizeof(float));
-  double sum = 0;
-  for (float nll : host_nll_) sum += nll;
-  return sum;
+  const auto segments = static_cast<int64_t>(packed.cu_seqlens.size());
+  const Batch batch{b_.inputs, {b_.cu_seqlens.data, {segments}}, {}, b_.targets};
+  // All else that the work depends on is the trainer's own and stays as it is.
+  graphs_.run({looped, segments}, [&] {
+    const Network& net = looped ? looped_ : plain_;
+    const Acts<T>& acts = looped ? b_.acts_looped : b_.acts_plain;
+    const Weights<const T> w = weights_of_products();
+    const auto dw = weights_view<float>(model_, b_.gradients.data);
+    const Arena scratch(b_.scratch.data, static_cast<size_t>(b_.scratch.size()));
+    forward(device_, net, w, nullptr, batch, acts, scratch);
+    head_loss(device_, net, w, nullptr, batch, acts, b_.nll, b_.d_nll.data, &dw, nullptr, scratch);
+    backward(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);
+    add_sum(device_, rows_, b_.nll.data, &b_.sums->nll);
+  });
 }
 
 template <class Device, class T>
@@ -131,45 +139,48 @@ int Trainer<Device, T>::own_micro_steps() const {
 template <class Device, class T>
 std::optional<StepResult> Trainer<Device, T>::step(const StepPlan& plan, const NextBatch& next,
                                                    const Cancelled& cancelled) {
-  device_.zero(b_.gradients.data, static_cast<size_t>(b_.gradients.size()) * sizeof(float));
-  double nll = 0;
+  begin_step();
   for (int i = 0; i < own_micro_steps(); ++i) {
     if (cancelled && group_.size() == 1 && cancelled()) return std::nullopt;
-    nll += micro_step(plan.looped, next());
+    micro_step(plan.looped, next());
   }
-  return update(plan, nll);
+  return update(plan);
 }
 
-// Of gradients that have been summed over ranks: each rank knows its slices, and all know the rest.
+// The only wait of a step. `own_slices`: the squares are of what this rank alone knows of gradients
+// that have been summed over ranks, or on rank 0 of what all know too.
 template <class Device, class T>
-double Trainer<Device, T>::global_grad_norm() {
-  if (group_.size() == 1) return grad_norm(device_, b_.gradients.size(), b_.gradients.data);
-  const Shard& shard = sharding_.shard();
-  double squares = 0;
+StepSums Trainer<Device, T>::fetch_sums(bool own_slices) {
+  device_.zero(&b_.sums->squares, sizeof b_.sums->squares);
   const auto add = [&](int64_t begin, int64_t n) {
-    squares += std::pow(grad_norm(device_, n, b_.gradients.data + begin), 2);
+    add_squares(device_, n, b_.gradients.data + begin, &b_.sums->squares);
   };
-  for (const BankSlice& b : shard.banks) add(b.own(), b.count * b.matrix());
-  if (group_.root()) add(shard.rest_flat, shard.rest_size);
-  group_.sum(std::span(&squares, 1));
-  return std::sqrt(squares);
+  if (own_slices) {
+    const Shard& shard = sharding_.shard();
+    for (const BankSlice& b : shard.banks) add(b.own(), b.count * b.matrix());
+    if (group_.root()) add(shard.rest_flat, shard.rest_size);
+  } else {
+    add(0, b_.gradients.size());
+  }
+  StepSums sums;
+  device_.download(&sums, b_.sums, sizeof sums);
+  return sums;
 }
 
 // Gradients are sums of d(nll)/(tokens of the step), over micro-batches and then over ranks: means
 // over the step's tokens in the end. A rank's own mean, which per-rank clipping is about, is its
 // sum times M over its micro-batches.
 template <class Device, class T>
-StepResult Trainer<Device, T>::update(const StepPlan& plan, double nll) {
+StepResult Trainer<Device, T>::update(const StepPlan& plan) {
   const bool global = optim_.clip_mode == ClipMode::global;
-  double norm = 0;
   if (global) {
     sharding_.start_reduce(b_.gradients.data);
     sharding_.wait_reduced();
-    norm = global_grad_norm();
-  } else {
-    norm = grad_norm(device_, b_.gradients.size(), b_.gradients.data) *
-           (static_cast<double>(micro_steps_) / own_micro_steps());
   }
+  auto [nll, squares] = fetch_sums(global && group_.size() > 1);
+  if (global) group_.sum(std::span(&squares, 1));
+  const double norm =
+      std::sqrt(squares) * (global ? 1 : static_cast<double>(micro_steps_) / own_micro_steps());
   std::array<double, 2> sums{nll, norm};  // what is not finite on one rank becomes so on all
   group_.sum(sums);
   const StepResult result{.loss = sums[0] / static_cast<double>(rows_ * micro_steps_),

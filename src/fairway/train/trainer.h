@@ -15,6 +15,7 @@
 #include "fairway/comm/process_group.h"
 #include "fairway/data/loader.h"
 #include "fairway/device/device.h"
+#include "fairway/device/graphs.h"
 #include "fairway/model/model.h"
 #include "fairway/optim/optimizer.h"
 #include "fairway/train/config.h"
@@ -63,8 +64,8 @@ class Trainer {
                                  const Cancelled& cancelled = {});
 
   // The second half of a step, on the gradients as they are: clipping, the sum over ranks, the
-  // optimizer. `nll` is the sum over this rank's tokens.
-  StepResult update(const StepPlan& plan, double nll = 0);
+  // optimizer. The loss is that of the last step's micro-batches.
+  StepResult update(const StepPlan& plan);
 
   // Micro-batches of a step that are this rank's.
   int own_micro_steps() const;
@@ -90,8 +91,9 @@ class Trainer {
   // The rounded copy follows the weights; whoever changes them calls this.
   void round_weights();
   Weights<const T> weights_of_products() const;
-  double micro_step(bool looped, const PackedBatch& batch);
-  double global_grad_norm();
+  void begin_step();
+  void micro_step(bool looped, const PackedBatch& batch);
+  StepSums fetch_sums(bool own_slices);
   template <class F>
   void for_each_state(F&& f) const {
     f("weights", b_.weights);
@@ -113,7 +115,7 @@ class Trainer {
   typename Device::Buffer buffer_;
   Arena dry_run_;
   TrainerBuffers<T> b_;
-  std::vector<float> host_nll_;
+  typename Device::Graphs graphs_;
 };
 
 }  // namespace fairway

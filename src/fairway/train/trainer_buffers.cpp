@@ -24,6 +24,7 @@ TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConf
   b.cu_seqlens = arena.take<int32_t>("batch", {2 * (rows + 1) + 64});
   b.nll = arena.take<float>("nll", {rows});
   b.d_nll = arena.take<float>("nll", {rows});
+  b.sums = arena.take<StepSums>("nll", {1}).data;
 
   const size_t scratch =
       std::max({scratch_bytes<T>(plain, rows, rows, true),

@@ -10,6 +10,12 @@
 
 namespace fairway {
 
+// Sums over a step, kept in device memory until its end.
+struct StepSums {
+  double nll = 0;      // of the tokens of its micro-batches
+  double squares = 0;  // of its gradient
+};
+
 // T: the element type of activations and of the matrices that products read (model/model.h).
 template <class T>
 struct TrainerBuffers {
@@ -20,6 +26,7 @@ struct TrainerBuffers {
   Tensor<int32_t> inputs, targets;  // [rows]
   Tensor<int32_t> cu_seqlens;       // room for the largest; a batch uses the beginning
   Tensor<float> nll, d_nll;         // [rows]
+  StepSums* sums = nullptr;
   Acts<T> acts_plain, acts_looped;  // in the same memory
   Tensor<std::byte> scratch;
 };
