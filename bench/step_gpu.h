@@ -14,7 +14,7 @@ struct GpuStepOptions {
   int64_t tokens = 98304;  // of a micro-batch: a step is one on each rank
   int steps = 20;
   bool looped = true;
-  bool graphs = true;  // off: every kernel is launched by itself
+  bool graphs = true;             // off: every kernel is launched by itself
   ProcessGroup* group = nullptr;  // ranks that train together, each on its own GPU; null: one
 };
 
