@@ -56,6 +56,7 @@ function(fairway_test name)
     add_test(NAME gpu.${name} COMMAND ${name} --gtest_filter=*Gpu*)
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu RUN_SERIAL ON TIMEOUT 600
       SKIP_REGULAR_EXPRESSION "no GPU here")
+    add_dependencies(gpu-tests ${name})
   endif()
 endfunction()
 
@@ -72,9 +73,16 @@ function(fairway_ranks_test name)
       # More ranks than cores must not spin while they wait.
       COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1
         -np ${ranks} $<TARGET_FILE:${name}>)
+    set(labels mpi)
+    if(NOT ranks EQUAL 2)
+      list(APPEND labels slow)
+    endif()
+    if("GPU" IN_LIST ARG_UNPARSED_ARGUMENTS AND FAIRWAY_WITH_CUDA)
+      list(APPEND labels gpu)  # where there is a GPU for every rank, they exchange through NCCL
+    endif()
     # The leaks that a sanitizer finds are MPI's own.
     set_tests_properties(mpi.${name}.${ranks} PROPERTIES PROCESSORS 2 TIMEOUT 300
-      LABELS "mpi$<$<NOT:$<EQUAL:${ranks},2>>:$<SEMICOLON>slow>" ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
+      LABELS "${labels}" ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
   endforeach()
 endfunction()
 
