@@ -1,6 +1,8 @@
 # make            install what is missing, then build      -> build/apps/fairway/fairway
 # make demo       text in, a scored artifact out, in a few minutes on two cores
 # make test       the whole test suite;  make test-gpu the part that needs a GPU
+# make bench-gpu  the program's speed on a GPU (docs/performance.md)
+# make bundle     source and libraries as one tarball, for machines without a network -> build/fairway-offline.tar.gz
 # make sanitize   the suite under AddressSanitizer and UndefinedBehaviorSanitizer
 # make tsan       what uses std::thread (training batches, shard building, checkpoints) under ThreadSanitizer
 # make fuzz       the readers of files against the fuzzer's corpora, and a few seconds more (docs/fuzzing.md);
@@ -18,7 +20,7 @@ sources = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 # Builds that only check the host's code leave the GPU's out.
 CPU_ONLY = -DFAIRWAY_CUDA=OFF
 
-.PHONY: all deps check-deps build-all demo test test-gpu sanitize tsan fuzz fuzz-build fuzz-long tidy format format-check clean
+.PHONY: all deps check-deps build-all demo test test-gpu bench-gpu bundle sanitize tsan fuzz fuzz-build fuzz-long tidy format format-check clean
 .DEFAULT_GOAL := all
 
 deps:
@@ -43,8 +45,20 @@ test: build-all
 	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 # What needs a GPU; says so and passes where there is none.
-test-gpu: build-all
+test-gpu: deps $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS) --target gpu-tests
 	ctest --test-dir $(BUILD) --output-on-failure -L gpu
+
+bench-gpu: all
+	$(BUILD)/apps/fairway/fairway bench step --device cuda
+	$(BUILD)/apps/fairway/fairway bench step --device cuda --no-loop
+	$(BUILD)/apps/fairway/fairway bench ops --device cuda
+	$(BUILD)/apps/fairway/fairway bench ttt --device cuda --documents 47 --doc-tokens 2100
+	$(BUILD)/apps/fairway/fairway bench quantize --device cuda
+	$(BUILD)/apps/fairway/fairway bench checkpoint --device cuda
+
+bundle:
+	scripts/offline-bundle.sh $(BUILD)/fairway-offline.tar.gz
 
 sanitize: deps
 	cmake -B $(BUILD)-sanitize -G Ninja $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \

@@ -56,6 +56,7 @@ function(fairway_test name)
     add_test(NAME gpu.${name} COMMAND ${name} --gtest_filter=*Gpu*)
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu RUN_SERIAL ON TIMEOUT 600
       SKIP_REGULAR_EXPRESSION "no GPU here")
+    add_dependencies(gpu-tests ${name})
   endif()
 endfunction()
 
@@ -76,7 +77,7 @@ function(fairway_ranks_test name)
     set_tests_properties(mpi.${name}.${ranks} PROPERTIES PROCESSORS 2 TIMEOUT 300
       LABELS "mpi$<$<NOT:$<EQUAL:${ranks},2>>:$<SEMICOLON>slow>"
       ENVIRONMENT "ASAN_OPTIONS=detect_leaks=0;CUDA_VISIBLE_DEVICES=")
-    if(FAIRWAY_WITH_CUDA)  # one GPU a rank
+    if("GPU" IN_LIST ARG_UNPARSED_ARGUMENTS AND FAIRWAY_WITH_CUDA)  # one GPU a rank
       add_test(NAME gpu.mpi.${name}.${ranks} COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe
         -np ${ranks} $<TARGET_FILE:${name}> --gtest_filter=*Gpu*)
       set_tests_properties(gpu.mpi.${name}.${ranks} PROPERTIES LABELS gpu RUN_SERIAL ON TIMEOUT 600

@@ -18,7 +18,7 @@ list() {
 
 size() {
   list | tar --create --file - --files-from - --mtime=@0 --owner=0 --group=0 --numeric-owner \
-    --mode=644 --format=ustar | xz -9e --threads=1 | wc -c
+    --mode=644 --format=ustar | "${XZ:-xz}" -9e --threads=1 | wc -c
 }
 
 case "${1-}" in
