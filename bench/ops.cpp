@@ -12,6 +12,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/grad_norm.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -219,6 +220,31 @@ OpsFigures run(Device& device, const OpsOptions& o) {
           [&] { low_rank_up_backward<E>(device, y, xa, up, dxa, dlora.data + 4 * kRank * D); });
   measure("low_rank_down backward of 4", 3 * TD + 4 * TR + 8 * adapters, 8 * rank_flops,
           [&] { low_rank_down_backward<E>(device, dxa, x, down, z, down_of(dlora.data)); });
+  measure("low_rank_down backward of 4, adapters", TD + 4 * TR + 8 * adapters, 4 * rank_flops,
+          [&] { low_rank_down_backward<E>(device, dxa, x, down, {}, down_of(dlora.data)); });
+  // The same adapters beside the maps that they belong to.
+  const LowRankAdded<E> added{up, xa};
+  const LowRankAddedBack<E> back{down, dxa};
+  LowRankDown<const A> first = down;
+  first.count = 1;
+  const LowRankAddedBack<E> back_of_one{first, {dxa.data, {T, kRank}}};
+  const double DD = n(D, D), square_flops = 2 * TD * static_cast<double>(D),
+               wide_flops = 2 * TF * static_cast<double>(D);
+  measure("linear_add D×D, adapted", 3 * TD + DD + TR + 2 * adapters, square_flops + rank_flops,
+          [&] { linear_adapted<E>(device, x, wq, z, added, y); });
+  measure("linear_add F×D", 2 * TD + TF + DF, wide_flops,
+          [&] { linear_add<E>(device, zf, wdown, z, y); });
+  measure("linear_add F×D, adapted", 2 * TD + TF + DF + TR + 2 * adapters, wide_flops + rank_flops,
+          [&] { linear_adapted<E>(device, zf, wdown, z, added, y); });
+  measure("linear D×F backward, input", TD + TF + DF, wide_flops,
+          [&] { linear_backward_input<E>(device, zf, wup, y, false); });
+  measure("linear D×F backward, input, adapted", TD + TF + DF + TR + 2 * adapters,
+          wide_flops + rank_flops,
+          [&] { linear_adapted_backward_input<E>(device, zf, wup, back_of_one, y); });
+  measure("linear_three backward, input, adapted", 3 * TD + 2 * DD + 4 * TR + 8 * adapters,
+          2 * square_flops + 4 * rank_flops, [&] {
+            linear_three_adapted_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, back, y);
+          });
 
   // The optimizer, on the whole model's parameters.
   const int64_t flat = flat_size(c);

@@ -47,6 +47,24 @@ struct LowRankUp {
   explicit operator bool() const { return b != nullptr; }
 };
 
+// What an adapter adds to a linear map's output, out_scale⊙(xa_i Bᵀ): for ops that add it on the
+// way (ops/linear_adapted.h).
+template <class T>
+struct LowRankAdded {
+  LowRankUp<const Accum<T>> up;
+  Tensor<const T> xa;  // [T, G·R]
+
+  explicit operator bool() const { return static_cast<bool>(up); }
+};
+// What adapters add to the gradient of their input, Σ_i dxa_i A_i.
+template <class T>
+struct LowRankAddedBack {
+  LowRankDown<const Accum<T>> down;
+  Tensor<const T> dxa;  // [T, G·R]
+
+  explicit operator bool() const { return static_cast<bool>(down); }
+};
+
 // xa_i = x A_iᵀ for each adapter i of the group. x [T, in], xa [T, G·R].
 template <class T>
 void low_rank_down(CpuDevice& device, Tensor<const T> x, const LowRankDown<const T>& down,
