@@ -18,6 +18,7 @@
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/muon.h"
 #include "fairway/ops/newton_schulz.h"
+#include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
@@ -223,6 +224,19 @@ OpsFigures run(Device& device, const OpsOptions& o) {
   measure("low_rank_down backward of 4, adapters", TD + 4 * TR + 8 * adapters, 4 * rank_flops,
           [&] { low_rank_down_backward<E>(device, dxa, x, down, {}, down_of(dlora.data)); });
   // The same adapters beside the maps that they belong to.
+  const QkvMaps<E> maps{wq, wk, wv, gain, cosine, sine, c.norm_eps};
+  const QkvRotated<E> qkv{dq, dk, dv, rstd_q, rstd_k};
+  const auto up_of = [&](int64_t out, int place) {
+    return LowRankUp<const A>{
+        lora_in.data + place * kRank * D, per_doc, docs, doc_rows, kRank, out, place};
+  };
+  const double qkv_flops = 2 * TD * static_cast<double>(D + 2 * kv),
+               qkv_rank = rank_flops * static_cast<double>(D + 2 * kv) / static_cast<double>(D),
+               qkv_elements = 2 * TD + 2 * TK + n(D, D + 2 * kv);
+  measure("qkv_rope", qkv_elements, qkv_flops, [&] { qkv_rope<E>(device, x, maps, qkv); });
+  measure("qkv_rope, adapted", qkv_elements + 3 * TR + 4 * adapters, qkv_flops + qkv_rank, [&] {
+    qkv_rope_adapted<E>(device, x, maps, {up_of(D, 0), up_of(kv, 1), up_of(kv, 2), xa}, qkv);
+  });
   const LowRankAdded<E> added{up, xa};
   const LowRankAddedBack<E> back{down, dxa};
   LowRankDown<const A> first = down;

@@ -275,6 +275,44 @@ void for_each_op_case(Visitor&& visit) {
                    h.out_vec("rstd_k", {T, K}, 1, D)});
     });
 
+  struct QkvAdaptedCase {
+    int64_t D, H, K, d;
+    int rope_dims;
+    int64_t R;
+    bool k;  // has an adapter
+    std::vector<int32_t> starts;
+  };
+  for (const QkvAdaptedCase& c : {QkvAdaptedCase{512, 8, 4, 64, 16, 96, true, kShortDocs},
+                                  {64, 4, 4, 64, 32, 32, true, kRaggedDocs},
+                                  {128, 8, 4, 64, 16, 8, false, kRaggedDocs},
+                                  {192, 3, 1, 64, 32, 96, true, kShortDocs},
+                                  {40, 2, 1, 8, 8, 5, true, kShortDocs}})
+    visit("qkv_rope_adapted_" + std::to_string(c.D), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto& [D, H, K, d, rope_dims, R, k, starts] = c;
+      const int64_t T = starts.back() - starts.front();
+      const Shape table{T, rope_dims / 2}, q_shape{T, H, d}, kv_shape{T, K, d};
+      const double scale = 1 / std::sqrt(static_cast<double>(D));
+      const auto cosine = h.vec(table), sine = h.vec(table);
+      const QkvMaps<U> maps{h.in({H * d, D}, scale),
+                            h.in({K * d, D}, scale),
+                            h.in({K * d, D}, scale),
+                            h.vec({H}, 1, 5),
+                            cosine,
+                            sine,
+                            kEps};
+      const int G = k ? 4 : 3;
+      AdapterInputs inputs(h, starts, R, G);
+      QkvAdapters<U> adapters{inputs.up(H * d, 0, nullptr), {}, {}, h.in({T, G * R})};
+      if (k) adapters.k = inputs.up(K * d, 1, nullptr);
+      adapters.v = inputs.up(K * d, G - 2, nullptr);
+      // Step by step q, k and v are rounded once more, and so is B.
+      qkv_rope_adapted<U>(h.device, h.in({T, D}), maps, adapters,
+                          {h.out("q_rot", q_shape, 6, D), h.out("k_rot", kv_shape, 6, D),
+                           h.out("v", kv_shape, 4, D), h.out_vec("rstd_q", {T, H}, 4, D),
+                           h.out_vec("rstd_k", {T, K}, 4, D)});
+    });
+
   struct LinearAdaptedCase {
     int64_t in, out, R;
     int G;

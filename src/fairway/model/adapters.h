@@ -99,5 +99,12 @@ void adapt_down_backward(Device& device, const LowRankDown<const Accum<T>>& down
                          const LowRankDown<Accum<T>>& gradient) {
   if (down) low_rank_down_backward<T>(device, dxa, x, down, dx, gradient);
 }
+// The adapters' gradients alone, where an op of linear_adapted.h has added to dx.
+template <class Device, class T>
+void adapt_down_gradient(Device& device, const LowRankDown<const Accum<T>>& down,
+                         Tensor<const T> dxa, Tensor<const T> x,
+                         const LowRankDown<Accum<T>>& gradient) {
+  if (gradient) adapt_down_backward<Device, T>(device, down, dxa, x, {}, gradient);
+}
 
 }  // namespace fairway
