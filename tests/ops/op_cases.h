@@ -247,6 +247,24 @@ void for_each_op_case(Visitor&& visit) {
                                h.out("dn, frozen", {p.rows, D}, 4, F), {}, {});
     });
 
+  for (const Product p : {Product{200, 32, 40}, {300, 64, 320}})
+    visit("mlp_leaky_sq_adapted_" + std::to_string(p.rows), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const int64_t D = p.in, F = p.out, R = 16;
+      const Shape rows{p.rows, D};
+      AdapterInputs adapters(h, {0, 150, static_cast<int32_t>(p.rows)}, R, 1);
+      const auto n = h.in(rows), dm = h.in(rows), residual = h.in(rows);
+      const auto up = h.in({F, D}, 1 / std::sqrt(static_cast<double>(D))),
+                 down = h.in({D, F}, 1 / std::sqrt(static_cast<double>(F)));
+      const MlpHidden<U> kept{h.template scratch<U>({p.rows, F}),
+                              h.template scratch<uint32_t>({mlp_sign_words<U>(p.rows, F)})};
+      const LowRankAdded<U> added{adapters.up(D, 0, h.vec({D}, 0.5, 1).data), h.in({p.rows, R})};
+      const LowRankAddedBack<U> back{adapters.down(D), h.in({p.rows, R})};
+      mlp_leaky_sq<U>(h.device, n, up, down, residual, kept, h.out("y", rows, 6, F), added);
+      mlp_leaky_sq_backward<U>(h.device, dm, n, kept, up, down, h.out("dn", rows, 6, F), {}, {},
+                               back);
+    });
+
   struct QkvCase {
     int64_t T, D, H, K, d;
     int rope_dims;
