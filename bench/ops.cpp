@@ -230,6 +230,13 @@ OpsFigures run(Device& device, const OpsOptions& o) {
     return LowRankUp<const A>{
         lora_in.data + place * kRank * D, per_doc, docs, doc_rows, kRank, out, place};
   };
+  const std::array<LowRankUpBackward<E>, 4> ups{{{up_of(D, 0), dq, dlora.data},
+                                                 {up_of(kv, 1), dk, dlora.data + kRank * D},
+                                                 {up_of(kv, 2), dv, dlora.data + 2 * kRank * D},
+                                                 {up_of(D, 3), y, dlora.data + 3 * kRank * D}}};
+  const double widths = static_cast<double>(2 * D + 2 * kv) / static_cast<double>(D);
+  measure("low_rank_up backward of q, k, v, o", widths * (TD + 2 * adapters) + 8 * TR,
+          2 * widths * rank_flops, [&] { low_rank_ups_backward<E>(device, ups, xa, dxa); });
   const double qkv_flops = 2 * TD * static_cast<double>(D + 2 * kv),
                qkv_rank = rank_flops * static_cast<double>(D + 2 * kv) / static_cast<double>(D),
                qkv_elements = 2 * TD + 2 * TK + n(D, D + 2 * kv);

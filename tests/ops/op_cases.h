@@ -548,6 +548,41 @@ void for_each_op_case(Visitor&& visit) {
           low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data), {},
                                     down(h.inout_vec("dA alone", {docs, stride}, 4, longest).data));
         });
+
+  // Adapters at places 1, 2 … of the group, the first scaled and the last without gradients.
+  struct LowRankUpsCase {
+    std::vector<int64_t> out;
+    int64_t R;
+    std::vector<int32_t> starts;
+  };
+  for (const LowRankUpsCase& c : {LowRankUpsCase{{512, 256, 256, 512}, 96, kShortDocs},
+                                  {{64, 192}, 96, kRaggedDocs},
+                                  {{264, 40, 64}, 32, {3, 5303, 5304, 7352, 9401}},
+                                  {{72, 136}, 8, kRaggedDocs},
+                                  {{64}, 160, kShortDocs},
+                                  {{34, 50}, 5, kShortDocs}})
+    visit("low_rank_ups_backward_" + std::to_string(c.out.size()) + "x" + std::to_string(c.R),
+          [c](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            using A = Accum<U>;
+            const auto& [out, R, starts] = c;
+            const int G = static_cast<int>(out.size()) + 1;
+            const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
+            AdapterInputs adapters(h, starts, R, G);
+            const auto xa = h.in({rows, adapters.width()});
+            const auto dxa = h.inout("dxa", {rows, adapters.width()}, 4, 512);
+            std::vector<LowRankUpBackward<U>> ups;
+            for (int i = 0; i + 1 < G; ++i) {
+              const int64_t width = out[static_cast<size_t>(i)];
+              const A* const scale = i == 0 ? h.vec({width}, 0.5, 1).data : nullptr;
+              const auto up = adapters.up(width, i + 1, scale);
+              A* const db = i + 2 == G && i > 0
+                                ? nullptr
+                                : h.inout_vec("dB", {docs, up.stride}, 4, 5300).data;
+              ups.push_back({up, h.in({rows, width}), db});
+            }
+            low_rank_ups_backward<U>(h.device, ups, xa, dxa);
+          });
 }
 
 }  // namespace fairway::testing

@@ -1,6 +1,7 @@
 // Applying a batch's adapters: nothing happens where there are none. Internal to model/.
 #pragma once
 
+#include <array>
 #include <initializer_list>
 #include <type_traits>
 
@@ -92,6 +93,22 @@ void adapt_up_backward(Device& device, const LowRankUp<const Accum<T>>& up, Tens
   if (!up) return;
   check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
   low_rank_up_backward<T>(device, dy, xa, up, dxa, gradient.b);
+}
+// The same for several adapters of one input; those that are switched off are passed over.
+template <class T>
+LowRankUpBackward<T> adapted_up(const LowRankUp<const Accum<T>>& up, Tensor<const T> dy,
+                                const LowRankUp<Accum<T>>& gradient) {
+  check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
+  return {up, dy, gradient.b};
+}
+template <class Device, class T>
+void adapt_ups_backward(Device& device, std::initializer_list<LowRankUpBackward<T>> ups,
+                        Tensor<const T> xa, Tensor<T> dxa) {
+  std::array<LowRankUpBackward<T>, kMaxLowRankGroup> present;
+  size_t count = 0;
+  for (const auto& one : ups)
+    if (one.up) present[count++] = one;
+  low_rank_ups_backward<T>(device, {present.data(), count}, xa, dxa);
 }
 template <class Device, class T>
 void adapt_down_backward(Device& device, const LowRankDown<const Accum<T>>& down,

@@ -78,14 +78,14 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     linear_backward_weight<T>(device, dk, n, dlayer.wk);
     linear_backward_weight<T>(device, dv, n, dlayer.wv);
   }
-  const auto adapter = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
-    adapt_up_backward<Device, T>(device, slot_up(lora, s, kind, out_scale), d, acts.attn_xa,
-                                 scratch.dxa, slot_up(dlora, s, kind));
+  const auto up = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
+    return adapted_up<T>(slot_up(lora, s, kind, out_scale), d, slot_up(dlora, s, kind));
   };
-  adapter(Adapter::q, dq, nullptr);
-  adapter(Adapter::k, dk, nullptr);
-  adapter(Adapter::v, dv, nullptr);
-  adapter(Adapter::o, dout, layer.attn_scale.data);
+  adapt_ups_backward<Device, T>(
+      device,
+      {up(Adapter::q, dq, nullptr), up(Adapter::k, dk, nullptr), up(Adapter::v, dv, nullptr),
+       up(Adapter::o, dout, layer.attn_scale.data)},
+      acts.attn_xa, dxa);
   const auto down = slot_down(lora, s, kAttnAdapters);
   if (dn)
     linear_three_adapted_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}},

@@ -1,5 +1,7 @@
 // The choice of kernels, and the general ones: any element type, rank and width, products in
 // float32.
+#include <algorithm>
+#include <span>
 #include <type_traits>
 
 #include "fairway/base/check.h"
@@ -190,7 +192,8 @@ void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T
   if (!any(up)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(up.rank, up.out, dy.data, dxa.data, xa.data)) {
-      low_rank_up_backward_mma(device, dy, xa, up, dxa, db);
+      const LowRankUpBackward<T> one{up, dy, db};
+      low_rank_ups_backward_mma(device, {&one, 1}, xa, dxa);
       return;
     }
   const int64_t column = up.place * up.rank;
@@ -201,6 +204,23 @@ void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T
   if (db)
     gradient(device, up, dy.data, up.out, xa.data + column, xa.extent(1), db, up.stride, up.rank, 1,
              up.out_scale);
+}
+
+template <class T>
+void low_rank_ups_backward(CudaDevice& device, std::span<const LowRankUpBackward<T>> ups,
+                           Tensor<const T> xa, Tensor<T> dxa) {
+  check(ups.size() <= kMaxLowRankGroup, "low_rank: too many adapters at once");
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto fits = [&](const LowRankUpBackward<T>& one) {
+      return any(one.up) &&
+             low_rank_fits_mma(one.up.rank, one.up.out, one.dy.data, dxa.data, xa.data);
+    };
+    if (!ups.empty() && std::all_of(ups.begin(), ups.end(), fits)) {
+      low_rank_ups_backward_mma(device, ups, xa, dxa);
+      return;
+    }
+  }
+  for (const auto& [up, dy, db] : ups) low_rank_up_backward<T>(device, dy, xa, up, dxa, db);
 }
 
 template <class T>
@@ -232,6 +252,8 @@ void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<cons
                             Tensor<T>);                                                         \
   template void low_rank_up_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,             \
                                      const LowRankUp<const Accum<T>>&, Tensor<T>, Accum<T>*);   \
+  template void low_rank_ups_backward(CudaDevice&, std::span<const LowRankUpBackward<T>>,       \
+                                      Tensor<const T>, Tensor<T>);                              \
   template void low_rank_down_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        const LowRankDown<const Accum<T>>&, Tensor<T>,           \
                                        const LowRankDown<Accum<T>>&);
