@@ -14,7 +14,7 @@
 namespace fairway {
 namespace {
 
-constexpr int64_t kIn = 64, kOut = 320, kG = 3;
+constexpr int64_t kIn = 64, kOut = 320, kG = 4;
 
 template <class Device, class T>
 class Documents {

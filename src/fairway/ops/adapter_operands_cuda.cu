@@ -36,27 +36,29 @@ __global__ void __launch_bounds__(kThreads)
                     0};
 }
 
-// The maps' outputs lie beside each other, from column begin[i] on.
-struct Ups {
-  const float *b[kMostAdapted], *scale[kMostAdapted];  // null b: nothing is read or written
-  int64_t stride[kMostAdapted];
-  int begin[kMostAdapted + 1];
-  int rank;
+// Matrices [rows, k] of each document, M's from row begin[i] on.
+struct Stack {
+  const float* from[kMaxLowRankGroup];   // null: nothing is read or written
+  const float* scale[kMaxLowRankGroup];  // factors of the rows; null: 1
+  int64_t stride[kMaxLowRankGroup];
+  int begin[kMaxLowRankGroup + 1];
+  int k;
 };
+static_assert(kMostAdapted <= kMaxLowRankGroup && kMaxLowRankGroup == 4);
 
 // 16 bytes of M a thread. Grid (pieces, documents).
 __global__ void __launch_bounds__(kThreads)
-    pack_ups_kernel(const __grid_constant__ Ups ups, uint4* to) {
-  const int pieces = ups.rank / kPiece, width = ups.begin[kMostAdapted];
+    pack_kernel(const __grid_constant__ Stack stack, uint4* to) {
+  const int pieces = stack.k / kPiece, width = stack.begin[kMaxLowRankGroup];
   const int piece = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (piece >= width * pieces) return;
-  const int column = piece / pieces;
-  const int i = (column >= ups.begin[1]) + (column >= ups.begin[2]);
-  if (!ups.b[i]) return;
-  const int row = column - ups.begin[i];
-  const float* const from =
-      ups.b[i] + blockIdx.y * ups.stride[i] + (int64_t{row} * ups.rank + piece % pieces * kPiece);
-  const float scale = ups.scale[i] ? ups.scale[i][row] : 1.0f;
+  const int place = piece / pieces;
+  const int i = (place >= stack.begin[1]) + (place >= stack.begin[2]) + (place >= stack.begin[3]);
+  if (!stack.from[i]) return;
+  const int row = place - stack.begin[i];
+  const float* const from = stack.from[i] + blockIdx.y * stack.stride[i] +
+                            (int64_t{row} * stack.k + piece % pieces * kPiece);
+  const float scale = stack.scale[i] ? stack.scale[i][row] : 1.0f;
   float v[kPiece];
   if (reinterpret_cast<uintptr_t>(from) % sizeof(float4) == 0) {
     const float4 low = load_four(from), high = load_four(from + 4);
@@ -123,11 +125,18 @@ uint4* packed(const AdapterOperands& operands) {
   return reinterpret_cast<uint4*>(const_cast<bf16*>(operands.m));
 }
 
+void pack(CudaDevice& device, const Stack& stack, const AdapterOperands& to) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(to.width * to.k / kPiece, kThreads)),
+                  static_cast<unsigned>(to.docs));
+  pack_kernel<<<grid, kThreads, 0, device.stream()>>>(stack, packed(to));
+  cuda_check_launch("adapters: packing");
+}
+
 }  // namespace
 
-bool adapters_fit(int64_t rank, int64_t width, int64_t docs, const bf16* x) {
+bool adapters_fit(int64_t k, int64_t width, int64_t docs, const bf16* x) {
   constexpr int64_t kMostDocs = 65535;  // a dimension of some grids
-  return rank > 0 && rank % kPiece == 0 && width % 64 == 0 && docs > 0 && docs <= kMostDocs &&
+  return k > 0 && k % kPiece == 0 && width % 64 == 0 && docs > 0 && docs <= kMostDocs &&
          reinterpret_cast<uintptr_t>(x) % 16 == 0;
 }
 
@@ -135,28 +144,42 @@ AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16>
                             const std::array<LowRankUp<const float>, kMostAdapted>& ups,
                             const std::array<int64_t, kMostAdapted>& width) {
   const auto& any = *std::find_if(ups.begin(), ups.end(), [](const auto& up) { return bool(up); });
-  Ups from{};
-  from.rank = static_cast<int>(any.rank);
+  Stack stack{};
+  stack.k = static_cast<int>(any.rank);
   for (size_t i = 0; i < ups.size(); ++i) {
-    from.b[i] = ups[i].b;
-    from.scale[i] = ups[i].out_scale;
-    from.stride[i] = ups[i].stride;
-    from.begin[i + 1] = from.begin[i] + static_cast<int>(width[i]);
+    stack.from[i] = ups[i].b;
+    stack.scale[i] = ups[i].out_scale;
+    stack.stride[i] = ups[i].stride;
+    stack.begin[i + 1] = stack.begin[i] + static_cast<int>(width[i]);
   }
-  const int64_t columns = from.begin[kMostAdapted];
-  AdapterOperands to = make_operands(device, any, rows, any.rank, columns);
+  stack.begin[kMaxLowRankGroup] = stack.begin[kMostAdapted];
+  AdapterOperands to = make_operands(device, any, rows, any.rank, stack.begin[kMostAdapted]);
   to.x_pitch = xa.extent(1);
   for (size_t i = 0; i < ups.size(); ++i)
     if (ups[i]) to.x[i] = xa.data + ups[i].place * any.rank;
-  const dim3 grid(static_cast<unsigned>(ceil_div(columns * any.rank / kPiece, kThreads)),
-                  static_cast<unsigned>(any.docs));
-  pack_ups_kernel<<<grid, kThreads, 0, device.stream()>>>(from, packed(to));
-  cuda_check_launch("adapters: packing");
+  pack(device, stack, to);
   return to;
 }
 
-AdapterOperands adapters_down(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
+AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
                               const LowRankDown<const float>& down) {
+  Stack stack{};
+  stack.k = static_cast<int>(down.in);
+  for (int i = 0; i < kMaxLowRankGroup; ++i) {
+    const auto at = static_cast<size_t>(i);
+    stack.from[at] = down.a[at];
+    stack.stride[at] = down.stride;
+    stack.begin[at + 1] = static_cast<int>(std::min(i + 1, down.count) * down.rank);
+  }
+  AdapterOperands to = make_operands(device, down, x.extent(0), down.in, down.width());
+  to.x_pitch = down.in;
+  to.x[0] = x.data;
+  pack(device, stack, to);
+  return to;
+}
+
+AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
+                                       const LowRankDown<const float>& down) {
   AdapterOperands to = make_operands(device, down, rows, down.width(), down.in);
   to.x_pitch = down.width();
   to.x[0] = dxa.data;

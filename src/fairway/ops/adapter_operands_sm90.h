@@ -25,9 +25,9 @@ struct AdapterOperands {
   int64_t row_tiles = 0;
 };
 
-// Whether adapters of `rank`, beside maps whose C is `width` wide, can be operands: rows are read
-// 16 bytes and 64 columns of C at a time.
-bool adapters_fit(int64_t rank, int64_t width, int64_t docs, const bf16* x);
+// Whether adapters can be operands that sum over k and add to a C that is `width` wide: rows are
+// read 16 bytes and 64 columns of C at a time.
+bool adapters_fit(int64_t k, int64_t width, int64_t docs, const bf16* x);
 
 // The second halves of up to three adapters of the same xa [T, G·R], whose outputs lie beside each
 // other, width[i] columns each; missing ones have no b. M is their B in bf16, out_scale folded in.
@@ -35,8 +35,11 @@ bool adapters_fit(int64_t rank, int64_t width, int64_t docs, const bf16* x);
 AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16> xa,
                             const std::array<LowRankUp<const float>, kMostAdapted>& ups,
                             const std::array<int64_t, kMostAdapted>& width);
-// Σ_i dxa_i A_i; M is A transposed.
-AdapterOperands adapters_down(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
+// All of xa = x Aᵀ: M is A.
+AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
                               const LowRankDown<const float>& down);
+// Σ_i dxa_i A_i; M is A transposed.
+AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
+                                       const LowRankDown<const float>& down);
 
 }  // namespace fairway::cuda

@@ -61,7 +61,7 @@ void linear_adapted_backward_input(CudaDevice& device, Tensor<const T> dy, Tenso
     const int64_t out = w.extent(0), in = w.extent(1), rows = dy.size() / out;
     if (rows > 0 && fits_sm90(device, w) && fits_sm90(added, in)) {
       const bf16* const w_transposed = transposed<1>(device, {w});
-      const auto adapters = cuda::adapters_down(device, rows, added.dxa, added.down);
+      const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_adapted(device.stream(), dy.data, w_transposed, nullptr, adapters, rows, out, in,
                            dx.data);
       return;
@@ -80,7 +80,7 @@ void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T
       const bf16* const dy[3] = {maps.dy[0].data, maps.dy[1].data, maps.dy[2].data};
       const int64_t out[3] = {maps.w[0].extent(0), maps.w[1].extent(0), maps.w[2].extent(0)};
       const bf16* const w_transposed = transposed(device, maps.w);
-      const auto adapters = cuda::adapters_down(device, rows, added.dxa, added.down);
+      const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_three_adapted_backward_input(device.stream(), dy, w_transposed, adapters, rows,
                                                 in, out, dx.data);
       return;

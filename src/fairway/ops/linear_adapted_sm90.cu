@@ -78,6 +78,16 @@ void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf1
                                                       {nullptr, y, columns}, added);
 }
 
+void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_t rows, int64_t out,
+                    bf16* y) {
+  using Config = sm90::WideConfig<1, 1, true>;
+  if (rows == 0) return;
+  // No blocks along K but the adapters': the other matrices are not looked at.
+  sm90::wide_launch<Config, AdaptedEpilogue<false>>(
+      stream, {}, adapters.row_tiles * sm90::kTileRows, out, sm90::WideSchedule{},
+      {nullptr, y, static_cast<int>(out)}, wide_adapters<Config>(adapters, rows));
+}
+
 void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const dy[3],
                                          const bf16* w_transposed, const AdapterOperands& adapters,
                                          int64_t rows, int64_t in, const int64_t out[3], bf16* dx) {

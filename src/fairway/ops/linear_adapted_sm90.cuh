@@ -17,6 +17,10 @@ void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf1
                     const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
                     bf16* y);
 
+// y [rows, out] = the adapters' alone. Fast if `out` fills tiles of 256 columns.
+void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_t rows, int64_t out,
+                    bf16* y);
+
 // linear_three_backward_input, and the adapters'.
 void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const dy[3],
                                          const bf16* w_transposed, const AdapterOperands& adapters,

@@ -7,8 +7,10 @@
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/elementwise_cuda.h"
+#include "fairway/ops/linear_adapted_sm90.cuh"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/low_rank_mma_cuda.h"
 
@@ -149,6 +151,18 @@ void gradient(CudaDevice& device, const Pairs& p, const T* wide, int64_t width, 
   cuda_check_launch("low_rank: gradient");
 }
 
+// Whether the Hopper kernel of tiles of 256 columns, of which not too many may be padding, is
+// faster.
+bool fits_sm90(const CudaDevice& device, const LowRankDown<const float>& down, const bf16* x,
+               const bf16* xa) {
+  constexpr int64_t kTileColumns = 256;
+  const int64_t width = down.width();
+  const int64_t padded = (width + kTileColumns - 1) / kTileColumns * kTileColumns;
+  return device.capability() == 90 && 2 * padded <= 3 * width &&
+         cuda::adapters_fit(down.in, width, down.docs, x) &&
+         reinterpret_cast<uintptr_t>(xa) % 16 == 0;
+}
+
 // Whether there is anything to do.
 template <class Pairs>
 bool any(const Pairs& p) {
@@ -162,11 +176,17 @@ template <class T>
 void low_rank_down(CudaDevice& device, Tensor<const T> x, const LowRankDown<const Accum<T>>& down,
                    Tensor<T> xa) {
   if (x.extent(0) == 0 || !any(down)) return;
-  if constexpr (std::is_same_v<T, bf16>)
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (fits_sm90(device, down, x.data, xa.data)) {
+      cuda::adapters_alone(device.stream(), cuda::adapters_down(device, x, down), x.extent(0),
+                           down.width(), xa.data);
+      return;
+    }
     if (low_rank_fits_mma(down.rank, down.in, x.data, xa.data)) {
       low_rank_down_mma(device, x, down, xa);
       return;
     }
+  }
   for (int i = 0; i < down.count; ++i)
     rows_times<false>(device, down, x.extent(0), x.data, down.in, down.in,
                       {down.a[static_cast<size_t>(i)], down.stride, 1, down.in},
