@@ -9,18 +9,19 @@
 
 #include "fairway/base/rng.h"
 #include "fairway/device/run_types.h"
+#include "fairway/ops/linear_adapted.h"
 
 namespace fairway {
 namespace {
 
-constexpr int64_t kIn = 64, kOut = 72, kG = 3;
+constexpr int64_t kIn = 64, kOut = 320, kG = 4;
 
 template <class Device, class T>
 class Documents {
  public:
   Documents(Device& device, int64_t rank) : device_(device), rank_(rank) {}
 
-  // What the four products leave of documents with rows [starts[i], starts[i + 1]) each, as bytes:
+  // What the products leave of documents with rows [starts[i], starts[i + 1]) each, as bytes:
   // first what has rows, then what has documents.
   struct Result {
     std::vector<std::string> rows, docs;
@@ -39,6 +40,9 @@ class Documents {
     const Tensor<T> dx{values<T>(rows * kIn, begin * kIn, 5), {rows, kIn}};
     const Tensor<T> xa{values<T>(rows * width, begin * width, 6), {rows, width}};
     const Tensor<T> dxa{values<T>(rows * width, begin * width, 7), {rows, width}};
+    const Tensor<T> w{values<T>(kOut * kIn, 0, 8), {kOut, kIn}};
+    const Tensor<T> sum{values<T>(rows * kOut, begin * kOut, 9), {rows, kOut}};
+    const Tensor<T> dsum{values<T>(rows * kIn, begin * kIn, 10), {rows, kIn}};
     const auto down_of = [&]<class U>(U* base) {
       LowRankDown<U> down;
       for (int64_t i = 0; i < kG; ++i) down.a[static_cast<size_t>(i)] = base + i * rank_ * kIn;
@@ -56,9 +60,12 @@ class Documents {
     low_rank_up<T>(device_, xa, up, y);
     low_rank_up_backward<T>(device_, dy, xa, up, dxa, gradient + width * kIn);
     low_rank_down_backward<T>(device_, dxa, x, down, dx, down_of(gradient));
-    return {{bytes(xa.data, rows * width), bytes(y.data, rows * kOut),
-             bytes(dxa.data, rows * width), bytes(dx.data, rows * kIn)},
-            {bytes(gradient, docs * stride())}};
+    linear_adapted<T>(device_, x, w, sum, {up, xa}, sum);
+    linear_adapted_backward_input<T>(device_, dy, w, {down, dxa}, dsum);
+    return {
+        {bytes(xa.data, rows * width), bytes(y.data, rows * kOut), bytes(dxa.data, rows * width),
+         bytes(dx.data, rows * kIn), bytes(sum.data, rows * kOut), bytes(dsum.data, rows * kIn)},
+        {bytes(gradient, docs * stride())}};
   }
 
  private:

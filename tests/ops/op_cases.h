@@ -13,6 +13,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/fold_scale.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_xent.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
@@ -27,6 +28,48 @@
 namespace fairway::testing {
 
 inline constexpr double kEps = 0x1p-23;
+
+// A batch of documents' adapters, G of one input and the second halves of those, as an op case
+// makes them up: document b owns rows [starts[b], starts[b + 1]), counted from starts[0].
+template <class Harness>
+class AdapterInputs {
+ public:
+  using U = typename Harness::T;
+  using A = Accum<U>;
+
+  AdapterInputs(Harness& h, const std::vector<int32_t>& starts, int64_t rank, int G)
+      : h_(h), docs_(std::ssize(starts) - 1), rank_(rank), G_(G), doc_rows_(h.ints(starts)) {}
+
+  int64_t width() const { return G_ * rank_; }
+
+  LowRankUp<const A> up(int64_t out, int place, const A* out_scale) {
+    const int64_t stride = (out * rank_ + 3) / 4 * 4;
+    return {values(stride), stride, docs_, doc_rows_, rank_, out, place, out_scale};
+  }
+  LowRankDown<const A> down(int64_t in) {
+    LowRankDown<const A> d;
+    d.stride = (width() * in + 3) / 4 * 4;
+    const A* const base = values(d.stride);
+    for (int i = 0; i < G_; ++i) d.a[static_cast<size_t>(i)] = base + i * rank_ * in;
+    d.count = G_, d.docs = docs_, d.doc_rows = doc_rows_, d.rank = rank_, d.in = in;
+    return d;
+  }
+
+ private:
+  const A* values(int64_t stride) {
+    return h_.vec({docs_, stride}, 1 / std::sqrt(static_cast<double>(rank_))).data;
+  }
+
+  Harness& h_;
+  int64_t docs_, rank_;
+  int G_;
+  Tensor<const int32_t> doc_rows_;
+};
+
+// Documents around the tiles and chunks of the kernels of adapters, and one without rows.
+inline const std::vector<int32_t> kRaggedDocs{7,   8,   39,  71,   104,  231,
+                                              359, 488, 488, 2535, 4583, 4583};
+inline const std::vector<int32_t> kShortDocs{5, 42, 42, 305, 306};
 
 // visit(name, case) for each; case(harness) runs the op and registers its outputs.
 template <class Visitor>
@@ -217,6 +260,24 @@ void for_each_op_case(Visitor&& visit) {
                                h.out("dn, frozen", {p.rows, D}, 4, F), {}, {});
     });
 
+  for (const Product p : {Product{200, 32, 40}, {300, 64, 320}})
+    visit("mlp_leaky_sq_adapted_" + std::to_string(p.rows), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const int64_t D = p.in, F = p.out, R = 16;
+      const Shape rows{p.rows, D};
+      AdapterInputs adapters(h, {0, 150, static_cast<int32_t>(p.rows)}, R, 1);
+      const auto n = h.in(rows), dm = h.in(rows), residual = h.in(rows);
+      const auto up = h.in({F, D}, 1 / std::sqrt(static_cast<double>(D))),
+                 down = h.in({D, F}, 1 / std::sqrt(static_cast<double>(F)));
+      const MlpHidden<U> kept{h.template scratch<U>({p.rows, F}),
+                              h.template scratch<uint32_t>({mlp_sign_words<U>(p.rows, F)})};
+      const LowRankAdded<U> added{adapters.up(D, 0, h.vec({D}, 0.5, 1).data), h.in({p.rows, R})};
+      const LowRankAddedBack<U> back{adapters.down(D), h.in({p.rows, R})};
+      mlp_leaky_sq<U>(h.device, n, up, down, residual, kept, h.out("y", rows, 6, F), added);
+      mlp_leaky_sq_backward<U>(h.device, dm, n, kept, up, down, h.out("dn", rows, 6, F), {}, {},
+                               back);
+    });
+
   struct QkvCase {
     int64_t T, D, H, K, d;
     int rope_dims;
@@ -243,6 +304,83 @@ void for_each_op_case(Visitor&& visit) {
                   {h.out("q_rot", q_shape, 4, D), h.out("k_rot", kv_shape, 4, D),
                    h.out("v", kv_shape, 1, D), h.out_vec("rstd_q", {T, H}, 1, D),
                    h.out_vec("rstd_k", {T, K}, 1, D)});
+    });
+
+  struct QkvAdaptedCase {
+    int64_t D, H, K, d;
+    int rope_dims;
+    int64_t R;
+    bool k;  // has an adapter
+    std::vector<int32_t> starts;
+  };
+  for (const QkvAdaptedCase& c : {QkvAdaptedCase{512, 8, 4, 64, 16, 96, true, kShortDocs},
+                                  {64, 4, 4, 64, 32, 32, true, kRaggedDocs},
+                                  {128, 8, 4, 64, 16, 8, false, kRaggedDocs},
+                                  {192, 3, 1, 64, 32, 96, true, kShortDocs},
+                                  {40, 2, 1, 8, 8, 5, true, kShortDocs}})
+    visit("qkv_rope_adapted_" + std::to_string(c.D), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto& [D, H, K, d, rope_dims, R, k, starts] = c;
+      const int64_t T = starts.back() - starts.front();
+      const Shape table{T, rope_dims / 2}, q_shape{T, H, d}, kv_shape{T, K, d};
+      const double scale = 1 / std::sqrt(static_cast<double>(D));
+      const auto cosine = h.vec(table), sine = h.vec(table);
+      const QkvMaps<U> maps{h.in({H * d, D}, scale),
+                            h.in({K * d, D}, scale),
+                            h.in({K * d, D}, scale),
+                            h.vec({H}, 1, 5),
+                            cosine,
+                            sine,
+                            kEps};
+      const int G = k ? 4 : 3;
+      AdapterInputs inputs(h, starts, R, G);
+      QkvAdapters<U> adapters{inputs.up(H * d, 0, nullptr), {}, {}, h.in({T, G * R})};
+      if (k) adapters.k = inputs.up(K * d, 1, nullptr);
+      adapters.v = inputs.up(K * d, G - 2, nullptr);
+      // Step by step q, k and v are rounded once more, and so is B.
+      qkv_rope_adapted<U>(h.device, h.in({T, D}), maps, adapters,
+                          {h.out("q_rot", q_shape, 6, D), h.out("k_rot", kv_shape, 6, D),
+                           h.out("v", kv_shape, 4, D), h.out_vec("rstd_q", {T, H}, 4, D),
+                           h.out_vec("rstd_k", {T, K}, 4, D)});
+    });
+
+  struct LinearAdaptedCase {
+    int64_t in, out, R;
+    int G;
+    std::vector<int32_t> starts;
+  };
+  for (const LinearAdaptedCase& c : {LinearAdaptedCase{512, 512, 96, 4, kShortDocs},
+                                     {128, 192, 32, 4, kRaggedDocs},
+                                     {64, 320, 8, 2, kRaggedDocs},
+                                     {256, 64, 96, 1, kRaggedDocs},
+                                     {50, 34, 5, 2, kShortDocs}})
+    visit("linear_adapted_" + std::to_string(c.in) + "x" + std::to_string(c.out), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto& [in, out, R, G, starts] = c;
+      const int64_t rows = starts.back() - starts.front();
+      const Shape x_shape{rows, in}, y_shape{rows, out};
+      AdapterInputs adapters(h, starts, R, G);
+      const double size = 1 / std::sqrt(static_cast<double>(in));
+      const auto x = h.in(x_shape), w = h.in({out, in}, size), dy = h.in(y_shape);
+      const auto xa = h.in({rows, adapters.width()});
+      const LowRankAdded<U> up{adapters.up(out, G / 2, nullptr), xa};
+      const LowRankAdded<U> scaled{adapters.up(out, G - 1, h.vec({out}, 0.5, 1).data), xa};
+      const LowRankAddedBack<U> back{adapters.down(in), h.in({rows, adapters.width()})};
+      const int64_t terms = in + R;
+      linear_adapted<U>(h.device, x, w, {}, up, h.out("y", y_shape, 4, terms));
+      linear_adapted<U>(h.device, x, w, h.in(y_shape), scaled,
+                        h.out("residual + y, scaled", y_shape, 4, terms));
+      linear_adapted<U>(h.device, x, w, {}, {}, h.out("y, no adapter", y_shape, 1, in));
+      const auto in_place = h.inout("residual in place", y_shape, 4, terms);
+      linear_adapted<U>(h.device, x, w, in_place, up, in_place);
+      const int64_t back_terms = 3 * out + adapters.width();
+      linear_adapted_backward_input<U>(h.device, dy, w, back, h.out("dx", x_shape, 6, back_terms));
+      linear_three_adapted_backward_input<U>(
+          h.device, {{dy, x, dy}, {w, h.in({in, in}, size), h.in({out, in}, size)}}, back,
+          h.out("dx of three", x_shape, 6, back_terms));
+      linear_three_adapted_backward_input<U>(
+          h.device, {{dy, x, dy}, {w, h.in({in, in}, size), h.in({out, in}, size)}}, {},
+          h.out("dx of three, no adapter", x_shape, 4, back_terms));
     });
 
   struct Heads {
@@ -395,15 +533,15 @@ void for_each_op_case(Visitor&& visit) {
     int G;
     std::vector<int32_t> starts;
   };
-  const std::vector<int32_t> short_docs{5, 42, 42, 305, 306};  // rows count from the first
-  for (const LowRankCase& c : {LowRankCase{48, 40, 5, 1, short_docs},
-                               {50, 34, 5, 4, short_docs},
-                               {512, 256, 96, 1, short_docs},
-                               {512, 1024, 96, 1, short_docs},
-                               {512, 512, 96, 4, short_docs},
+  for (const LowRankCase& c : {LowRankCase{48, 40, 5, 1, kShortDocs},
+                               {50, 34, 5, 4, kShortDocs},
+                               {512, 256, 96, 1, kShortDocs},
+                               {512, 1024, 96, 1, kShortDocs},
+                               {512, 512, 96, 4, kShortDocs},
                                {64, 8192, 96, 1, {0, 32, 64}},
-                               {72, 136, 8, 4, short_docs},
-                               {64, 64, 160, 2, short_docs},
+                               {72, 136, 8, 4, kShortDocs},
+                               {64, 64, 160, 2, kShortDocs},
+                               {128, 64, 96, 4, kRaggedDocs},
                                {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}}})
     visit(
         "low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
@@ -455,6 +593,41 @@ void for_each_op_case(Visitor&& visit) {
           low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data), {},
                                     down(h.inout_vec("dA alone", {docs, stride}, 4, longest).data));
         });
+
+  // Adapters at places 1, 2 … of the group, the first scaled and the last without gradients.
+  struct LowRankUpsCase {
+    std::vector<int64_t> out;
+    int64_t R;
+    std::vector<int32_t> starts;
+  };
+  for (const LowRankUpsCase& c : {LowRankUpsCase{{512, 256, 256, 512}, 96, kShortDocs},
+                                  {{64, 192}, 96, kRaggedDocs},
+                                  {{264, 40, 64}, 32, {3, 5303, 5304, 7352, 9401}},
+                                  {{72, 136}, 8, kRaggedDocs},
+                                  {{64}, 160, kShortDocs},
+                                  {{34, 50}, 5, kShortDocs}})
+    visit("low_rank_ups_backward_" + std::to_string(c.out.size()) + "x" + std::to_string(c.R),
+          [c](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            using A = Accum<U>;
+            const auto& [out, R, starts] = c;
+            const int G = static_cast<int>(out.size()) + 1;
+            const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
+            AdapterInputs adapters(h, starts, R, G);
+            const auto xa = h.in({rows, adapters.width()});
+            const auto dxa = h.inout("dxa", {rows, adapters.width()}, 4, 512);
+            std::vector<LowRankUpBackward<U>> ups;
+            for (int i = 0; i + 1 < G; ++i) {
+              const int64_t width = out[static_cast<size_t>(i)];
+              const A* const scale = i == 0 ? h.vec({width}, 0.5, 1).data : nullptr;
+              const auto up = adapters.up(width, i + 1, scale);
+              A* const db = i + 2 == G && i > 0
+                                ? nullptr
+                                : h.inout_vec("dB", {docs, up.stride}, 4, 5300).data;
+              ups.push_back({up, h.in({rows, width}), db});
+            }
+            low_rank_ups_backward<U>(h.device, ups, xa, dxa);
+          });
 }
 
 }  // namespace fairway::testing

@@ -1,6 +1,7 @@
 // Applying a batch's adapters: nothing happens where there are none. Internal to model/.
 #pragma once
 
+#include <array>
 #include <initializer_list>
 #include <type_traits>
 
@@ -93,11 +94,34 @@ void adapt_up_backward(Device& device, const LowRankUp<const Accum<T>>& up, Tens
   check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
   low_rank_up_backward<T>(device, dy, xa, up, dxa, gradient.b);
 }
+// The same for several adapters of one input; those that are switched off are passed over.
+template <class T>
+LowRankUpBackward<T> adapted_up(const LowRankUp<const Accum<T>>& up, Tensor<const T> dy,
+                                const LowRankUp<Accum<T>>& gradient) {
+  check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
+  return {up, dy, gradient.b};
+}
+template <class Device, class T>
+void adapt_ups_backward(Device& device, std::initializer_list<LowRankUpBackward<T>> ups,
+                        Tensor<const T> xa, Tensor<T> dxa) {
+  std::array<LowRankUpBackward<T>, kMaxLowRankGroup> present;
+  size_t count = 0;
+  for (const auto& one : ups)
+    if (one.up) present[count++] = one;
+  low_rank_ups_backward<T>(device, {present.data(), count}, xa, dxa);
+}
 template <class Device, class T>
 void adapt_down_backward(Device& device, const LowRankDown<const Accum<T>>& down,
                          Tensor<const T> dxa, Tensor<const T> x, Tensor<T> dx,
                          const LowRankDown<Accum<T>>& gradient) {
   if (down) low_rank_down_backward<T>(device, dxa, x, down, dx, gradient);
+}
+// The adapters' gradients alone, where an op of linear_adapted.h has added to dx.
+template <class Device, class T>
+void adapt_down_gradient(Device& device, const LowRankDown<const Accum<T>>& down,
+                         Tensor<const T> dxa, Tensor<const T> x,
+                         const LowRankDown<Accum<T>>& gradient) {
+  if (gradient) adapt_down_backward<Device, T>(device, down, dxa, x, {}, gradient);
 }
 
 }  // namespace fairway

@@ -4,7 +4,7 @@
 #include "fairway/model/instantiate.h"
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_xsa.h"
-#include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/xsa.h"
 
@@ -37,29 +37,18 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
   const double eps = net.config.norm_eps;
   const QkvMaps<T> maps{layer.wq, layer.wk, layer.wv, layer.q_gain, rope.cosine, rope.sine, eps};
   const QkvRotated<T> qkv{acts.q_rot, acts.k_rot, acts.v, acts.rstd_q, acts.rstd_k};
-  const auto adapt = [&](Adapter kind, Tensor<T> to, const Accum<T>* out_scale) {
-    adapt_up<Device, T>(device, slot_up(lora, s, kind, out_scale), acts.attn_xa, to);
-  };
-  if (lora) {
-    qkv_products<T>(device, n, maps, qkv);
-    adapt_down<Device, T>(device, slot_down(lora, s, kAttnAdapters), n, acts.attn_xa);
-    adapt(Adapter::q, qkv.q_rot, nullptr);
-    adapt(Adapter::k, qkv.k_rot, nullptr);
-    adapt(Adapter::v, qkv.v, nullptr);
-    qk_rope<T>(device, maps, qkv);
-  } else {
-    qkv_rope<T>(device, n, maps, qkv);
-  }
+  adapt_down<Device, T>(device, slot_down(lora, s, kAttnAdapters), n, acts.attn_xa);
+  qkv_rope_adapted<T>(device, n, maps,
+                      {slot_up(lora, s, Adapter::q), slot_up(lora, s, Adapter::k),
+                       slot_up(lora, s, Adapter::v), acts.attn_xa},
+                      qkv);
   if (net.route[static_cast<size_t>(s)].xsa)
     attention_xsa<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.y, acts.lse,
                      acts.y_dot_v);
   else
     attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.y, acts.lse);
-  if (residual)
-    linear_add<T>(device, acts.y, wo_scaled, residual, out);
-  else
-    linear<T>(device, acts.y, wo_scaled, out, false);
-  adapt(Adapter::o, out, layer.attn_scale.data);
+  linear_adapted<T>(device, acts.y, wo_scaled, residual,
+                    {slot_up(lora, s, Adapter::o, layer.attn_scale.data), acts.attn_xa}, out);
 }
 
 template <class Device, class T>
@@ -84,23 +73,24 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
                                  delta, dq, dk, dv, &through_rope);
   }
-  if (dn)
-    linear_three_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}}, dn);
   if (dlayer.wq) {
     linear_backward_weight<T>(device, dq, n, dlayer.wq);
     linear_backward_weight<T>(device, dk, n, dlayer.wk);
     linear_backward_weight<T>(device, dv, n, dlayer.wv);
   }
-  const auto adapter = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
-    adapt_up_backward<Device, T>(device, slot_up(lora, s, kind, out_scale), d, acts.attn_xa,
-                                 scratch.dxa, slot_up(dlora, s, kind));
+  const auto up = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
+    return adapted_up<T>(slot_up(lora, s, kind, out_scale), d, slot_up(dlora, s, kind));
   };
-  adapter(Adapter::q, dq, nullptr);
-  adapter(Adapter::k, dk, nullptr);
-  adapter(Adapter::v, dv, nullptr);
-  adapter(Adapter::o, dout, layer.attn_scale.data);
-  adapt_down_backward<Device, T>(device, slot_down(lora, s, kAttnAdapters), dxa, n, dn,
-                                 slot_down(dlora, s, kAttnAdapters));
+  adapt_ups_backward<Device, T>(
+      device,
+      {up(Adapter::q, dq, nullptr), up(Adapter::k, dk, nullptr), up(Adapter::v, dv, nullptr),
+       up(Adapter::o, dout, layer.attn_scale.data)},
+      acts.attn_xa, dxa);
+  const auto down = slot_down(lora, s, kAttnAdapters);
+  if (dn)
+    linear_three_adapted_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}},
+                                           {down, dxa}, dn);
+  adapt_down_gradient<Device, T>(device, down, dxa, n, slot_down(dlora, s, kAttnAdapters));
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                \

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "fairway/base/accum.h"
@@ -47,6 +48,24 @@ struct LowRankUp {
   explicit operator bool() const { return b != nullptr; }
 };
 
+// What an adapter adds to a linear map's output, out_scale⊙(xa_i Bᵀ): for ops that add it on the
+// way (ops/linear_adapted.h).
+template <class T>
+struct LowRankAdded {
+  LowRankUp<const Accum<T>> up;
+  Tensor<const T> xa;  // [T, G·R]
+
+  explicit operator bool() const { return static_cast<bool>(up); }
+};
+// What adapters add to the gradient of their input, Σ_i dxa_i A_i.
+template <class T>
+struct LowRankAddedBack {
+  LowRankDown<const Accum<T>> down;
+  Tensor<const T> dxa;  // [T, G·R]
+
+  explicit operator bool() const { return static_cast<bool>(down); }
+};
+
 // xa_i = x A_iᵀ for each adapter i of the group. x [T, in], xa [T, G·R].
 template <class T>
 void low_rank_down(CpuDevice& device, Tensor<const T> x, const LowRankDown<const T>& down,
@@ -70,6 +89,20 @@ void low_rank_up_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T>
 template <class T>
 void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> xa,
                           const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, Accum<T>* db);
+
+// The same for adapters of the same documents, of one rank and one xa: at most kMaxLowRankGroup.
+template <class T>
+struct LowRankUpBackward {
+  LowRankUp<const Accum<T>> up;
+  Tensor<const T> dy;  // [T, out]
+  Accum<T>* db = nullptr;
+};
+template <class T>
+void low_rank_ups_backward(CpuDevice& device, std::span<const LowRankUpBackward<T>> ups,
+                           Tensor<const T> xa, Tensor<T> dxa);
+template <class T>
+void low_rank_ups_backward(CudaDevice& device, std::span<const LowRankUpBackward<T>> ups,
+                           Tensor<const T> xa, Tensor<T> dxa);
 
 // dx += Σ_i dxa_i A_i; for each document da_i = dxa_iᵀ x, written. dx may be null (the input needs
 // no gradient), `da` empty (the adapters need none).

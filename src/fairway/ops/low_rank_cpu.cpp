@@ -164,6 +164,12 @@ void low_rank_up_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T>
 }
 
 template <class T>
+void low_rank_ups_backward(CpuDevice& device, std::span<const LowRankUpBackward<T>> ups,
+                           Tensor<const T> xa, Tensor<T> dxa) {
+  for (const auto& [up, dy, db] : ups) low_rank_up_backward<T>(device, dy, xa, up, dxa, db);
+}
+
+template <class T>
 void low_rank_down_backward(CpuDevice& device, Tensor<const T> dxa, Tensor<const T> x,
                             const LowRankDown<const T>& down, Tensor<T> dx,
                             const LowRankDown<T>& da) {
@@ -198,6 +204,8 @@ void low_rank_down_backward(CpuDevice& device, Tensor<const T> dxa, Tensor<const
   template void low_rank_up(CpuDevice&, Tensor<const T>, const LowRankUp<const T>&, Tensor<T>); \
   template void low_rank_up_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,              \
                                      const LowRankUp<const T>&, Tensor<T>, T*);                 \
+  template void low_rank_ups_backward(CpuDevice&, std::span<const LowRankUpBackward<T>>,        \
+                                      Tensor<const T>, Tensor<T>);                              \
   template void low_rank_down_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,            \
                                        const LowRankDown<const T>&, Tensor<T>,                  \
                                        const LowRankDown<T>&);

@@ -1,12 +1,16 @@
 // The choice of kernels, and the general ones: any element type, rank and width, products in
 // float32.
+#include <algorithm>
+#include <span>
 #include <type_traits>
 
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/elementwise_cuda.h"
+#include "fairway/ops/linear_adapted_sm90.cuh"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/low_rank_mma_cuda.h"
 
@@ -147,6 +151,18 @@ void gradient(CudaDevice& device, const Pairs& p, const T* wide, int64_t width, 
   cuda_check_launch("low_rank: gradient");
 }
 
+// Whether the Hopper kernel of tiles of 256 columns, of which not too many may be padding, is
+// faster.
+bool fits_sm90(const CudaDevice& device, const LowRankDown<const float>& down, const bf16* x,
+               const bf16* xa) {
+  constexpr int64_t kTileColumns = 256;
+  const int64_t width = down.width();
+  const int64_t padded = (width + kTileColumns - 1) / kTileColumns * kTileColumns;
+  return device.capability() == 90 && 2 * padded <= 3 * width &&
+         cuda::adapters_fit(down.in, width, down.docs, x) &&
+         reinterpret_cast<uintptr_t>(xa) % 16 == 0;
+}
+
 // Whether there is anything to do.
 template <class Pairs>
 bool any(const Pairs& p) {
@@ -160,11 +176,17 @@ template <class T>
 void low_rank_down(CudaDevice& device, Tensor<const T> x, const LowRankDown<const Accum<T>>& down,
                    Tensor<T> xa) {
   if (x.extent(0) == 0 || !any(down)) return;
-  if constexpr (std::is_same_v<T, bf16>)
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (fits_sm90(device, down, x.data, xa.data)) {
+      cuda::adapters_alone(device.stream(), cuda::adapters_down(device, x, down), x.extent(0),
+                           down.width(), xa.data);
+      return;
+    }
     if (low_rank_fits_mma(down.rank, down.in, x.data, xa.data)) {
       low_rank_down_mma(device, x, down, xa);
       return;
     }
+  }
   for (int i = 0; i < down.count; ++i)
     rows_times<false>(device, down, x.extent(0), x.data, down.in, down.in,
                       {down.a[static_cast<size_t>(i)], down.stride, 1, down.in},
@@ -190,7 +212,8 @@ void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T
   if (!any(up)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(up.rank, up.out, dy.data, dxa.data, xa.data)) {
-      low_rank_up_backward_mma(device, dy, xa, up, dxa, db);
+      const LowRankUpBackward<T> one{up, dy, db};
+      low_rank_ups_backward_mma(device, {&one, 1}, xa, dxa);
       return;
     }
   const int64_t column = up.place * up.rank;
@@ -201,6 +224,23 @@ void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T
   if (db)
     gradient(device, up, dy.data, up.out, xa.data + column, xa.extent(1), db, up.stride, up.rank, 1,
              up.out_scale);
+}
+
+template <class T>
+void low_rank_ups_backward(CudaDevice& device, std::span<const LowRankUpBackward<T>> ups,
+                           Tensor<const T> xa, Tensor<T> dxa) {
+  check(ups.size() <= kMaxLowRankGroup, "low_rank: too many adapters at once");
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto fits = [&](const LowRankUpBackward<T>& one) {
+      return any(one.up) &&
+             low_rank_fits_mma(one.up.rank, one.up.out, one.dy.data, dxa.data, xa.data);
+    };
+    if (!ups.empty() && std::all_of(ups.begin(), ups.end(), fits)) {
+      low_rank_ups_backward_mma(device, ups, xa, dxa);
+      return;
+    }
+  }
+  for (const auto& [up, dy, db] : ups) low_rank_up_backward<T>(device, dy, xa, up, dxa, db);
 }
 
 template <class T>
@@ -232,6 +272,8 @@ void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<cons
                             Tensor<T>);                                                         \
   template void low_rank_up_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,             \
                                      const LowRankUp<const Accum<T>>&, Tensor<T>, Accum<T>*);   \
+  template void low_rank_ups_backward(CudaDevice&, std::span<const LowRankUpBackward<T>>,       \
+                                      Tensor<const T>, Tensor<T>);                              \
   template void low_rank_down_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        const LowRankDown<const Accum<T>>&, Tensor<T>,           \
                                        const LowRankDown<Accum<T>>&);

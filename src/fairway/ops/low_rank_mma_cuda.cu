@@ -2,15 +2,18 @@
 // the right operand of mma m16n8k16: a piece of it is then contiguous, copied to shared memory as
 // it is, and a warp reads consecutive bytes.
 //
-// Three kernels do the rest:
-//   product: y = x M or y += x M, for a sum over many columns of x. xa = x Aᵀ, dxa = dy B, and
-//     dx += dxa A over the ranks of several adapters.
+// Four kernels do the rest:
+//   product: y = x M or y += x M, for a sum over many columns of x. xa = x Aᵀ, and dx += dxa A over
+//     the ranks of several adapters.
 //   spread: y += mid M, where mid's few columns stay in registers. y += xa Bᵀ, and dx += dxa A of
 //     one adapter.
-//   gradient: dB = dyᵀ xa and dA = dxaᵀ x over a document's rows, in order.
+//   gradient: dA = dxaᵀ x over a document's rows, in order.
+//   ups_backward: both products with dy, dxa = dy B as `product` and dB = dyᵀ xa as `gradient` does
+//     them, side by side for several adapters.
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <span>
 #include <type_traits>
 
 #include "fairway/device/cuda_check.h"
@@ -113,17 +116,27 @@ __global__ void __launch_bounds__(kPackThreads)
                                      pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
 
-Packed pack(CudaDevice& device, int64_t docs, const Matrix& m, int tile_n, int64_t tiles,
-            int64_t slabs) {
+// To `to`, [docs · tiles · slabs · tile_n · 4].
+Packed pack_to(CudaDevice& device, int64_t docs, const Matrix& m, int tile_n, int64_t tiles,
+               int64_t slabs, uint4* to) {
   const int64_t chunks = tiles * slabs * tile_n * 4;
-  auto* to = reinterpret_cast<uint4*>(
-      device.workspace(kSlotPacked, static_cast<size_t>(docs * chunks) * sizeof(uint4)));
   const dim3 grid(static_cast<unsigned>(ceil_div(chunks, kPackThreads)),
                   static_cast<unsigned>(docs));
   pack_kernel<<<grid, kPackThreads, 0, device.stream()>>>(m, to, chunks, tile_n,
                                                           static_cast<int>(slabs));
   cuda_check_launch("low_rank: packing");
   return {to, chunks, tile_n, static_cast<int>(tiles), static_cast<int>(slabs)};
+}
+
+uint4* packed_workspace(CudaDevice& device, int64_t chunks) {
+  return reinterpret_cast<uint4*>(
+      device.workspace(kSlotPacked, static_cast<size_t>(chunks) * sizeof(uint4)));
+}
+
+Packed pack(CudaDevice& device, int64_t docs, const Matrix& m, int tile_n, int64_t tiles,
+            int64_t slabs) {
+  return pack_to(device, docs, m, tile_n, tiles, slabs,
+                 packed_workspace(device, docs * tiles * slabs * tile_n * 4));
 }
 
 __device__ uint32_t add_pair(uint32_t y, float low, float high) {
@@ -135,7 +148,7 @@ __device__ uint32_t add_pair(uint32_t y, float low, float high) {
 // y (+)= x M
 
 constexpr int kProductThreads = 128, kProductStages = 4;
-constexpr int kProductRows = kProductThreads;  // 32 a warp
+constexpr int kProductRows = 128;  // to a tile
 
 struct Product {
   const int32_t* doc_rows;
@@ -147,23 +160,23 @@ struct Product {
   int n, y_pitch;
 };
 
-// A block owns a tile of one document's rows and kN columns of y, a warp 32 of the rows. Slabs of M
-// pass through a ring in shared memory; a row of x is one warp's alone and goes straight to its
-// registers, two slabs ahead. Blocks of the same rows are neighbours: x comes from memory once.
-template <int kN, bool kAdd>
-__global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
-    product_kernel(const __grid_constant__ Product p) {
-  constexpr int kPiece = kN * kSlab / 8;  // 16-byte chunks of M in a slab
-  static_assert(kPiece % kProductThreads == 0);
-  __shared__ uint4 ring[kProductStages * kPiece];
+template <int kN>
+constexpr int kProductPiece = kN* kSlab / 8;  // 16-byte chunks of M in a slab
+template <int kN>
+constexpr int kProductRing = kProductStages* kProductPiece<kN>;
 
-  const int column_tile = static_cast<int>(blockIdx.x) % p.m.tiles;
-  const DocTile tile =
-      find_doc_tile<kProductRows>(p.doc_rows, p.docs, static_cast<int>(blockIdx.x) / p.m.tiles);
-  if (tile.rows == 0) return;
+// A block of kThreads threads owns a tile of one document's rows and kN columns of y, a warp an
+// equal share of the rows. Slabs of M pass through a ring in shared memory, `ring`
+// [kProductRing<kN>]; a row of x is one warp's alone and goes straight to its registers, two slabs
+// ahead. A block that calls this again waits for all of its threads first.
+template <int kN, bool kAdd, int kThreads>
+__device__ __forceinline__ void product_tile(const Product& p, const DocTile& tile, int column_tile,
+                                             uint4* ring) {
+  constexpr int kPiece = kProductPiece<kN>;
+  constexpr int kWarpRows = kProductRows / (kThreads / 32), kHalves = kWarpRows / 16;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
-  const int row0 = 32 * warp + lane / 4;     // and 8, 16 and 24 further on
-  const bool idle = 32 * warp >= tile.rows;  // a warp that only copies
+  const int row0 = kWarpRows * warp + lane / 4;     // and 8, 16 … further on
+  const bool idle = kWarpRows * warp >= tile.rows;  // a warp that only copies
   const bf16* const x = p.x + (tile.begin + row0) * p.x_pitch + 8 * t;
   const int slabs = p.m.slabs;
   const uint4* const from =
@@ -172,20 +185,21 @@ __global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
   const auto fetch = [&](int i) {
     if (i < slabs) {
 #pragma unroll
-      for (int j = 0; j < kPiece; j += kProductThreads)
-        copy_async_16(ring + i % kProductStages * kPiece + j + threadIdx.x,
-                      from + int64_t{i} * kPiece + j + threadIdx.x);
+      for (int j = 0; j < kPiece; j += kThreads)
+        if (kPiece % kThreads == 0 || j + static_cast<int>(threadIdx.x) < kPiece)
+          copy_async_16(ring + i % kProductStages * kPiece + j + threadIdx.x,
+                        from + int64_t{i} * kPiece + j + threadIdx.x);
     }
     copy_async_commit();
   };
   struct Operand {
-    uint4 row[4];
+    uint4 row[2 * kHalves];
   };
   const auto load = [&](int i) {
     Operand a{};
     if (kSlab * i + 8 * t < p.k) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r)
+      for (int r = 0; r < 2 * kHalves; ++r)
         if (row0 + 8 * r < tile.rows)
           a.row[r] = *reinterpret_cast<const uint4*>(x + int64_t{8 * r} * p.x_pitch + kSlab * i);
     }
@@ -193,7 +207,7 @@ __global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
   };
 
   for (int i = 0; i < kProductStages - 1; ++i) fetch(i);
-  float sum[2][kN / 8][4] = {};
+  float sum[kHalves][kN / 8][4] = {};
   Operand next = load(0), later = load(1);
 #pragma unroll 1
   for (int i = 0; i < slabs; ++i) {
@@ -209,7 +223,7 @@ __global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
     for (int j = 0; j < kN / 8; ++j) {
       const uint4 m = slab[32 * j];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
+      for (int h = 0; h < kHalves; ++h) {
         const uint4 &u = a.row[2 * h], &v = a.row[2 * h + 1];
         mma_bf16(sum[h][j], u.x, v.x, u.y, v.y, m.x, m.y);
         mma_bf16(sum[h][j], u.z, v.z, u.w, v.w, m.z, m.w);
@@ -218,7 +232,7 @@ __global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
   }
 
 #pragma unroll
-  for (int r = 0; r < 4; ++r) {
+  for (int r = 0; r < 2 * kHalves; ++r) {
     if (row0 + 8 * r >= tile.rows) continue;
     bf16* const y = p.y + (tile.begin + row0 + 8 * r) * p.y_pitch;
     const int e = r % 2 * 2;
@@ -237,6 +251,17 @@ __global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
       *to = v;
     }
   }
+}
+
+// Blocks of the same rows are neighbours: x comes from memory once.
+template <int kN, bool kAdd>
+__global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
+    product_kernel(const __grid_constant__ Product p) {
+  __shared__ uint4 ring[kProductRing<kN>];
+  const int place = static_cast<int>(blockIdx.x);
+  const DocTile tile = find_doc_tile<kProductRows>(p.doc_rows, p.docs, place / p.m.tiles);
+  if (tile.rows == 0) return;
+  product_tile<kN, kAdd, kProductThreads>(p, tile, place % p.m.tiles, ring);
 }
 
 // y (+)= x M for [rows, m.k] elements of rows x_pitch apart, [rows, m.n] of rows y_pitch apart.
@@ -436,24 +461,23 @@ __device__ float* partial_of(const Gradient& g, int64_t begin, int number, int a
   return g.partial + (slot * g.count + adapter) * g.width * g.rank;
 }
 
+template <int kRank>
+constexpr int kGradientBytes = kGradientStages* kGradientRows*(2 * kTileWide + 16 + 2 * kRank + 16);
+
 // A block owns kTileWide rows of one adapter's d of one document (or of a chunk of it), a warp 32
 // of them and half of the rank. A row's columns are 16 bytes apart from a power of two in shared
-// memory: no bank conflicts. Blocks of the same rows are neighbours.
+// memory, `shared` [kGradientBytes<kRank>]: no bank conflicts.
 template <int kRank>
-__global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
-    gradient_kernel(const __grid_constant__ Gradient g) {
+__device__ __forceinline__ void gradient_tile(const Gradient& g, const DocTile& chunk, int adapter,
+                                              int wide_tile, uint4* shared) {
   constexpr int kWidePitch = 2 * kTileWide + 16, kNarrowPitch = 2 * kRank + 16;  // bytes
   constexpr int kNarrowAt = kGradientRows * kWidePitch;
   constexpr int kStage = kNarrowAt + kGradientRows * kNarrowPitch;
   constexpr int kWidePieces = kTileWide / 8, kNarrowPieces = kRank / 8;  // of a row
-  extern __shared__ uint4 shared[];
+  static_assert(kGradientStages * kStage == kGradientBytes<kRank>);
   char* const ring = reinterpret_cast<char*>(shared);  // [kGradientStages, kStage]
 
-  const int adapter = static_cast<int>(blockIdx.x) % g.count;
-  const int place = static_cast<int>(blockIdx.x) / g.count;
-  const int wide_begin = kTileWide * (place % g.tiles);
-  const DocTile chunk = find_doc_tile<kChunkRows, true>(g.doc_rows, g.docs, place / g.tiles);
-  if (chunk.doc < 0) return;
+  const int wide_begin = kTileWide * wide_tile;
   const int rows = chunk.rows;
   const bf16* const wide = g.wide + chunk.begin * g.width + wide_begin;
   const bf16* const narrow = g.narrow + chunk.begin * g.narrow_pitch + adapter * g.rank;
@@ -536,12 +560,21 @@ __global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
       }
 }
 
+// Blocks of the same rows are neighbours.
+template <int kRank>
+__global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
+    gradient_kernel(const __grid_constant__ Gradient g) {
+  extern __shared__ uint4 shared[];
+  const int adapter = static_cast<int>(blockIdx.x) % g.count;
+  const int place = static_cast<int>(blockIdx.x) / g.count;
+  const DocTile chunk = find_doc_tile<kChunkRows, true>(g.doc_rows, g.docs, place / g.tiles);
+  if (chunk.doc >= 0) gradient_tile<kRank>(g, chunk, adapter, place % g.tiles, shared);
+}
+
 // d += the sums of the chunks behind the first, in order. Grid (blocks of elements, adapters,
 // documents).
-constexpr int kSumThreads = 256;
-__global__ void __launch_bounds__(kSumThreads)
-    sum_chunks_kernel(const __grid_constant__ Gradient g) {
-  const int doc = blockIdx.z, adapter = blockIdx.y;
+constexpr int kSumThreads = 256, kSumBlocks = 8;
+__device__ __forceinline__ void sum_chunks(const Gradient& g, int doc, int adapter) {
   const int64_t begin = int64_t{g.doc_rows[doc]} - g.doc_rows[0];
   const int chunks = (g.doc_rows[doc + 1] - g.doc_rows[doc] + kChunkRows - 1) / kChunkRows;
   float* const d = g.d[adapter] + doc * g.doc_step;
@@ -552,6 +585,10 @@ __global__ void __launch_bounds__(kSumThreads)
     for (int c = 1; c < chunks; ++c) sum += partial_of(g, begin, c, adapter)[i];
     d[i] = sum;
   }
+}
+__global__ void __launch_bounds__(kSumThreads)
+    sum_chunks_kernel(const __grid_constant__ Gradient g) {
+  sum_chunks(g, blockIdx.z, blockIdx.y);
 }
 
 void run_gradient(CudaDevice& device, int64_t total_rows, Gradient g) {
@@ -564,15 +601,62 @@ void run_gradient(CudaDevice& device, int64_t total_rows, Gradient g) {
       most_doc_tiles<kChunkRows>(total_rows, g.docs) * static_cast<unsigned>(g.tiles * g.count);
   with_kernel_rank(g.rank, [&](auto rank) {
     constexpr int kRank = decltype(rank)::value;
-    constexpr int kBytes = kGradientStages * kGradientRows * (2 * kTileWide + 16 + 2 * kRank + 16);
+    constexpr int kBytes = kGradientBytes<kRank>;
     allow_shared(gradient_kernel<kRank>, kBytes);
     gradient_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(g);
   });
   cuda_check_launch("low_rank: gradient");
   if (total_rows <= kChunkRows) return;
-  const dim3 grid(8, static_cast<unsigned>(g.count), static_cast<unsigned>(g.docs));
+  const dim3 grid(kSumBlocks, static_cast<unsigned>(g.count), static_cast<unsigned>(g.docs));
   sum_chunks_kernel<<<grid, kSumThreads, 0, device.stream()>>>(g);
   cuda_check_launch("low_rank: sum of chunks");
+}
+
+// ---------------------------------------------------------------------------------------------
+// Several adapters' dxa = g B and dB = gᵀ xa
+
+constexpr int kProductShares = 4;  // blocks that share the row tiles of a chunk
+
+struct UpsBackward {
+  const int32_t* doc_rows = nullptr;
+  int docs = 0, count = 0;
+  int begin[kMaxLowRankGroup + 1] = {};  // adapter i has blocks begin[i] … of those of a chunk
+  Product product[kMaxLowRankGroup] = {};
+  Gradient gradient[kMaxLowRankGroup] = {};  // of one adapter each; without d not wanted
+};
+
+// For a chunk of a document's rows and an adapter, kProductShares blocks are for dxa and the others
+// for dB. They are neighbours and go through the rows at about the same pace: g comes from memory
+// once.
+template <int kRank>
+__global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
+    ups_backward_kernel(const __grid_constant__ UpsBackward u) {
+  extern __shared__ uint4 shared[];
+  const int blocks = u.begin[u.count];  // of a chunk
+  const DocTile chunk =
+      find_doc_tile<kChunkRows, true>(u.doc_rows, u.docs, static_cast<int>(blockIdx.x) / blocks);
+  if (chunk.doc < 0) return;
+  const int place = static_cast<int>(blockIdx.x) % blocks;
+  int adapter = 0;
+  while (place >= u.begin[adapter + 1]) ++adapter;
+  const int role = place - u.begin[adapter];
+  if (role >= kProductShares) {
+    gradient_tile<kRank>(u.gradient[adapter], chunk, 0, role - kProductShares, shared);
+    return;
+  }
+  for (int first = kProductRows * role; first < chunk.rows;
+       first += kProductRows * kProductShares) {
+    const int left = chunk.rows - first;
+    const DocTile tile{chunk.begin + first, chunk.doc, left < kProductRows ? left : kProductRows};
+    product_tile<kRank, false, kGradientThreads>(u.product[adapter], tile, 0, shared);
+    __syncthreads();  // nobody reads the ring any more
+  }
+}
+
+__global__ void __launch_bounds__(kSumThreads)
+    sum_ups_kernel(const __grid_constant__ UpsBackward u) {
+  const Gradient& g = u.gradient[blockIdx.y];
+  if (g.d[0]) sum_chunks(g, blockIdx.z, 0);
 }
 
 }  // namespace
@@ -607,33 +691,80 @@ void low_rank_up_mma(CudaDevice& device, Tensor<const bf16> xa, const LowRankUp<
   run_spread(device, up, y.extent(0), xa.data + up.place * up.rank, xa.extent(1), bt, y.data);
 }
 
-void low_rank_up_backward_mma(CudaDevice& device, Tensor<const bf16> dy, Tensor<const bf16> xa,
-                              const LowRankUp<const float>& up, Tensor<bf16> dxa, float* db) {
-  const int64_t column = up.place * up.rank, rows = dy.extent(0);
-  const Matrix b{.from = {up.b},
-                 .doc_step = up.stride,
-                 .k_step = up.rank,
-                 .n_step = 1,
-                 .k = static_cast<int>(up.out),
-                 .n = static_cast<int>(up.rank),
-                 .k_scale = up.out_scale};
-  if (rows > 0)
-    run_product<false>(device, up, rows, dy.data, up.out, b, dxa.data + column, dxa.extent(1));
-  if (db)
-    run_gradient(device, rows,
-                 {.doc_rows = up.doc_rows.data,
-                  .docs = static_cast<int>(up.docs),
-                  .wide = dy.data,
-                  .narrow = xa.data + column,
-                  .width = static_cast<int>(up.out),
-                  .narrow_pitch = static_cast<int>(xa.extent(1)),
-                  .d = {db},
-                  .count = 1,
-                  .rank = static_cast<int>(up.rank),
-                  .doc_step = up.stride,
-                  .wide_step = up.rank,
-                  .rank_step = 1,
-                  .wide_scale = up.out_scale});
+void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
+                               Tensor<const bf16> xa, Tensor<bf16> dxa) {
+  const auto& any = ups.front().up;
+  const int64_t rows = xa.extent(0), rank = any.rank;
+  UpsBackward u{.doc_rows = any.doc_rows.data,
+                .docs = static_cast<int>(any.docs),
+                .count = static_cast<int>(ups.size())};
+  with_kernel_rank(rank, [&](auto kernel_rank) {
+    constexpr int kRank = decltype(kernel_rank)::value;
+    // 16-byte chunks of a B, and floats of the sums of the chunks of rows behind the first.
+    const auto slabs = [](const auto& one) { return ceil_div(one.up.out, kSlab); };
+    const auto chunks = [&](const auto& one) { return any.docs * slabs(one) * kRank * 4; };
+    const auto sums = [&](const auto& one) { return rows / kChunkRows * one.up.out * rank; };
+    int64_t all_chunks = 0, all_sums = 0;
+    for (const auto& one : ups) {
+      all_chunks += chunks(one);
+      all_sums += one.db ? sums(one) : 0;
+    }
+    uint4* packed = packed_workspace(device, all_chunks);
+    auto* partial = reinterpret_cast<float*>(
+        device.workspace(kSlotPartial, static_cast<size_t>(all_sums) * sizeof(float)));
+    for (size_t i = 0; i < ups.size(); ++i) {
+      const auto& [up, dy, db] = ups[i];
+      const int64_t column = up.place * rank;
+      const int width = static_cast<int>(up.out);
+      const Matrix b{.from = {up.b},
+                     .doc_step = up.stride,
+                     .k_step = rank,
+                     .n_step = 1,
+                     .k = width,
+                     .n = static_cast<int>(rank),
+                     .k_scale = up.out_scale};
+      u.product[i] = {.doc_rows = u.doc_rows,
+                      .docs = u.docs,
+                      .x = dy.data,
+                      .k = width,
+                      .x_pitch = width,
+                      .m = pack_to(device, any.docs, b, kRank, 1, slabs(ups[i]), packed),
+                      .y = dxa.data + column,
+                      .n = static_cast<int>(rank),
+                      .y_pitch = static_cast<int>(dxa.extent(1))};
+      packed += chunks(ups[i]);
+      u.begin[i + 1] = u.begin[i] + kProductShares;
+      if (!db) continue;
+      u.gradient[i] = {.doc_rows = u.doc_rows,
+                       .docs = u.docs,
+                       .wide = dy.data,
+                       .narrow = xa.data + column,
+                       .width = width,
+                       .tiles = static_cast<int>(ceil_div(width, kTileWide)),
+                       .narrow_pitch = static_cast<int>(xa.extent(1)),
+                       .d = {db},
+                       .count = 1,
+                       .rank = static_cast<int>(rank),
+                       .doc_step = up.stride,
+                       .wide_step = rank,
+                       .rank_step = 1,
+                       .wide_scale = up.out_scale,
+                       .partial = partial};
+      partial += sums(ups[i]);
+      u.begin[i + 1] += u.gradient[i].tiles;
+    }
+    constexpr int kBytes =
+        std::max(kGradientBytes<kRank>, kProductRing<kRank> * static_cast<int>(sizeof(uint4)));
+    allow_shared(ups_backward_kernel<kRank>, kBytes);
+    const unsigned blocks =
+        most_doc_tiles<kChunkRows>(rows, any.docs) * static_cast<unsigned>(u.begin[u.count]);
+    ups_backward_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(u);
+  });
+  cuda_check_launch("low_rank: ups, backward");
+  if (rows <= kChunkRows) return;
+  const dim3 grid(kSumBlocks, static_cast<unsigned>(u.count), static_cast<unsigned>(u.docs));
+  sum_ups_kernel<<<grid, kSumThreads, 0, device.stream()>>>(u);
+  cuda_check_launch("low_rank: sum of chunks");
 }
 
 void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "fairway/base/bf16.h"
 #include "fairway/base/tensor.h"
@@ -18,8 +19,8 @@ void low_rank_down_mma(CudaDevice& device, Tensor<const bf16> x,
                        const LowRankDown<const float>& down, Tensor<bf16> xa);
 void low_rank_up_mma(CudaDevice& device, Tensor<const bf16> xa, const LowRankUp<const float>& up,
                      Tensor<bf16> y);
-void low_rank_up_backward_mma(CudaDevice& device, Tensor<const bf16> dy, Tensor<const bf16> xa,
-                              const LowRankUp<const float>& up, Tensor<bf16> dxa, float* db);
+void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
+                               Tensor<const bf16> xa, Tensor<bf16> dxa);
 void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
                                 const LowRankDown<const float>& down, Tensor<bf16> dx,
                                 const LowRankDown<float>& da);

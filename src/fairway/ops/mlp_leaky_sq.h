@@ -8,6 +8,7 @@
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
+#include "fairway/ops/low_rank.h"
 
 namespace fairway {
 
@@ -26,25 +27,29 @@ int64_t mlp_sign_words(int64_t rows, int64_t F) {
   return whole(rows) * whole(F) / 32;
 }
 
-// n [T, D], wup [F, D], wdown [D, F] → hidden (null z: not kept), y [T, D] = residual + m; a null
-// residual: y = m. y may be the residual.
+// n [T, D], wup [F, D], wdown [D, F] → hidden (null z: not kept), y [T, D] = residual + m + what an
+// adapter adds; a null residual: y = m. y may be the residual.
 template <class T>
 void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
+                  const LowRankAdded<T>& added = {});
 template <class T>
 void mlp_leaky_sq(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
+                  const LowRankAdded<T>& added = {});
 
-// From dm [T, D] and what was kept, which is lost:  dn = dz Wup.  dwup, dwdown accumulate; both
-// null for test-time training.
+// From dm [T, D] and what was kept, which is lost:  dn = dz Wup + what an adapter adds.  dwup,
+// dwdown accumulate; both null for test-time training.
 template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
-                           Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown);
+                           Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
+                           const LowRankAddedBack<T>& added = {});
 template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
-                           Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown);
+                           Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
+                           const LowRankAddedBack<T>& added = {});
 
 // The input of Wdown from what was kept: f(z), elementwise.
 template <class T>

@@ -1,7 +1,7 @@
 #include "fairway/ops/cpu_gemm_rows.h"
 #include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"
-#include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/scalar.h"
 
@@ -37,7 +37,8 @@ T* tile_scratch(CpuDevice& device, int slot, int64_t n) {
 
 template <class T>
 void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
+                  const LowRankAdded<T>& added) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
   with_product_type<T>(device, [&]<class In>(In) {
     const In* up = as_inputs<In>(device, kSlotWeightA, wup.data, wup.size());
@@ -55,12 +56,14 @@ void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Ten
                      static_cast<bool>(residual));
     });
   });
+  add_low_rank<T>(device, added, y);
 }
 
 template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
-                           Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown) {
+                           Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
+                           const LowRankAddedBack<T>& added) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
   const bool with_weights = dwup.data != nullptr;
   // f(z) lives here, and dz takes z's place: each is read by one more product below.
@@ -81,6 +84,7 @@ void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T
       rows_times<In>(device, tile, D, F, zt, mat(up, D), dn.data + begin * D, false);
     });
   });
+  add_low_rank<T>(device, added, dn);
   if (with_weights) {
     linear_backward_weight<T>(device, dm, f, dwdown);
     linear_backward_weight<T>(device, z, n, dwup);
@@ -94,12 +98,13 @@ void leaky_sq(CpuDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
   });
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                               \
-  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,  \
-                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>);               \
-  template void mlp_leaky_sq_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,          \
-                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>, \
-                                      Tensor<T>, Tensor<T>, Tensor<T>);                      \
+#define FAIRWAY_INSTANTIATE(T)                                                              \
+  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,               \
+                             const LowRankAdded<T>&);                                       \
+  template void mlp_leaky_sq_backward(                                                      \
+      CpuDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, Tensor<const T>,   \
+      Tensor<const T>, Tensor<T>, Tensor<T>, Tensor<T>, const LowRankAddedBack<T>&);        \
   template void leaky_sq(CpuDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

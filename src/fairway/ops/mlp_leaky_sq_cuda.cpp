@@ -3,7 +3,7 @@
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/leaky_sq_cuda.h"
-#include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 #include "fairway/ops/transpose_cuda.h"
@@ -54,20 +54,19 @@ void up(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, const MlpHid
 
 template <class T>
 void mlp_leaky_sq(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,
-                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+                  Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
+                  const LowRankAdded<T>& added) {
   const bool keeps_f = std::is_same_v<T, bf16> && hidden.z;
   const Tensor<T> f = keeps_f ? hidden.z : hidden_workspace<T>(device, n.extent(0), wup.extent(0));
   up<T>(device, n, wup, hidden, f);
-  if (residual)
-    linear_add<T>(device, f, wdown, residual, y);
-  else
-    linear<T>(device, f, wdown, y, false);
+  linear_adapted<T>(device, f, wdown, residual, added, y);
 }
 
 template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
-                           Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown) {
+                           Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
+                           const LowRankAddedBack<T>& added) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
   Tensor<T> dz = hidden.z;
   if constexpr (std::is_same_v<T, bf16>) {
@@ -94,7 +93,7 @@ void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const 
     dz = f;
   }
   if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
-  linear_backward_input<T>(device, dz, wup, dn, false);
+  linear_adapted_backward_input<T>(device, dz, wup, added, dn);
 }
 
 template <class T>
@@ -105,12 +104,13 @@ void leaky_sq(CudaDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
     leaky_sq_values<T>(device, f.size(), hidden.z.data, f.data);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                               \
-  template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>);               \
-  template void mlp_leaky_sq_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,         \
-                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>, \
-                                      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);        \
+#define FAIRWAY_INSTANTIATE(T)                                                                     \
+  template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,       \
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,                      \
+                             const LowRankAdded<T>&);                                              \
+  template void mlp_leaky_sq_backward(                                                             \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, Tensor<const T>,         \
+      Tensor<const T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const LowRankAddedBack<T>&); \
   template void leaky_sq(CudaDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_INSTANTIATE(float)
 FAIRWAY_INSTANTIATE(bf16)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fairway/ops/linear.h"
+#include "fairway/ops/low_rank.h"
 #include "fairway/ops/rope_gain.h"
 
 namespace fairway {
@@ -28,17 +29,31 @@ template <class T>
 void qkv_rope(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& maps,
               const QkvRotated<T>& out);
 
-// The two halves by themselves, for what must happen in between: q_rot and k_rot hold q and k
-// first.
+// Low-rank adapters beside the three maps (ops/low_rank.h), any of which may be missing.
+template <class T>
+struct QkvAdapters {
+  LowRankUp<const Accum<T>> q, k, v;
+  Tensor<const T> xa;  // [T, G·R]
+};
+
+// The same with adapters: what they add to q, k and v comes before QK norm.
+template <class T>
+void qkv_rope_adapted(CpuDevice& device, Tensor<const T> n, const QkvMaps<T>& maps,
+                      const QkvAdapters<T>& adapters, const QkvRotated<T>& out);
+template <class T>
+void qkv_rope_adapted(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& maps,
+                      const QkvAdapters<T>& adapters, const QkvRotated<T>& out);
+
+// Step by step; q_rot and k_rot hold q and k first.
 template <class T, class Device>
-void qkv_products(Device& device, Tensor<const T> n, const QkvMaps<T>& maps,
-                  const QkvRotated<T>& out) {
+void qkv_rope_steps(Device& device, Tensor<const T> n, const QkvMaps<T>& maps,
+                    const QkvAdapters<T>& adapters, const QkvRotated<T>& out) {
   linear<T>(device, n, maps.wq, out.q_rot, false);
   linear<T>(device, n, maps.wk, out.k_rot, false);
   linear<T>(device, n, maps.wv, out.v, false);
-}
-template <class T, class Device>
-void qk_rope(Device& device, const QkvMaps<T>& maps, const QkvRotated<T>& out) {
+  if (adapters.q) low_rank_up<T>(device, adapters.xa, adapters.q, out.q_rot);
+  if (adapters.k) low_rank_up<T>(device, adapters.xa, adapters.k, out.k_rot);
+  if (adapters.v) low_rank_up<T>(device, adapters.xa, adapters.v, out.v);
   rope_gain<T>(device, out.q_rot, maps.q_gain, maps.cosine, maps.sine, maps.eps, out.q_rot,
                out.rstd_q);
   rope_gain<T>(device, out.k_rot, {}, maps.cosine, maps.sine, maps.eps, out.k_rot, out.rstd_k);

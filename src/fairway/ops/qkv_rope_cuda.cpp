@@ -2,45 +2,83 @@
 #include <type_traits>
 
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/qkv_rope_sm90.cuh"
 
 namespace fairway {
 
+namespace {
+
+bool fits_sm90(const CudaDevice& device, const QkvMaps<bf16>& maps, const QkvRotated<bf16>& out) {
+  return device.capability() == 90 &&
+         cuda::qkv_rope_fits(maps.wq.extent(1), out.q_rot.extent(2), maps.cosine.extent(1));
+}
+
+cuda::QkvRope operands(Tensor<const bf16> n, const QkvMaps<bf16>& maps,
+                       const QkvRotated<bf16>& out) {
+  return {.n = n.data,
+          .wq = maps.wq.data,
+          .wk = maps.wk.data,
+          .wv = maps.wv.data,
+          .q_gain = maps.q_gain.data,
+          .cosine = maps.cosine.data,
+          .sine = maps.sine.data,
+          .eps = static_cast<float>(maps.eps),
+          .rows = n.extent(0),
+          .width = n.extent(1),
+          .heads = out.q_rot.extent(1),
+          .kv_heads = out.k_rot.extent(1),
+          .half = maps.cosine.extent(1),
+          .q_rot = out.q_rot.data,
+          .k_rot = out.k_rot.data,
+          .v = out.v.data,
+          .rstd_q = out.rstd_q.data,
+          .rstd_k = out.rstd_k.data};
+}
+
+}  // namespace
+
 template <class T>
 void qkv_rope(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& maps,
               const QkvRotated<T>& out) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (fits_sm90(device, maps, out)) {
+      cuda::qkv_rope(device.stream(), operands(n, maps, out));
+      return;
+    }
+  qkv_rope_steps<T>(device, n, maps, {}, out);
+}
+
+template <class T>
+void qkv_rope_adapted(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& maps,
+                      const QkvAdapters<T>& adapters, const QkvRotated<T>& out) {
+  const auto& any = adapters.q ? adapters.q : adapters.k ? adapters.k : adapters.v;
+  if (!any) {
+    qkv_rope<T>(device, n, maps, out);
+    return;
+  }
   if constexpr (std::is_same_v<T, bf16>) {
-    const int64_t rows = n.extent(0), width = n.extent(1), half = maps.cosine.extent(1);
-    if (device.capability() == 90 && cuda::qkv_rope_fits(width, out.q_rot.extent(2), half)) {
-      cuda::qkv_rope(device.stream(), {.n = n.data,
-                                       .wq = maps.wq.data,
-                                       .wk = maps.wk.data,
-                                       .wv = maps.wv.data,
-                                       .q_gain = maps.q_gain.data,
-                                       .cosine = maps.cosine.data,
-                                       .sine = maps.sine.data,
-                                       .eps = static_cast<float>(maps.eps),
-                                       .rows = rows,
-                                       .width = width,
-                                       .heads = out.q_rot.extent(1),
-                                       .kv_heads = out.k_rot.extent(1),
-                                       .half = half,
-                                       .q_rot = out.q_rot.data,
-                                       .k_rot = out.k_rot.data,
-                                       .v = out.v.data,
-                                       .rstd_q = out.rstd_q.data,
-                                       .rstd_k = out.rstd_k.data});
+    const int64_t q = maps.wq.extent(0), kv = maps.wk.extent(0), rows = n.extent(0);
+    if (rows > 0 && fits_sm90(device, maps, out) &&
+        cuda::qkv_rope_adapted_fits(out.q_rot.extent(1), out.k_rot.extent(1)) &&
+        cuda::adapters_fit(any.rank, q + 2 * kv, any.docs, adapters.xa.data)) {
+      const cuda::AdapterOperands added = cuda::adapters_up(
+          device, rows, adapters.xa, {adapters.q, adapters.k, adapters.v}, {q, kv, kv});
+      cuda::qkv_rope(device.stream(), operands(n, maps, out), &added);
       return;
     }
   }
-  qkv_products<T>(device, n, maps, out);
-  qk_rope<T>(device, maps, out);
+  qkv_rope_steps<T>(device, n, maps, adapters, out);
 }
 
 template void qkv_rope(CudaDevice&, Tensor<const float>, const QkvMaps<float>&,
                        const QkvRotated<float>&);
 template void qkv_rope(CudaDevice&, Tensor<const bf16>, const QkvMaps<bf16>&,
                        const QkvRotated<bf16>&);
+template void qkv_rope_adapted(CudaDevice&, Tensor<const float>, const QkvMaps<float>&,
+                               const QkvAdapters<float>&, const QkvRotated<float>&);
+template void qkv_rope_adapted(CudaDevice&, Tensor<const bf16>, const QkvMaps<bf16>&,
+                               const QkvAdapters<bf16>&, const QkvRotated<bf16>&);
 
 }  // namespace fairway

@@ -1,3 +1,6 @@
+#include <type_traits>
+
+#include "fairway/ops/adapters_sm90.cuh"
 #include "fairway/ops/qkv_rope_sm90.cuh"
 #include "fairway/sm90/gemm_wide_launch.cuh"
 
@@ -13,6 +16,8 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(kAllLanes, x, 2);
 }
 
+// With adapters a tile's rows end where its document does.
+template <bool kAdapted>
 class QkvRopeEpilogue {
  public:
   struct Params {
@@ -23,6 +28,7 @@ class QkvRopeEpilogue {
   __device__ __forceinline__ QkvRopeEpilogue(const Params& params, const sm90::GemmTileAt& at)
       : params_(params),
         row_(at.row),
+        row_end_(at.row_end),
         column_(at.column % kHeadDim),
         head_(at.column / kHeadDim),
         pairs_(params.half / 8),
@@ -33,7 +39,7 @@ class QkvRopeEpilogue {
     const QkvRope& op = params_.op;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const bool loads = lane_ < 2 * pairs_ && row_ + 8 * h < params_.rows;
+      const bool loads = lane_ < 2 * pairs_ && row_ + 8 * h < row_end();
       const int64_t at = static_cast<int64_t>(row_ + 8 * h) * params_.half + lane_ % pairs_ * 8;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -67,7 +73,7 @@ class QkvRopeEpilogue {
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[h][i] * v[h][i] + v[2 + h][i] * v[2 + h][i];
       const float r = rsqrtf(quad_sum(squares) * (1.0f / kHeadDim) + params_.op.eps);  // 2 ulp
-      if (lane_ == 0 && row_ + 8 * h < params_.rows)
+      if (lane_ == 0 && row_ + 8 * h < row_end())
         rstd[static_cast<int64_t>(row_ + 8 * h) * heads + head] = r;
       const float g = r * gain;
       const float* cosine = reinterpret_cast<const float*>(cosine_[h]);
@@ -91,12 +97,16 @@ class QkvRopeEpilogue {
       const int row = row_ + p % 2 * 8;
       sm90::store_global_16(
           out + (static_cast<int64_t>(row) * heads + head) * kHeadDim + column_ + p / 2 * 32, v[p],
-          row < params_.rows);
+          row < row_end());
     }
   }
 
+  __device__ __forceinline__ int row_end() const {
+    return kAdapted ? row_end_ : params_.rows;
+  }
+
   const Params& params_;
-  int row_, column_, head_, pairs_, lane_;
+  int row_, row_end_, column_, head_, pairs_, lane_;
   float4 cosine_[2][2], sine_[2][2];
 };
 
@@ -106,23 +116,43 @@ bool qkv_rope_fits(int64_t width, int64_t head_dim, int64_t half) {
   return width % 64 == 0 && head_dim == kHeadDim && (half == 8 || half == 16);
 }
 
-void qkv_rope(cudaStream_t stream, const QkvRope& op) {
-  using Config = sm90::WideConfig<1, 3>;
+bool qkv_rope_adapted_fits(int64_t heads, int64_t kv_heads) {
+  constexpr int kTileHeads = sm90::WideConfig<>::kTileColumns / kHeadDim;
+  return heads % kTileHeads == 0 && kv_heads % kTileHeads == 0;
+}
+
+void qkv_rope(cudaStream_t stream, const QkvRope& op, const AdapterOperands* adapters) {
   if (op.rows == 0) return;
   require(qkv_rope_fits(op.width, kHeadDim, op.half), "qkv_rope: a shape without a kernel");
-  const int64_t q = op.heads * kHeadDim, kv = op.kv_heads * kHeadDim;
-  sm90::WideMatrices<Config> matrices{{sm90::tensor_map(op.n, op.rows, op.width, op.width)},
-                                      {sm90::tensor_map_fragments(op.wq, q, op.width, op.width),
-                                       sm90::tensor_map_fragments(op.wk, kv, op.width, op.width),
-                                       sm90::tensor_map_fragments(op.wv, kv, op.width, op.width)}};
-  sm90::WideSchedule schedule{};
-  schedule.k_blocks = static_cast<int>(op.width / sm90::kBlockK);
-  schedule.along_n.begin[1] = static_cast<int>(op.heads);
-  schedule.along_n.begin[2] = static_cast<int>(op.heads + op.kv_heads);
-  sm90::wide_launch<Config, QkvRopeEpilogue>(
-      stream, matrices, op.rows, q + 2 * kv, schedule,
-      {op, static_cast<int>(op.rows), static_cast<int>(op.heads), static_cast<int>(op.kv_heads),
-       static_cast<int>(op.half)});
+  const auto launch = [&]<bool kAdapted>(std::bool_constant<kAdapted>) {
+    using Config = sm90::WideConfig<1, 3, kAdapted>;
+    const int64_t q = op.heads * kHeadDim, kv = op.kv_heads * kHeadDim;
+    const sm90::WideMatrices<Config> matrices{
+        {sm90::tensor_map(op.n, op.rows, op.width, op.width)},
+        {sm90::tensor_map_fragments(op.wq, q, op.width, op.width),
+         sm90::tensor_map_fragments(op.wk, kv, op.width, op.width),
+         sm90::tensor_map_fragments(op.wv, kv, op.width, op.width)}};
+    sm90::WideSchedule schedule{};
+    schedule.k_blocks = static_cast<int>(op.width / sm90::kBlockK);
+    schedule.along_n.begin[1] = static_cast<int>(op.heads);
+    schedule.along_n.begin[2] = static_cast<int>(op.heads + op.kv_heads);
+    sm90::WideAdapters<Config> added{};
+    int64_t rows = op.rows;
+    if constexpr (kAdapted) {
+      require(qkv_rope_adapted_fits(op.heads, op.kv_heads), "qkv_rope: heads without a kernel");
+      added = wide_adapters<Config>(*adapters, op.rows);
+      rows = adapters->row_tiles * sm90::kTileRows;
+    }
+    sm90::wide_launch<Config, QkvRopeEpilogue<kAdapted>>(
+        stream, matrices, rows, q + 2 * kv, schedule,
+        {op, static_cast<int>(op.rows), static_cast<int>(op.heads), static_cast<int>(op.kv_heads),
+         static_cast<int>(op.half)},
+        added);
+  };
+  if (adapters)
+    launch(std::true_type{});
+  else
+    launch(std::false_type{});
 }
 
 }  // namespace fairway::cuda

@@ -17,6 +17,7 @@ constexpr int kMaxParts = 3;  // of an operand
 // What an epilogue may know of a thread's place in a tile.
 struct GemmTileAt {
   int row, column;  // the thread's first
+  int row_end;      // with adapters: where the tile's document ends
   int64_t slot;     // (row tile, column tile, consumer, thread) in row-major order
 };
 

@@ -12,6 +12,10 @@
 // (tensor_map_fragments) that leaves a thread with 8 neighbouring columns of C, 16 bytes in bf16,
 // where accumulators are spread over pairs.
 //
+// With adapters, K goes on for a few blocks whose operands are a document's own: C = A Bᵀ + X
+// W_docᵀ, with an X for each of B's matrices. Row tiles then start anew at each document (a list in
+// device memory says where), and a row's bits do not depend on the other documents either.
+//
 // An epilogue is a class:
 //   struct Params              passed to the kernel
 //   Epilogue(params, at)       before the tile's products
@@ -30,6 +34,7 @@
 #include "fairway/sm90/cluster.cuh"
 #include "fairway/sm90/gemm_tile.cuh"
 #include "fairway/sm90/mbarrier.cuh"
+#include "fairway/sm90/row_tile.h"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
 #include "fairway/sm90/wgmma.cuh"
@@ -40,18 +45,20 @@ namespace fairway::sm90 {
 // all.
 constexpr int kCluster = 2;
 
-// In how many matrices A and B lie.
-template <int parts_a = 1, int parts_b = 1>
+// In how many matrices A and B lie, and whether there are adapters.
+template <int parts_a = 1, int parts_b = 1, bool adapted = false>
 struct WideConfig {
   static constexpr int kPartsA = parts_a, kPartsB = parts_b;
+  static constexpr bool kAdapted = adapted;
   static constexpr int kTileColumns = 256;
   static constexpr int kStages = 4;
   static constexpr int kChunks = kTileColumns / kBox;
   static constexpr int kBytesA = kTileRows * kBlockK * 2;
   static constexpr int kBytesB = kTileColumns * kBlockK * 2;
   // Registers of a producer and of a consumer thread, of 3 x 168 in all.
-  static constexpr int kProducerRegisters = parts_a * parts_b == 1 ? 24 : 40;
-  static constexpr int kConsumerRegisters = parts_a * parts_b == 1 ? 240 : 232;
+  static constexpr bool kOneProduct = parts_a * parts_b == 1 && !adapted;
+  static constexpr int kProducerRegisters = kOneProduct ? 24 : 40;
+  static constexpr int kConsumerRegisters = kOneProduct ? 240 : 232;
 };
 
 template <class Config>
@@ -66,6 +73,17 @@ template <class Config>
 struct WideMatrices {
   CUtensorMap a[Config::kPartsA];  // tensor_map
   CUtensorMap b[Config::kPartsB];  // tensor_map_fragments
+};
+
+template <class Config, bool kAdapted = Config::kAdapted>
+struct WideAdapters {};
+template <class Config>
+struct WideAdapters<Config, true> {
+  CUtensorMap x[Config::kPartsB];  // tensor_map: rows like A's
+  CUtensorMap m;                   // tensor_map_fragments of [documents · width, K]
+  int blocks[Config::kPartsB];     // of 64 along K; none where there is no adapter
+  int width;                       // rows of m for a document: C's columns
+  const RowTile* tiles;            // [row_groups · kCluster], on the device
 };
 
 // Where each matrix of several begins, in blocks or boxes of 64.
@@ -141,6 +159,24 @@ struct WideRing {
   }
 };
 
+// The rows of a block's tile.
+template <class Config>
+__device__ __forceinline__ RowTile wide_row_tile(const WideAdapters<Config>& adapters,
+                                                 int row_tile) {
+  if constexpr (Config::kAdapted) {
+    const int4 tile = __ldg(reinterpret_cast<const int4*>(adapters.tiles + row_tile));
+    return {tile.x, tile.y, tile.z, 0};
+  } else {
+    return {row_tile * kTileRows, INT32_MAX, 0, 0};
+  }
+}
+
+// Which of B's matrices, and so of the adapters, column tile `column_tile` belongs to.
+template <class Config>
+__device__ __forceinline__ int wide_adapter(const WideSchedule& schedule, int column_tile) {
+  return wide_part<Config::kPartsB>(schedule.along_n, column_tile * Config::kChunks).index;
+}
+
 // One stage: this block's rows of A, and its part of B for all blocks of the cluster; `row` and
 // `column` of C, `block` of K.
 template <class Config>
@@ -166,19 +202,48 @@ __device__ __forceinline__ void wide_load(WideShared<Config>& shared, int stage,
   }
 }
 
+// One stage of an adapter's. The blocks of the cluster may have different documents: each loads all
+// of its B.
+template <class Config>
+__device__ __forceinline__ void wide_load_adapter(WideShared<Config>& shared, int stage,
+                                                  const WideAdapters<Config>& adapters, int adapter,
+                                                  const RowTile& tile, int column, int block) {
+  uint64_t* full = &shared.full[stage];
+  mbarrier_arrive_expect(full, Config::kBytesA + Config::kBytesB);
+#pragma unroll
+  for (int i = 0; i < kTileRows / kBox; ++i)
+    tma_load_2d(shared.a[stage] + i * kBoxBytes, &adapters.x[adapter], full, block * kBlockK,
+                tile.begin + i * kBox);
+  const int row = tile.doc * adapters.width + column;
+#pragma unroll
+  for (int i = 0; i < Config::kTileColumns / kBox; ++i)
+    tma_load_5d(shared.b[stage] + i * kBoxBytes, &adapters.m, full, block * kBlockK, 0, 0, 0,
+                (row + i * kBox) / kFragmentRows);
+}
+
 // The producer thread.
 template <class Config>
 __device__ __forceinline__ void wide_produce(WideShared<Config>& shared,
                                              const WideMatrices<Config>& matrices,
+                                             const WideAdapters<Config>& adapters,
                                              const WideSchedule& schedule, int rank) {
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
-    const int row = walk.row_tile() * kTileRows;
+    const RowTile tile = wide_row_tile(adapters, walk.row_tile());
+    if (tile.doc < 0) break;
     const int column = walk.column_tile() * Config::kTileColumns;
     for (int k = 0; k < schedule.k_blocks; ++k) {
       mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
-      wide_load<Config>(shared, ring.stage, matrices, schedule, row, column, k, rank);
+      wide_load<Config>(shared, ring.stage, matrices, schedule, tile.begin, column, k, rank);
       ring.next();
+    }
+    if constexpr (Config::kAdapted) {
+      const int adapter = wide_adapter<Config>(schedule, walk.column_tile());
+      for (int k = 0; k < adapters.blocks[adapter]; ++k) {
+        mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
+        wide_load_adapter<Config>(shared, ring.stage, adapters, adapter, tile, column, k);
+        ring.next();
+      }
     }
   }
 }
@@ -251,13 +316,17 @@ __device__ __forceinline__ void store_global_16(bf16* to, const float (&v)[8], b
 // One of the two consumer warpgroups.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
+                                             const WideAdapters<Config>& adapters,
                                              const WideSchedule& schedule,
                                              const typename Epilogue::Params& params, int rank,
                                              int consumer, int warp, int lane) {
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
+    const RowTile tile = wide_row_tile(adapters, walk.row_tile());
+    if (Config::kAdapted && warp_uniform(tile.doc) < 0) break;
     GemmTileAt at;
-    at.row = walk.row_tile() * kTileRows + consumer * kBox + warp * 16 + lane / 4;
+    at.row = tile.begin + consumer * kBox + warp * 16 + lane / 4;
+    at.row_end = tile.end;
     at.column = walk.column_tile() * Config::kTileColumns + lane % 4 * 8;
     at.slot =
         ((static_cast<int64_t>(walk.row_tile()) * schedule.column_tiles + walk.column_tile()) * 2 +
@@ -266,9 +335,11 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
         warp * 32 + lane;
     Epilogue epilogue(params, at);
 
+    int blocks = schedule.k_blocks;
+    if constexpr (Config::kAdapted)
+      blocks += adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
     float acc[128];
-    wide_products<Config>(shared, acc, ring, schedule.k_blocks, consumer, lane,
-                          [&] { epilogue.early(); });
+    wide_products<Config>(shared, acc, ring, blocks, consumer, lane, [&] { epilogue.early(); });
     const uint32_t zero = *static_cast<const volatile uint32_t*>(&shared.zero);
 #pragma unroll
     for (int c = 0; c < Config::kChunks; ++c) {
@@ -290,7 +361,8 @@ template <class Config, class Epilogue>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads, 1)
     wide_kernel(const __grid_constant__ WideMatrices<Config> matrices,
                 const __grid_constant__ WideSchedule schedule,
-                const __grid_constant__ typename Epilogue::Params params) {
+                const __grid_constant__ typename Epilogue::Params params,
+                const __grid_constant__ WideAdapters<Config> adapters) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& shared = *reinterpret_cast<WideShared<Config>*>(shared_bytes);
   const int rank = static_cast<int>(cluster_rank());
@@ -309,11 +381,12 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
 
   if (warp < 4) {
     registers_decrease<Config::kProducerRegisters>();
-    if (warp == 0 && lane == 0) wide_produce<Config>(shared, matrices, schedule, rank);
+    if (warp == 0 && lane == 0) wide_produce<Config>(shared, matrices, adapters, schedule, rank);
     __syncwarp();
   } else {
     registers_increase<Config::kConsumerRegisters>();
-    wide_consume<Config, Epilogue>(shared, schedule, params, rank, warp / 4 - 1, warp % 4, lane);
+    wide_consume<Config, Epilogue>(shared, adapters, schedule, params, rank, warp / 4 - 1, warp % 4,
+                                   lane);
   }
   // Another block may still send here, or arrive at barriers here.
   cluster_sync();

@@ -50,17 +50,20 @@ int wide_clusters() {
   return clusters;
 }
 
-// C [m, n] of the widths of B's parts; `k_blocks`: of all of A's.
+// C [m, n] of the widths of B's parts; `k_blocks`: of all of A's. With adapters, m is kTileRows
+// times the length of the list of row tiles, and each of B's matrices begins at a multiple of a
+// tile's columns.
 template <class Config, class Epilogue>
 void wide_launch(cudaStream_t stream, const WideMatrices<Config>& matrices, int64_t m, int64_t n,
-                 WideSchedule schedule, const typename Epilogue::Params& params) {
+                 WideSchedule schedule, const typename Epilogue::Params& params,
+                 const WideAdapters<Config>& adapters = {}) {
   schedule.row_groups = wide_ceil_div(m, kCluster * kTileRows);
   schedule.column_tiles = wide_ceil_div(n, Config::kTileColumns);
   const int clusters = wide_clusters<Config, Epilogue>();
   const int units = schedule.row_groups * schedule.column_tiles;
   const int blocks = kCluster * (units < clusters ? units : clusters);
-  wide_kernel<Config, Epilogue>
-      <<<blocks, kGemmThreads, sizeof(WideShared<Config>), stream>>>(matrices, schedule, params);
+  wide_kernel<Config, Epilogue><<<blocks, kGemmThreads, sizeof(WideShared<Config>), stream>>>(
+      matrices, schedule, params, adapters);
   cuda_check_launch("matrix product");
 }
 

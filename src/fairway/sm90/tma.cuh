@@ -21,6 +21,15 @@ __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, ui
       : "memory");
 }
 
+__device__ __forceinline__ void tma_load_5d(void* to, const CUtensorMap* map, uint64_t* bar, int x0,
+                                            int x1, int x2, int x3, int x4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+      : "memory");
+}
+
 // To the same place in every block of the cluster whose bit is set, completing on the barrier in
 // the same place of each.
 __device__ __forceinline__ void tma_load_5d_multicast(void* to, const CUtensorMap* map,

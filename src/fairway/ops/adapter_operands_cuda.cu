@@ -1,0 +1,194 @@
+// Adapters in bf16, contiguous along the product's K, and the row tiles of their documents.
+#include <algorithm>
+
+#include "fairway/device/cuda_check.h"
+#include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/ops/doc_tiles_cuda.h"
+#include "fairway/ops/elementwise_cuda.h"
+
+namespace fairway::cuda {
+
+namespace {
+
+constexpr int kOperandsSlot = 1;  // of CudaDevice::workspace
+constexpr int kThreads = 256;
+constexpr int kTileRows = 128, kGroup = 2;  // of the product's kernels
+constexpr int kPiece = 8;                   // elements of bf16 in 16 bytes
+
+int64_t ceil_div(int64_t n, int64_t d) {
+  return (n + d - 1) / d;
+}
+
+// A warp a tile.
+__global__ void __launch_bounds__(kThreads)
+    tiles_kernel(const int32_t* doc_rows, int docs, sm90::RowTile* tiles, int count) {
+  const int index = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) / 32;
+  if (index >= count) return;
+  const DocTile tile = find_doc_tile<kTileRows>(doc_rows, docs, index);
+  const DocTile first = find_doc_tile<kTileRows>(doc_rows, docs, index / kGroup * kGroup);
+  const auto begin = static_cast<int32_t>(tile.begin);
+  if (threadIdx.x % 32 == 0)
+    tiles[index] = {begin, begin + tile.rows,
+                    tile.rows > 0    ? tile.doc
+                    : first.rows > 0 ? 0
+                                     : -1,
+                    0};
+}
+
+// Matrices [rows, k] of each document, M's from row begin[i] on.
+struct Stack {
+  const float* from[kMaxLowRankGroup];   // null: nothing is read or written
+  const float* scale[kMaxLowRankGroup];  // factors of the rows; null: 1
+  int64_t stride[kMaxLowRankGroup];
+  int begin[kMaxLowRankGroup + 1];
+  int k;
+};
+static_assert(kMostAdapted <= kMaxLowRankGroup && kMaxLowRankGroup == 4);
+
+// 16 bytes of M a thread. Grid (pieces, documents).
+__global__ void __launch_bounds__(kThreads)
+    pack_kernel(const __grid_constant__ Stack stack, uint4* to) {
+  const int pieces = stack.k / kPiece, width = stack.begin[kMaxLowRankGroup];
+  const int piece = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (piece >= width * pieces) return;
+  const int place = piece / pieces;
+  const int i = (place >= stack.begin[1]) + (place >= stack.begin[2]) + (place >= stack.begin[3]);
+  if (!stack.from[i]) return;
+  const int row = place - stack.begin[i];
+  const float* const from = stack.from[i] + blockIdx.y * stack.stride[i] +
+                            (int64_t{row} * stack.k + piece % pieces * kPiece);
+  const float scale = stack.scale[i] ? stack.scale[i][row] : 1.0f;
+  float v[kPiece];
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(float4) == 0) {
+    const float4 low = load_four(from), high = load_four(from + 4);
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+    v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+  } else {
+#pragma unroll
+    for (int r = 0; r < kPiece; ++r) v[r] = from[r];
+  }
+#pragma unroll
+  for (float& x : v) x *= scale;
+  to[int64_t{blockIdx.y} * width * pieces + piece] = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                                      pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+}
+
+// Transposes a tile of A's: kTileIn columns of kTileK of the adapters' rows. Grid (tiles of `in`,
+// tiles of rows, documents).
+constexpr int kTileIn = 64, kTileK = 32;
+static_assert(kTileIn * kTileK / kPiece == kThreads);
+__global__ void __launch_bounds__(kThreads)
+    pack_down_kernel(const __grid_constant__ LowRankDown<const float> down, uint4* to) {
+  __shared__ float tile[kTileK][kTileIn + 1];  // no two rows begin in one bank
+  const int in = static_cast<int>(down.in), rank = static_cast<int>(down.rank);
+  const int width = rank * down.count, t = static_cast<int>(threadIdx.x);
+  const int first_k = static_cast<int>(blockIdx.y) * kTileK;
+  const int first_in = static_cast<int>(blockIdx.x) * kTileIn;
+  for (int i = t; i < kTileK * kTileIn; i += kThreads) {
+    const int k = first_k + i / kTileIn, column = first_in + i % kTileIn;
+    if (k < width && column < in)
+      tile[i / kTileIn][i % kTileIn] =
+          down.a[k / rank][blockIdx.z * down.stride + int64_t{k % rank} * in + column];
+  }
+  __syncthreads();
+  const int column = t / (kTileK / kPiece), k = t % (kTileK / kPiece) * kPiece;
+  if (first_in + column >= in || first_k + k >= width) return;
+  float v[kPiece];
+#pragma unroll
+  for (int r = 0; r < kPiece; ++r) v[r] = tile[k + r][column];
+  to[(int64_t{blockIdx.z} * in + first_in + column) * (width / kPiece) + (first_k + k) / kPiece] = {
+      pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+}
+
+// Room for M and the tiles, and the tiles.
+template <class Pairs>
+AdapterOperands make_operands(CudaDevice& device, const Pairs& pairs, int64_t rows, int64_t k,
+                              int64_t width) {
+  AdapterOperands to{.k = k, .docs = pairs.docs, .width = width};
+  to.row_tiles = ceil_div(most_doc_tiles<kTileRows>(rows, pairs.docs), kGroup) * kGroup;
+  const auto tile_bytes =
+      static_cast<size_t>(ceil_div(to.row_tiles * int64_t{sizeof(sm90::RowTile)}, 256) * 256);
+  std::byte* memory = device.workspace(
+      kOperandsSlot, tile_bytes + static_cast<size_t>(pairs.docs * width * k) * sizeof(bf16));
+  auto* tiles = reinterpret_cast<sm90::RowTile*>(memory);
+  to.tiles = tiles;
+  to.m = reinterpret_cast<const bf16*>(memory + tile_bytes);
+  const auto blocks = static_cast<unsigned>(ceil_div(32 * to.row_tiles, kThreads));
+  tiles_kernel<<<blocks, kThreads, 0, device.stream()>>>(
+      pairs.doc_rows.data, static_cast<int>(pairs.docs), tiles, static_cast<int>(to.row_tiles));
+  cuda_check_launch("adapters: row tiles");
+  return to;
+}
+
+uint4* packed(const AdapterOperands& operands) {
+  return reinterpret_cast<uint4*>(const_cast<bf16*>(operands.m));
+}
+
+void pack(CudaDevice& device, const Stack& stack, const AdapterOperands& to) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(to.width * to.k / kPiece, kThreads)),
+                  static_cast<unsigned>(to.docs));
+  pack_kernel<<<grid, kThreads, 0, device.stream()>>>(stack, packed(to));
+  cuda_check_launch("adapters: packing");
+}
+
+}  // namespace
+
+bool adapters_fit(int64_t k, int64_t width, int64_t docs, const bf16* x) {
+  constexpr int64_t kMostDocs = 65535;  // a dimension of some grids
+  return k > 0 && k % kPiece == 0 && width % 64 == 0 && docs > 0 && docs <= kMostDocs &&
+         reinterpret_cast<uintptr_t>(x) % 16 == 0;
+}
+
+AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16> xa,
+                            const std::array<LowRankUp<const float>, kMostAdapted>& ups,
+                            const std::array<int64_t, kMostAdapted>& width) {
+  const auto& any = *std::find_if(ups.begin(), ups.end(), [](const auto& up) { return bool(up); });
+  Stack stack{};
+  stack.k = static_cast<int>(any.rank);
+  for (size_t i = 0; i < ups.size(); ++i) {
+    stack.from[i] = ups[i].b;
+    stack.scale[i] = ups[i].out_scale;
+    stack.stride[i] = ups[i].stride;
+    stack.begin[i + 1] = stack.begin[i] + static_cast<int>(width[i]);
+  }
+  stack.begin[kMaxLowRankGroup] = stack.begin[kMostAdapted];
+  AdapterOperands to = make_operands(device, any, rows, any.rank, stack.begin[kMostAdapted]);
+  to.x_pitch = xa.extent(1);
+  for (size_t i = 0; i < ups.size(); ++i)
+    if (ups[i]) to.x[i] = xa.data + ups[i].place * any.rank;
+  pack(device, stack, to);
+  return to;
+}
+
+AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
+                              const LowRankDown<const float>& down) {
+  Stack stack{};
+  stack.k = static_cast<int>(down.in);
+  for (int i = 0; i < kMaxLowRankGroup; ++i) {
+    const auto at = static_cast<size_t>(i);
+    stack.from[at] = down.a[at];
+    stack.stride[at] = down.stride;
+    stack.begin[at + 1] = static_cast<int>(std::min(i + 1, down.count) * down.rank);
+  }
+  AdapterOperands to = make_operands(device, down, x.extent(0), down.in, down.width());
+  to.x_pitch = down.in;
+  to.x[0] = x.data;
+  pack(device, stack, to);
+  return to;
+}
+
+AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
+                                       const LowRankDown<const float>& down) {
+  AdapterOperands to = make_operands(device, down, rows, down.width(), down.in);
+  to.x_pitch = down.width();
+  to.x[0] = dxa.data;
+  const dim3 grid(static_cast<unsigned>(ceil_div(down.in, kTileIn)),
+                  static_cast<unsigned>(ceil_div(down.width(), kTileK)),
+                  static_cast<unsigned>(down.docs));
+  pack_down_kernel<<<grid, kThreads, 0, device.stream()>>>(down, packed(to));
+  cuda_check_launch("adapters: packing, transposed");
+  return to;
+}
+
+}  // namespace fairway::cuda

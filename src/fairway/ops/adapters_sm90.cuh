@@ -1,0 +1,25 @@
+// Adapters for the wide product's kernels. Internal to ops/; for nvcc.
+#pragma once
+
+#include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/sm90/gemm_wide_launch.cuh"
+
+namespace fairway::cuda {
+
+template <class Config>
+sm90::WideAdapters<Config> wide_adapters(const AdapterOperands& from, int64_t rows) {
+  static_assert(Config::kPartsB <= kMostAdapted);
+  require(from.row_tiles % sm90::kCluster == 0, "adapters: half a group of row tiles");
+  sm90::WideAdapters<Config> to{};
+  for (size_t i = 0; i < Config::kPartsB; ++i) {
+    if (!from.x[i]) continue;
+    to.x[i] = sm90::tensor_map(from.x[i], rows, from.k, from.x_pitch);
+    to.blocks[i] = sm90::wide_ceil_div(from.k, sm90::kBlockK);
+  }
+  to.m = sm90::tensor_map_fragments(from.m, from.docs * from.width, from.k, from.k);
+  to.width = static_cast<int>(from.width);
+  to.tiles = from.tiles;
+  return to;
+}
+
+}  // namespace fairway::cuda

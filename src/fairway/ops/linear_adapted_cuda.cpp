@@ -1,0 +1,103 @@
+// bf16 on Hopper: one product, which the adapters make a little longer. Elsewhere, step by step.
+#include <type_traits>
+
+#include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/ops/linear_adapted.h"
+#include "fairway/ops/linear_adapted_sm90.cuh"
+#include "fairway/ops/transpose_cuda.h"
+
+namespace fairway {
+
+namespace {
+
+constexpr int kTransposedSlot = 3;  // of CudaDevice::workspace
+
+// Widths and adapters that the Hopper kernels have tiles for.
+bool fits_sm90(const CudaDevice& device, Tensor<const bf16> w) {
+  return device.capability() == 90 && w.extent(0) % 64 == 0 && w.extent(1) % 64 == 0;
+}
+bool fits_sm90(const LowRankAddedBack<bf16>& added, int64_t in) {
+  return added && cuda::adapters_fit(added.down.rank, in, added.down.docs, added.dxa.data);
+}
+
+// The w[i] [out_i, in] transposed and beside each other, [in, Σ out_i], in the workspace.
+template <size_t kCount>
+const bf16* transposed(CudaDevice& device, const std::array<Tensor<const bf16>, kCount>& w) {
+  const int64_t in = w[0].extent(1);
+  int64_t all = 0, column = 0;
+  for (const auto& one : w) all += one.extent(0);
+  auto* to = reinterpret_cast<bf16*>(
+      device.workspace(kTransposedSlot, static_cast<size_t>(in * all) * sizeof(bf16)));
+  for (const auto& one : w) {
+    cuda::transpose(device.stream(), one.data, one.extent(0), in, to + column, all);
+    column += one.extent(0);
+  }
+  return to;
+}
+
+}  // namespace
+
+template <class T>
+void linear_adapted(CudaDevice& device, Tensor<const T> x, Tensor<const T> w,
+                    Tensor<const T> residual, const LowRankAdded<T>& added, Tensor<T> y) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    const int64_t out = w.extent(0), in = w.extent(1), rows = x.size() / in;
+    if (added && rows > 0 && fits_sm90(device, w) &&
+        cuda::adapters_fit(added.up.rank, out, added.up.docs, added.xa.data)) {
+      const auto adapters = cuda::adapters_up(device, rows, added.xa, {added.up}, {out});
+      cuda::linear_adapted(device.stream(), x.data, w.data, residual.data, adapters, rows, in, out,
+                           y.data);
+      return;
+    }
+  }
+  linear_adapted_steps<T>(device, x, w, residual, added, y);
+}
+
+template <class T>
+void linear_adapted_backward_input(CudaDevice& device, Tensor<const T> dy, Tensor<const T> w,
+                                   const LowRankAddedBack<T>& added, Tensor<T> dx) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    const int64_t out = w.extent(0), in = w.extent(1), rows = dy.size() / out;
+    if (rows > 0 && fits_sm90(device, w) && fits_sm90(added, in)) {
+      const bf16* const w_transposed = transposed<1>(device, {w});
+      const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
+      cuda::linear_adapted(device.stream(), dy.data, w_transposed, nullptr, adapters, rows, out, in,
+                           dx.data);
+      return;
+    }
+  }
+  linear_adapted_backward_input_steps<T>(device, dy, w, added, dx);
+}
+
+template <class T>
+void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T>& maps,
+                                         const LowRankAddedBack<T>& added, Tensor<T> dx) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    const int64_t rows = dx.extent(0), in = dx.extent(1);
+    if (rows > 0 && fits_sm90(device, maps.w[0]) && fits_sm90(device, maps.w[1]) &&
+        fits_sm90(device, maps.w[2]) && fits_sm90(added, in)) {
+      const bf16* const dy[3] = {maps.dy[0].data, maps.dy[1].data, maps.dy[2].data};
+      const int64_t out[3] = {maps.w[0].extent(0), maps.w[1].extent(0), maps.w[2].extent(0)};
+      const bf16* const w_transposed = transposed(device, maps.w);
+      const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
+      cuda::linear_three_adapted_backward_input(device.stream(), dy, w_transposed, adapters, rows,
+                                                in, out, dx.data);
+      return;
+    }
+  }
+  linear_three_adapted_backward_input_steps<T>(device, maps, added, dx);
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template void linear_adapted(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
+                               const LowRankAdded<T>&, Tensor<T>);                             \
+  template void linear_adapted_backward_input(CudaDevice&, Tensor<const T>, Tensor<const T>,   \
+                                              const LowRankAddedBack<T>&, Tensor<T>);          \
+  template void linear_three_adapted_backward_input(CudaDevice&, const LinearThree<T>&,        \
+                                                    const LowRankAddedBack<T>&, Tensor<T>);
+FAIRWAY_INSTANTIATE(float)
+FAIRWAY_INSTANTIATE(bf16)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway

@@ -1,0 +1,112 @@
+#include "fairway/ops/adapters_sm90.cuh"
+#include "fairway/ops/linear_adapted_sm90.cuh"
+
+namespace fairway::cuda {
+namespace {
+
+// C, or residual + C.
+template <bool kResidual>
+class AdaptedEpilogue {
+ public:
+  struct Params {
+    const bf16* residual;
+    bf16* c;  // may be the residual
+    int columns;
+  };
+  __device__ __forceinline__ AdaptedEpilogue(const Params& params, const sm90::GemmTileAt& at)
+      : params_(params), at_(at, at.row_end, params.columns) {}
+
+  __device__ __forceinline__ void early() {
+    if constexpr (kResidual) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+#pragma unroll
+        for (int p = 0; p < 4; ++p)
+          in_[c][p] = sm90::load_global_16(params_.residual + at_.offset(c, p), at_.valid(c, p));
+    }
+  }
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      if constexpr (kResidual) {
+        const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+#pragma unroll
+        for (int i = 0; i < 8; i += 2) {
+          // unpack_bf16, kept behind the products by `zero`.
+          v[p][i] += __uint_as_float(pairs[i / 2] * 0x10000u + zero);
+          v[p][i + 1] += __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+        }
+      }
+      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.valid(c, p));
+    }
+  }
+
+  __device__ __forceinline__ void finish() {}
+
+ private:
+  const Params& params_;
+  sm90::TileElements at_;
+  uint4 in_[kResidual ? 4 : 1][4];
+};
+
+void require_widths(int64_t in, int64_t out) {
+  require(in > 0 && out > 0 && in % 64 == 0 && out % 64 == 0,
+          "a matrix product's widths must be multiples of 64");
+}
+
+}  // namespace
+
+void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf16* residual,
+                    const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
+                    bf16* y) {
+  using Config = sm90::WideConfig<1, 1, true>;
+  if (rows == 0) return;
+  require_widths(in, out);
+  const sm90::WideMatrices<Config> matrices{{sm90::tensor_map(x, rows, in, in)},
+                                            {sm90::tensor_map_fragments(w, out, in, in)}};
+  sm90::WideSchedule schedule{};
+  schedule.k_blocks = static_cast<int>(in / sm90::kBlockK);
+  const auto added = wide_adapters<Config>(adapters, rows);
+  const int64_t tile_rows = adapters.row_tiles * sm90::kTileRows;
+  const auto columns = static_cast<int>(out);
+  if (residual != nullptr)
+    sm90::wide_launch<Config, AdaptedEpilogue<true>>(stream, matrices, tile_rows, out, schedule,
+                                                     {residual, y, columns}, added);
+  else
+    sm90::wide_launch<Config, AdaptedEpilogue<false>>(stream, matrices, tile_rows, out, schedule,
+                                                      {nullptr, y, columns}, added);
+}
+
+void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_t rows, int64_t out,
+                    bf16* y) {
+  using Config = sm90::WideConfig<1, 1, true>;
+  if (rows == 0) return;
+  // No blocks along K but the adapters': the other matrices are not looked at.
+  sm90::wide_launch<Config, AdaptedEpilogue<false>>(
+      stream, {}, adapters.row_tiles * sm90::kTileRows, out, sm90::WideSchedule{},
+      {nullptr, y, static_cast<int>(out)}, wide_adapters<Config>(adapters, rows));
+}
+
+void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const dy[3],
+                                         const bf16* w_transposed, const AdapterOperands& adapters,
+                                         int64_t rows, int64_t in, const int64_t out[3], bf16* dx) {
+  using Config = sm90::WideConfig<3, 1, true>;
+  if (rows == 0) return;
+  sm90::WideMatrices<Config> matrices{};
+  sm90::WideSchedule schedule{};
+  int64_t k = 0;
+  for (int i = 0; i < 3; ++i) {
+    require_widths(in, out[i]);
+    matrices.a[i] = sm90::tensor_map(dy[i], rows, out[i], out[i]);
+    schedule.along_k.begin[i] = static_cast<int>(k / sm90::kBlockK);
+    k += out[i];
+  }
+  matrices.b[0] = sm90::tensor_map_fragments(w_transposed, in, k, k);
+  schedule.k_blocks = static_cast<int>(k / sm90::kBlockK);
+  sm90::wide_launch<Config, AdaptedEpilogue<false>>(
+      stream, matrices, adapters.row_tiles * sm90::kTileRows, in, schedule,
+      {nullptr, dx, static_cast<int>(in)}, wide_adapters<Config>(adapters, rows));
+}
+
+}  // namespace fairway::cuda
