@@ -274,7 +274,7 @@ void add_plan(CLI::App& app) {
                    "keys that a query meets on average, in documents not cut (585: FineWeb's)")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  const std::string links = "Links (published for H100s, not measured here; docs/scaling.md)";
+  const std::string links = "Links ('fairway bench exchange' measures yours; docs/scaling.md)";
   const auto link = [&](const char* name, double& value, const char* what) {
     command->add_option(name, value, what)
         ->capture_default_str()
@@ -286,7 +286,8 @@ void add_plan(CLI::App& app) {
       ->check(CLI::Range(1, kMaxRanks))
       ->group(links);
   link("--node-gbs", o->node_gbs,
-       "GB/s of a GPU inside a node, each way (NVLink: 450 of which NCCL's rings reach 370)");
+       "GB/s of a GPU inside a node, each way (NVLink 4 has 450, NCCL reaches 200 of them "
+       "on 46 MB between two GPUs, up to 370 on gigabytes)");
   link("--node-us", o->node_us, "microseconds of a ring's step inside a node (NCCL's own model)");
   link("--network-gbs", o->network_gbs,
        "GB/s of a GPU's network adapter, each way (400 Gb/s InfiniBand: 46 to 48 reached)");

@@ -125,7 +125,9 @@ TEST_P(Ranks, TrainAsOneDoes) {
   const State want = state(alone), got = state(shared);
   ASSERT_EQ(want.size(), got.size());
   const double rounding = amplified_rounding(alone);
-  ASSERT_LT(rounding, 0.01);  // or this would show nothing
+  // An exchange that is left out moves the momentum by nearly all of itself. On a CPU rounding comes
+  // to less than a thousandth; a GPU's bf16 makes percents of it.
+  ASSERT_LT(4 * rounding, 0.5);
   for (const auto& [name, values] : want) {
     ASSERT_EQ(values.size(), got.at(name).size()) << name;
     EXPECT_LE(distance(values, got.at(name)), 4 * rounding * norm_of(values)) << name;

@@ -11,10 +11,11 @@
 namespace fairway {
 
 // The links between ranks; bandwidths in bytes a second and one direction, latencies in seconds.
-// The defaults are published figures of H100s (docs/scaling.md has the sources).
+// The bandwidth inside a node is what two H200s reached on a step's exchanges, the other defaults
+// are published figures of H100s (docs/scaling.md has the sources).
 struct Links {
   int ranks_per_node = 8;
-  double node_bandwidth = 370e9;    // of a rank, inside a node: NVLink through NVSwitches
+  double node_bandwidth = 200e9;    // of a rank, inside a node: NVLink
   double node_latency = 3.4e-6;     // of one step of a ring, inside a node
   double network_bandwidth = 46e9;  // of a rank's network adapter: 400 Gb/s InfiniBand
   double network_latency = 14e-6;   // of one step of a ring, between nodes
