@@ -190,9 +190,12 @@ void ttt(const Options& o) {
                                    .device = device_of(o)});
   fmt::print(
       "{} documents of {} tokens, rank {}, chunks of {}; {}, {}\n"
-      "{:.0f} window tokens/s, {:.1f} targets/s, {:.1f}% of the threads' time in matrix products\n",
+      "{:.0f} window tokens/s, {:.1f} targets/s{}\n",
       o.documents, o.doc_tokens, recipe.ttt.rank, recipe.ttt.chunk_size, f.device, products_in(o),
-      f.window_tokens / f.seconds, f.scored / f.seconds, 100 * f.product_share);
+      f.window_tokens / f.seconds, f.scored / f.seconds,
+      on_gpu(o) ? ""
+                : fmt::format(", {:.1f}% of the threads' time in matrix products",
+                              100 * f.product_share));
   keep(o, {{"device", f.device},
            {"matmul_precision", products_in(o)},
            {"window_tokens_per_second", f.window_tokens / f.seconds},
