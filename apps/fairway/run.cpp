@@ -99,7 +99,8 @@ void check_inputs(const Recipe& recipe) {
   check_tokenizer(recipe, val);
 }
 
-// The directory belongs to one recipe. With `restart` what an earlier run left is deleted first.
+// The directory belongs to one recipe, but for settings that training may be continued with. With
+// `restart` what an earlier run left is deleted first.
 void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
   const fs::path kept = out / "recipe.toml";
   if (restart)
@@ -108,7 +109,8 @@ void claim_directory(const fs::path& out, const Recipe& recipe, bool restart) {
           "budget.json", "report.json", "report.md", "recipe.toml"})
       delete_all(out / name);
   else if (fs::exists(kept))
-    if (const auto key = first_difference(parse_recipe(read_file(kept), kept.string()), recipe))
+    if (const auto key =
+            first_difference(parse_recipe(read_file(kept), kept.string()), recipe, free_settings()))
       usage_fail(
           "{}: begun with another recipe ({}); use --restart to begin again, or another --out",
           out.string(), *key);

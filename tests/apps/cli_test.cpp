@@ -361,7 +361,7 @@ TEST_F(Cli, RunContinuesAtTheStageWhereItStopped) {
   // As if stopped during quantization: that stage and those after it run again, training does not.
   fs::remove(at("run/model.fairway"));
   const auto trained = fs::last_write_time(at("run/model.safetensors"));
-  const Result rest = run_recipe("run");
+  const Result rest = run_recipe("run", {"--train.threads", "2", "--train.log_every", "1"});
   expect_done(rest);
   EXPECT_EQ(count(rest, "done before"), 2u);
   EXPECT_EQ(fs::last_write_time(at("run/model.safetensors")), trained);

@@ -150,6 +150,8 @@ TEST(Recipe, FirstDifferenceNamesTheKey) {
   EXPECT_FALSE(first_difference(was, is));
   is.model.num_layers = 12;
   EXPECT_EQ(first_difference(was, is), "--model.num_layers was 11, is 12");
+  EXPECT_EQ(first_difference(was, is, {"model.model_dim"}), "--model.num_layers was 11, is 12");
+  EXPECT_FALSE(first_difference(was, is, {"model.num_layers"}));
 }
 
 // The record is the default: the file and the code cannot drift apart.

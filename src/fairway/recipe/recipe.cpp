@@ -284,7 +284,8 @@ std::string describe_overrides() {
   return out;
 }
 
-std::optional<std::string> first_difference(const Recipe& was, const Recipe& is) {
+std::optional<std::string> first_difference(const Recipe& was, const Recipe& is,
+                                            const std::set<std::string>& but) {
   std::vector<std::string> before;
   visit_keys(was,
              [&](auto, auto, const auto& value, auto) { before.push_back(format_field(value)); });
@@ -292,7 +293,7 @@ std::optional<std::string> first_difference(const Recipe& was, const Recipe& is)
   size_t i = 0;
   visit_keys(is, [&](auto section, auto key, const auto& value, auto) {
     const std::string now = format_field(value);
-    if (!out && now != before[i])
+    if (!out && now != before[i] && but.count(fmt::format("{}.{}", section, key)) == 0)
       out = fmt::format("--{}.{} was {}, is {}", section, key, before[i], now);
     ++i;
   });

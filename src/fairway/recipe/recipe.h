@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -66,6 +67,8 @@ std::string to_toml(const Recipe& recipe);
 std::string describe_overrides();
 
 // The first key in which two recipes differ, as "--train.steps was 600, is 700"; nothing if equal.
-std::optional<std::string> first_difference(const Recipe& was, const Recipe& is);
+// Keys in `but`, as "train.threads", do not count.
+std::optional<std::string> first_difference(const Recipe& was, const Recipe& is,
+                                            const std::set<std::string>& but = {});
 
 }  // namespace fairway

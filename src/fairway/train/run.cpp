@@ -36,19 +36,13 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Settings that two sittings of one run may differ in.
-const std::set<std::string> kFreeKeys = {"train.device",           "train.threads",
-                                         "train.warmup_steps",     "train.log_every",
-                                         "train.checkpoint_every", "train.checkpoint_seconds",
-                                         "train.keep_checkpoints"};
-
 RunIdentity identity_of(const TrainRun& run, const std::vector<fs::path>& shards) {
   RunIdentity identity;
   const auto add = [&](const std::string& section, const auto& config) {
     std::remove_cvref_t<decltype(config)>::visit_fields(
         config, [&](const char* name, const auto& value, const char*) {
           const std::string key = section + "." + name;
-          if (kFreeKeys.count(key) == 0) identity[key] = format_field(value);
+          if (free_settings().count(key) == 0) identity[key] = format_field(value);
         });
   };
   add("model", run.model);
@@ -283,6 +277,14 @@ class Run {
 };
 
 }  // namespace
+
+const std::set<std::string>& free_settings() {
+  static const std::set<std::string> keys = {"train.device",           "train.threads",
+                                             "train.warmup_steps",     "train.log_every",
+                                             "train.checkpoint_every", "train.checkpoint_seconds",
+                                             "train.keep_checkpoints"};
+  return keys;
+}
 
 TrainSummary train(const TrainRun& run) {
   run.model.validate();

@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <set>
+#include <string>
 
 #include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
@@ -43,6 +45,9 @@ struct TrainSummary {
   double loss = 0;     // of the last step of this sitting; NaN if there was none
   std::filesystem::path model;
 };
+
+// Settings, as "train.threads", that two sittings of one run may differ in.
+const std::set<std::string>& free_settings();
 
 // What every rank throws alike: it is rank 0's to say.
 class SharedError : public Error {
