@@ -28,10 +28,6 @@ constexpr int kSlab = 32;          // depth of a product's step: 16 bytes of eac
 // Of CudaDevice::workspace.
 constexpr int kSlotPacked = 1, kSlotPartial = 2;
 
-inline int64_t ceil_div(int64_t n, int64_t d) {
-  return (n + d - 1) / d;
-}
-
 // f(the smallest kernel rank that holds `rank`), as a compile-time constant.
 template <class F>
 void with_kernel_rank(int64_t rank, F&& f) {

@@ -4,6 +4,7 @@
 
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/low_rank_mma.cuh"
 #include "fairway/ops/low_rank_mma_cuda.h"
 #include "fairway/ops/low_rank_mma_gradient.cuh"

@@ -8,7 +8,7 @@
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
-#include "fairway/ops/elementwise_cuda.h"
+#include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/low_rank_mma.cuh"
 
@@ -52,9 +52,7 @@ static __global__ void __launch_bounds__(kPackThreads)
     const float* const from = m.from[n / m.n_group + k / m.k_group] + blockIdx.y * m.doc_step +
                               n % m.n_group * m.n_step + k % m.k_group * m.k_step;
     if (m.k_step == 1 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
-      const float4 low = load_four(from), high = load_four(from + 4);
-      v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-      v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+      load<kPack>(from, v);
     } else {
 #pragma unroll
       for (int r = 0; r < 8; ++r) v[r] = from[r * m.k_step];
