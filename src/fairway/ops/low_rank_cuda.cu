@@ -6,6 +6,7 @@
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear_adapted_sm90.cuh"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/low_rank_mma_cuda.h"
@@ -143,8 +144,7 @@ void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<cons
   template void low_rank_down_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        const LowRankDown<const Accum<T>>&, Tensor<T>,           \
                                        const LowRankDown<Accum<T>>&);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway
