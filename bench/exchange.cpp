@@ -104,10 +104,10 @@ ExchangeFigures run(Device& device, const ExchangeOptions& o) {
 
   const double all = static_cast<double>(exchanges.elements()) * sizeof(float);
   for (double bytes = 1 << 12; bytes < all; bytes *= 16)
-    f.by_size.push_back(measure(
-        {"", Collective::all_reduce, bytes, bytes_sent(Collective::all_reduce, bytes, P), 0}));
-  f.by_size.push_back(
-      measure({"", Collective::all_reduce, all, bytes_sent(Collective::all_reduce, all, P), 0}));
+    f.by_size.push_back(measure({"by size", Collective::all_reduce, bytes,
+                                 bytes_sent(Collective::all_reduce, bytes, P), 0}));
+  f.by_size.push_back(measure(
+      {"by size", Collective::all_reduce, all, bytes_sent(Collective::all_reduce, all, P), 0}));
 
   // t = launch + rounds·(P − 1)·latency + sent/bandwidth: launch and latency from the smallest
   // all-reduce and a reduce-scatter of that size, bandwidth from the largest. No time is nothing.

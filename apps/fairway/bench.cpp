@@ -8,6 +8,7 @@
 #include "checkpoint.h"
 #include "commands.h"
 #include "exchange.h"
+#include "exchange_json.h"
 #include "fairway/base/fields.h"
 #include "fairway/comm/rank_device.h"
 #include "fairway/io/atomic_file.h"
@@ -271,18 +272,14 @@ void exchange(const Options& o, ProcessGroup& group) {
   std::vector<std::vector<std::string>> rows{{"what", "how", "MB", "sent, MB", "ms", "GB/s sent"}};
   Json list = Json::array();
   double sum = 0;
-  const auto add = [&](const Exchange& e, const std::string& what) {
-    rows.push_back({what, name_of(e.kind), fmt::format("{:.3f}", e.bytes * 1e-6),
+  const auto add = [&](const Exchange& e) {
+    rows.push_back({e.what, name_of(e.kind), fmt::format("{:.3f}", e.bytes * 1e-6),
                     fmt::format("{:.3f}", e.sent * 1e-6), fmt::format("{:.3f}", e.seconds * 1e3),
                     fmt::format("{:.1f}", e.sent / e.seconds / kGiga)});
-    list.push_back({{"what", what},
-                    {"kind", name_of(e.kind)},
-                    {"bytes", e.bytes},
-                    {"sent_bytes", e.sent},
-                    {"seconds", e.seconds}});
+    list.push_back(exchange_json(e));
   };
-  for (const Exchange& e : f.of_step) add(e, e.what), sum += e.seconds;
-  for (const Exchange& e : f.by_size) add(e, "by size");
+  for (const Exchange& e : f.of_step) add(e), sum += e.seconds;
+  for (const Exchange& e : f.by_size) add(e);
   fmt::print(
       "{} ranks, {} on this host, each {}\n\n{}\n"
       "a step's, one by one  {:.3f} ms\n"

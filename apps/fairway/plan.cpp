@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "exchange_json.h"
 #include "fairway/base/check.h"
 #include "fairway/base/fields.h"
 #include "fairway/io/atomic_file.h"
@@ -185,13 +186,7 @@ Json time_json(const StepTime& t) {
 Json plan_json(const PlanInputs& in, const Plan& plan, const Plan& one) {
   Json memory = Json::object(), exchanges = Json::array();
   for (const auto& [name, bytes] : plan.memory) memory[name] = bytes;
-  plan.exchanges.for_each([&](const Exchange& e) {
-    exchanges.push_back({{"what", e.what},
-                         {"kind", name_of(e.kind)},
-                         {"bytes", e.bytes},
-                         {"sent_bytes", e.sent},
-                         {"seconds", e.seconds}});
-  });
+  plan.exchanges.for_each([&](const Exchange& e) { exchanges.push_back(exchange_json(e)); });
   return {{"gpus", plan.ranks},
           {"nodes", plan.nodes},
           {"micro_batches", plan.rounds},

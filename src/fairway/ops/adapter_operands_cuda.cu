@@ -1,11 +1,12 @@
 // Adapters in bf16, contiguous along the product's K, and the row tiles of their documents.
 #include <algorithm>
 
+#include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
-#include "fairway/ops/elementwise_cuda.h"
 
 namespace fairway::cuda {
 
@@ -14,11 +15,6 @@ namespace {
 constexpr int kOperandsSlot = 1;  // of CudaDevice::workspace
 constexpr int kThreads = 256;
 constexpr int kTileRows = 128, kGroup = 2;  // of the product's kernels
-constexpr int kPiece = 8;                   // elements of bf16 in 16 bytes
-
-int64_t ceil_div(int64_t n, int64_t d) {
-  return (n + d - 1) / d;
-}
 
 // A warp a tile.
 __global__ void __launch_bounds__(kThreads)
@@ -49,7 +45,7 @@ static_assert(kMostAdapted <= kMaxLowRankGroup && kMaxLowRankGroup == 4);
 // 16 bytes of M a thread. Grid (pieces, documents).
 __global__ void __launch_bounds__(kThreads)
     pack_kernel(const __grid_constant__ Stack stack, uint4* to) {
-  const int pieces = stack.k / kPiece, width = stack.begin[kMaxLowRankGroup];
+  const int pieces = stack.k / kPack, width = stack.begin[kMaxLowRankGroup];
   const int piece = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (piece >= width * pieces) return;
   const int place = piece / pieces;
@@ -57,16 +53,14 @@ __global__ void __launch_bounds__(kThreads)
   if (!stack.from[i]) return;
   const int row = place - stack.begin[i];
   const float* const from = stack.from[i] + blockIdx.y * stack.stride[i] +
-                            (int64_t{row} * stack.k + piece % pieces * kPiece);
+                            (int64_t{row} * stack.k + piece % pieces * kPack);
   const float scale = stack.scale[i] ? stack.scale[i][row] : 1.0f;
-  float v[kPiece];
+  float v[kPack];
   if (reinterpret_cast<uintptr_t>(from) % sizeof(float4) == 0) {
-    const float4 low = load_four(from), high = load_four(from + 4);
-    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-    v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+    load<kPack>(from, v);
   } else {
 #pragma unroll
-    for (int r = 0; r < kPiece; ++r) v[r] = from[r];
+    for (int r = 0; r < kPack; ++r) v[r] = from[r];
   }
 #pragma unroll
   for (float& x : v) x *= scale;
@@ -77,7 +71,7 @@ __global__ void __launch_bounds__(kThreads)
 // Transposes a tile of A's: kTileIn columns of kTileK of the adapters' rows. Grid (tiles of `in`,
 // tiles of rows, documents).
 constexpr int kTileIn = 64, kTileK = 32;
-static_assert(kTileIn * kTileK / kPiece == kThreads);
+static_assert(kTileIn * kTileK / kPack == kThreads);
 __global__ void __launch_bounds__(kThreads)
     pack_down_kernel(const __grid_constant__ LowRankDown<const float> down, uint4* to) {
   __shared__ float tile[kTileK][kTileIn + 1];  // no two rows begin in one bank
@@ -92,12 +86,12 @@ __global__ void __launch_bounds__(kThreads)
           down.a[k / rank][blockIdx.z * down.stride + int64_t{k % rank} * in + column];
   }
   __syncthreads();
-  const int column = t / (kTileK / kPiece), k = t % (kTileK / kPiece) * kPiece;
+  const int column = t / (kTileK / kPack), k = t % (kTileK / kPack) * kPack;
   if (first_in + column >= in || first_k + k >= width) return;
-  float v[kPiece];
+  float v[kPack];
 #pragma unroll
-  for (int r = 0; r < kPiece; ++r) v[r] = tile[k + r][column];
-  to[(int64_t{blockIdx.z} * in + first_in + column) * (width / kPiece) + (first_k + k) / kPiece] = {
+  for (int r = 0; r < kPack; ++r) v[r] = tile[k + r][column];
+  to[(int64_t{blockIdx.z} * in + first_in + column) * (width / kPack) + (first_k + k) / kPack] = {
       pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
 
@@ -126,7 +120,7 @@ uint4* packed(const AdapterOperands& operands) {
 }
 
 void pack(CudaDevice& device, const Stack& stack, const AdapterOperands& to) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(to.width * to.k / kPiece, kThreads)),
+  const dim3 grid(static_cast<unsigned>(ceil_div(to.width * to.k / kPack, kThreads)),
                   static_cast<unsigned>(to.docs));
   pack_kernel<<<grid, kThreads, 0, device.stream()>>>(stack, packed(to));
   cuda_check_launch("adapters: packing");
@@ -136,7 +130,7 @@ void pack(CudaDevice& device, const Stack& stack, const AdapterOperands& to) {
 
 bool adapters_fit(int64_t k, int64_t width, int64_t docs, const bf16* x) {
   constexpr int64_t kMostDocs = 65535;  // a dimension of some grids
-  return k > 0 && k % kPiece == 0 && width % 64 == 0 && docs > 0 && docs <= kMostDocs &&
+  return k > 0 && k % kPack == 0 && width % 64 == 0 && docs > 0 && docs <= kMostDocs &&
          reinterpret_cast<uintptr_t>(x) % 16 == 0;
 }
 

@@ -4,6 +4,7 @@
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_varlen_cuda.cuh"
 #include "fairway/ops/attention_xsa.h"
+#include "fairway/ops/instantiate.h"
 
 namespace fairway {
 
@@ -100,8 +101,7 @@ void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Ten
   template void attention_xsa(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
                               const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,             \
                               Tensor<Accum<T>>);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -5,6 +5,7 @@
 #include "fairway/ops/attention_launch.cuh"
 #include "fairway/ops/attention_simt.cuh"
 #include "fairway/ops/attention_simt_cuda.h"
+#include "fairway/ops/instantiate.h"
 
 namespace fairway::cuda::attention_simt {
 
@@ -64,8 +65,7 @@ void backward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles
   template void backward(cudaStream_t, const AttentionShape&, const AttentionTiles&,          \
                          const AttentionTiles&, const T*, const T*, const T*, const float*,   \
                          const T*, const float*, T*, T*, T*);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway::cuda::attention_simt

@@ -8,6 +8,7 @@
 #include "fairway/ops/attention_tiles_fill.cuh"
 #include "fairway/ops/attention_varlen_cuda.cuh"
 #include "fairway/ops/attention_varlen_sm90.cuh"
+#include "fairway/ops/instantiate.h"
 
 namespace fairway::cuda {
 
@@ -141,8 +142,7 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
   template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
                                    const T*, const float*, const T*, const float*, T*, T*, T*, \
                                    void*, const AttentionRope&);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway::cuda

@@ -18,6 +18,7 @@
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/add_partials.h"
+#include "fairway/ops/instantiate.h"
 
 namespace fairway {
 
@@ -26,8 +27,6 @@ inline constexpr int kPack = 8;
 inline constexpr int kWarp = 32;
 inline constexpr int kRowThreads = 256;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-#define FAIRWAY_FOR_CUDA_TYPES(X) X(float) X(bf16)
 
 inline unsigned grid(int64_t blocks) {
   return static_cast<unsigned>(blocks);
@@ -148,6 +147,19 @@ __device__ __forceinline__ float warp_max(float v) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2)
     v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, offset));
   return v;
+}
+// Σ over a block of kThreads threads, the same bits in all; `of_warp` [kThreads / kWarp]: shared
+// memory that none of them is reading any more.
+template <int kThreads>
+__device__ __forceinline__ float block_sum_for_all(float v, float* of_warp) {
+  const int thread = static_cast<int>(threadIdx.x);
+  v = warp_sum(v);
+  if (thread % kWarp == 0) of_warp[thread / kWarp] = v;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kThreads / kWarp; ++w) sum += of_warp[w];
+  return sum;
 }
 
 // f(c, j) for the columns j, j + 1, … j + kVec − 1 of each of a lane's packs of a row. kChunks > 0:

@@ -165,7 +165,6 @@ __global__ __launch_bounds__(kFinishThreads) void finish_kernel(const T* table, 
                                                                 const int32_t* start,
                                                                 const int32_t* first_piece,
                                                                 float* sums, float* dtable) {
-  constexpr int kWarps = kFinishThreads / kWarp;
   const int64_t token = blockIdx.x;
   const int32_t begin = first_piece[token], end = first_piece[token + 1];
   if (begin == end) return;
@@ -180,13 +179,8 @@ __global__ __launch_bounds__(kFinishThreads) void finish_kernel(const T* table, 
     dot += sum * load_one(x + j);
     sum_row[j] = sum;
   }
-  __shared__ float of_warp[kWarps];
-  dot = warp_sum(dot);
-  if (thread % kWarp == 0) of_warp[thread / kWarp] = dot;
-  __syncthreads();
-  float total = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) total += of_warp[w];
+  __shared__ float of_warp[kFinishThreads / kWarp];
+  const float total = block_sum_for_all<kFinishThreads>(dot, of_warp);
   const float r = rstd[order[start[token]]];
   const float along = r * r * (total / static_cast<float>(D));
   for (int64_t j = thread; j < D; j += kFinishThreads)

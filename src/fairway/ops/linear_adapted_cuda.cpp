@@ -3,6 +3,7 @@
 
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_adapted_sm90.cuh"
 #include "fairway/ops/transpose_cuda.h"
@@ -96,8 +97,7 @@ void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T
                                               const LowRankAddedBack<T>&, Tensor<T>);          \
   template void linear_three_adapted_backward_input(CudaDevice&, const LinearThree<T>&,        \
                                                     const LowRankAddedBack<T>&, Tensor<T>);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -1,5 +1,6 @@
 #include "fairway/ops/adapters_sm90.cuh"
 #include "fairway/ops/linear_adapted_sm90.cuh"
+#include "fairway/ops/linear_operands_sm90.cuh"
 
 namespace fairway::cuda {
 namespace {
@@ -50,11 +51,6 @@ class AdaptedEpilogue {
   uint4 in_[kResidual ? 4 : 1][4];
 };
 
-void require_widths(int64_t in, int64_t out) {
-  require(in > 0 && out > 0 && in % 64 == 0 && out % 64 == 0,
-          "a matrix product's widths must be multiples of 64");
-}
-
 }  // namespace
 
 void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf16* residual,
@@ -93,19 +89,9 @@ void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const 
                                          int64_t rows, int64_t in, const int64_t out[3], bf16* dx) {
   using Config = sm90::WideConfig<3, 1, true>;
   if (rows == 0) return;
-  sm90::WideMatrices<Config> matrices{};
-  sm90::WideSchedule schedule{};
-  int64_t k = 0;
-  for (int i = 0; i < 3; ++i) {
-    require_widths(in, out[i]);
-    matrices.a[i] = sm90::tensor_map(dy[i], rows, out[i], out[i]);
-    schedule.along_k.begin[i] = static_cast<int>(k / sm90::kBlockK);
-    k += out[i];
-  }
-  matrices.b[0] = sm90::tensor_map_fragments(w_transposed, in, k, k);
-  schedule.k_blocks = static_cast<int>(k / sm90::kBlockK);
+  const LinearThreeOperands<Config> operands(dy, w_transposed, rows, in, out);
   sm90::wide_launch<Config, AdaptedEpilogue<false>>(
-      stream, matrices, adapters.row_tiles * sm90::kTileRows, in, schedule,
+      stream, operands.matrices, adapters.row_tiles * sm90::kTileRows, in, operands.schedule,
       {nullptr, dx, static_cast<int>(in)}, wide_adapters<Config>(adapters, rows));
 }
 

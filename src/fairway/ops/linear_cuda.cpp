@@ -2,6 +2,7 @@
 
 #include "fairway/device/cuda_device.h"
 #include "fairway/device/cuda_matmul.h"
+#include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_sm90.cuh"
 #include "fairway/ops/transpose_cuda.h"
@@ -86,8 +87,7 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
   template void linear_three_backward_input(CudaDevice&, const LinearThree<T>&, Tensor<T>);     \
   template void linear_backward_weight(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        Tensor<Accum<T>>);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

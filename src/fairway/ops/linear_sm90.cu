@@ -1,3 +1,4 @@
+#include "fairway/ops/linear_operands_sm90.cuh"
 #include "fairway/ops/linear_sm90.cuh"
 #include "fairway/sm90/gemm_wide_launch.cuh"
 
@@ -32,19 +33,8 @@ void linear_three_backward_input(cudaStream_t stream, const bf16* const dy[3],
                                  const int64_t out[3], bf16* dx) {
   using Config = sm90::WideConfig<3, 1>;
   if (rows == 0) return;
-  sm90::WideMatrices<Config> matrices{};
-  sm90::WideSchedule schedule{};
-  int64_t k = 0;
-  for (int i = 0; i < 3; ++i) {
-    require(in > 0 && out[i] > 0 && in % 64 == 0 && out[i] % 64 == 0,
-            "a matrix product's widths must be multiples of 64");
-    matrices.a[i] = sm90::tensor_map(dy[i], rows, out[i], out[i]);
-    schedule.along_k.begin[i] = static_cast<int>(k / sm90::kBlockK);
-    k += out[i];
-  }
-  matrices.b[0] = sm90::tensor_map_fragments(w_transposed, in, k, k);
-  schedule.k_blocks = static_cast<int>(k / sm90::kBlockK);
-  sm90::wide_launch<Config, StoreEpilogue>(stream, matrices, rows, in, schedule,
+  const LinearThreeOperands<Config> operands(dy, w_transposed, rows, in, out);
+  sm90::wide_launch<Config, StoreEpilogue>(stream, operands.matrices, rows, in, operands.schedule,
                                            {dx, static_cast<int>(rows), static_cast<int>(in)});
 }
 

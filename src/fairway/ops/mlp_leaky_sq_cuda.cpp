@@ -2,6 +2,7 @@
 // elementwise passes over the hidden rows.
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/instantiate.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -112,8 +113,7 @@ void leaky_sq(CudaDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
       CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, Tensor<const T>,         \
       Tensor<const T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const LowRankAddedBack<T>&); \
   template void leaky_sq(CudaDevice&, const MlpHidden<T>&, Tensor<T>);
-FAIRWAY_INSTANTIATE(float)
-FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -3,6 +3,7 @@
 
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/adapter_operands_sm90.h"
+#include "fairway/ops/instantiate.h"
 #include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/qkv_rope_sm90.cuh"
 
@@ -72,13 +73,11 @@ void qkv_rope_adapted(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& m
   qkv_rope_steps<T>(device, n, maps, adapters, out);
 }
 
-template void qkv_rope(CudaDevice&, Tensor<const float>, const QkvMaps<float>&,
-                       const QkvRotated<float>&);
-template void qkv_rope(CudaDevice&, Tensor<const bf16>, const QkvMaps<bf16>&,
-                       const QkvRotated<bf16>&);
-template void qkv_rope_adapted(CudaDevice&, Tensor<const float>, const QkvMaps<float>&,
-                               const QkvAdapters<float>&, const QkvRotated<float>&);
-template void qkv_rope_adapted(CudaDevice&, Tensor<const bf16>, const QkvMaps<bf16>&,
-                               const QkvAdapters<bf16>&, const QkvRotated<bf16>&);
+#define FAIRWAY_INSTANTIATE(T)                                                                   \
+  template void qkv_rope(CudaDevice&, Tensor<const T>, const QkvMaps<T>&, const QkvRotated<T>&); \
+  template void qkv_rope_adapted(CudaDevice&, Tensor<const T>, const QkvMaps<T>&,                \
+                                 const QkvAdapters<T>&, const QkvRotated<T>&);
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway

@@ -66,19 +66,6 @@ __device__ __forceinline__ float target_gradient(const Softcap& cap, const RowSu
   return d * (p - 1.0f) * (1.0f - th * th);
 }
 
-// Σ over the block of what each thread of it has, the same bits in all; `of_warp`: one row of two
-// that callers use in turn.
-__device__ __forceinline__ float block_sum(float v, float* of_warp) {
-  const int thread = static_cast<int>(threadIdx.x);
-  v = warp_sum(v);
-  if (thread % kWarp == 0) of_warp[thread / kWarp] = v;
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += of_warp[w];
-  return sum;
-}
-
 // Of a pack of logits: Σ e^l, and in their place e^l·(1 − th²) or, without gradients, l.
 template <bool kGradient>
 __device__ __forceinline__ float softcap_pack(const Softcap& cap, float (&v)[kPack]) {
@@ -102,7 +89,7 @@ __global__ __launch_bounds__(kRowThreads,
                              kBlocks<T, kChunks>) void xent_kernel(T* z, const int32_t* targets,
                                                                    int64_t rows, int V, Softcap cap,
                                                                    const float* d_nll, float* nll) {
-  __shared__ float of_warp[2][kWarps];
+  __shared__ float of_warp[2][kWarps];  // in turn: threads may still be reading the row before's
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t stride = gridDim.x;
   // The last row first: it is what the product before left in the cache, and the first rows are
@@ -144,7 +131,7 @@ __global__ __launch_bounds__(kRowThreads,
       const float of_pack = softcap_pack<kGradient>(cap, v[c]);
       if ((c * kRowThreads + thread) * kPack < V) sum += of_pack;
     }
-    sum = block_sum(sum, of_warp[turn]);
+    sum = block_sum_for_all<kRowThreads>(sum, of_warp[turn]);
 
     // All threads have read their part of the row.
     T* row = z + n * V;

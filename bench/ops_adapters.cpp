@@ -1,0 +1,94 @@
+// Low-rank adapters, alone and beside the maps that they belong to.
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
+#include "fairway/ops/low_rank.h"
+#include "fairway/ops/qkv_rope.h"
+#include "ops_bench.h"
+
+namespace fairway::bench {
+
+template <class Device, class E>
+void OpsBench<Device, E>::adapters() {
+  // Adapters at the record's rank: four of one input, in documents of a window each.
+  constexpr int64_t kRank = 96;
+  const int64_t docs = (T + 2047) / 2048, per_doc = kRank * 5 * D;
+  const V lora = vec({docs, per_doc}), dlora = vec({docs, per_doc});
+  std::vector<int32_t> doc_starts;
+  for (int64_t i = 0; i <= docs; ++i)
+    doc_starts.push_back(static_cast<int32_t>(std::min<int64_t>(T, 2048 * i)));
+  const auto doc_rows = ints(doc_starts, docs + 1);
+  const auto down_of = [&]<class U>(U* base) {
+    LowRankDown<U> down;
+    for (int64_t i = 0; i < 4; ++i) down.a[static_cast<size_t>(i)] = base + i * kRank * D;
+    down.count = 4, down.stride = per_doc, down.docs = docs, down.doc_rows = doc_rows;
+    down.rank = kRank, down.in = D;
+    return down;
+  };
+  const Tensor<const A> lora_in = lora;
+  const auto down = down_of(lora_in.data);
+  const LowRankUp<const A> up{lora_in.data + 4 * kRank * D, per_doc, docs, doc_rows, kRank, D};
+  const F xa = take_as(E{}, {T, 4 * kRank}), dxa = take_as(E{}, {T, 4 * kRank});
+  const double TR = n(T, kRank), rank_flops = 2 * TD * kRank, adapters = n(docs, kRank * D);
+  measure("low_rank_down of 4", TD + 4 * TR, 4 * rank_flops,
+          [&] { low_rank_down<E>(device, x, down, xa); });
+  measure("low_rank_up", 2 * TD + TR, rank_flops, [&] { low_rank_up<E>(device, xa, up, y); });
+  measure("low_rank_up backward", TD + 2 * TR + 2 * adapters, 2 * rank_flops,
+          [&] { low_rank_up_backward<E>(device, y, xa, up, dxa, dlora.data + 4 * kRank * D); });
+  measure("low_rank_down backward of 4", 3 * TD + 4 * TR + 8 * adapters, 8 * rank_flops,
+          [&] { low_rank_down_backward<E>(device, dxa, x, down, z, down_of(dlora.data)); });
+  measure("low_rank_down backward of 4, adapters", TD + 4 * TR + 8 * adapters, 4 * rank_flops,
+          [&] { low_rank_down_backward<E>(device, dxa, x, down, {}, down_of(dlora.data)); });
+  // The same adapters beside the maps that they belong to.
+  const QkvMaps<E> maps{wq, wk, wv, gain, cosine, sine, c.norm_eps};
+  const QkvRotated<E> qkv{dq, dk, dv, rstd_q, rstd_k};
+  const auto up_of = [&](int64_t out, int place) {
+    return LowRankUp<const A>{
+        lora_in.data + place * kRank * D, per_doc, docs, doc_rows, kRank, out, place};
+  };
+  const std::array<LowRankUpBackward<E>, 4> ups{{{up_of(D, 0), dq, dlora.data},
+                                                 {up_of(kv, 1), dk, dlora.data + kRank * D},
+                                                 {up_of(kv, 2), dv, dlora.data + 2 * kRank * D},
+                                                 {up_of(D, 3), y, dlora.data + 3 * kRank * D}}};
+  const double widths = static_cast<double>(2 * D + 2 * kv) / static_cast<double>(D);
+  measure("low_rank_up backward of q, k, v, o", widths * (TD + 2 * adapters) + 8 * TR,
+          2 * widths * rank_flops, [&] { low_rank_ups_backward<E>(device, ups, xa, dxa); });
+  const double qkv_flops = 2 * TD * static_cast<double>(D + 2 * kv),
+               qkv_rank = rank_flops * static_cast<double>(D + 2 * kv) / static_cast<double>(D),
+               qkv_elements = 2 * TD + 2 * TK + n(D, D + 2 * kv);
+  measure("qkv_rope", qkv_elements, qkv_flops, [&] { qkv_rope<E>(device, x, maps, qkv); });
+  measure("qkv_rope, adapted", qkv_elements + 3 * TR + 4 * adapters, qkv_flops + qkv_rank, [&] {
+    qkv_rope_adapted<E>(device, x, maps, {up_of(D, 0), up_of(kv, 1), up_of(kv, 2), xa}, qkv);
+  });
+  const LowRankAdded<E> added{up, xa};
+  const LowRankAddedBack<E> back{down, dxa};
+  LowRankDown<const A> first = down;
+  first.count = 1;
+  const LowRankAddedBack<E> back_of_one{first, {dxa.data, {T, kRank}}};
+  const double DD = n(D, D), square_flops = 2 * TD * static_cast<double>(D),
+               wide_flops = 2 * TF * static_cast<double>(D);
+  measure("linear_add D×D, adapted", 3 * TD + DD + TR + 2 * adapters, square_flops + rank_flops,
+          [&] { linear_adapted<E>(device, x, wq, z, added, y); });
+  measure("linear_add F×D", 2 * TD + TF + DF, wide_flops,
+          [&] { linear_add<E>(device, zf, wdown, z, y); });
+  measure("linear_add F×D, adapted", 2 * TD + TF + DF + TR + 2 * adapters, wide_flops + rank_flops,
+          [&] { linear_adapted<E>(device, zf, wdown, z, added, y); });
+  measure("linear D×F backward, input", TD + TF + DF, wide_flops,
+          [&] { linear_backward_input<E>(device, zf, wup, y, false); });
+  measure("linear D×F backward, input, adapted", TD + TF + DF + TR + 2 * adapters,
+          wide_flops + rank_flops,
+          [&] { linear_adapted_backward_input<E>(device, zf, wup, back_of_one, y); });
+  measure("linear_three backward, input, adapted", 3 * TD + 2 * DD + 4 * TR + 8 * adapters,
+          2 * square_flops + 4 * rank_flops, [&] {
+            linear_three_adapted_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, back, y);
+          });
+}
+
+#define FAIRWAY_INSTANTIATE(Device, E) template void OpsBench<Device, E>::adapters();
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway::bench
