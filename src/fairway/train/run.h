@@ -14,7 +14,6 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
 #include "fairway/data/config.h"
 #include "fairway/io/file_lock.h"
@@ -42,12 +41,6 @@ struct TrainSummary {
   double elapsed = 0;  // seconds on the training clock
   double loss = 0;     // of the last step of this sitting; NaN if there was none
   std::filesystem::path model;
-};
-
-// What every rank throws alike: it is rank 0's to say.
-class SharedError : public Error {
- public:
-  using Error::Error;
 };
 
 // Collective. Throws UsageError for more ranks than micro-batches; SharedError when the loss or its
