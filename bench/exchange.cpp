@@ -1,7 +1,9 @@
 #include "exchange.h"
 
 #include <algorithm>
-#include <utility>
+#include <memory>
+#include <type_traits>
+#include <vector>
 
 #include "fairway/base/rng.h"
 #include "fairway/comm/communicator.h"
@@ -27,7 +29,7 @@ class Exchanges {
         elements_(flat_size(o.model)),
         memory_(device.allocate(static_cast<size_t>(elements_) * sizeof(float))),
         x_(reinterpret_cast<float*>(memory_.data())) {
-    // So small that no number of sums overflows.
+    // No rank's are another's. Summed again and again they end as infinities, which take as long.
     std::vector<float> values(static_cast<size_t>(elements_));
     const Philox rng(7, static_cast<uint64_t>(group_.rank()));
     for (size_t i = 0; i < values.size(); ++i)
