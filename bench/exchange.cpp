@@ -1,7 +1,9 @@
 #include "exchange.h"
 
 #include <algorithm>
-#include <utility>
+#include <memory>
+#include <type_traits>
+#include <vector>
 
 #include "fairway/base/rng.h"
 #include "fairway/comm/communicator.h"
@@ -27,7 +29,7 @@ class Exchanges {
         elements_(flat_size(o.model)),
         memory_(device.allocate(static_cast<size_t>(elements_) * sizeof(float))),
         x_(reinterpret_cast<float*>(memory_.data())) {
-    // So small that no number of sums overflows.
+    // No rank's are another's. Summed again and again they end as infinities, which take as long.
     std::vector<float> values(static_cast<size_t>(elements_));
     const Philox rng(7, static_cast<uint64_t>(group_.rank()));
     for (size_t i = 0; i < values.size(); ++i)
@@ -35,9 +37,10 @@ class Exchanges {
     device.upload(x_, values.data(), values.size() * sizeof(float));
   }
 
-  double seconds(Collective kind, double bytes) {
+  // `slice`: elements of each rank's but the last; 0: shared evenly.
+  double seconds(Collective kind, double bytes, int64_t slice = 0) {
     const auto n = static_cast<int64_t>(bytes / sizeof(float));
-    const int64_t slice = (n + group_.size() - 1) / group_.size();
+    if (slice == 0) slice = (n + group_.size() - 1) / group_.size();
     return seconds_of([&] {
       switch (kind) {
         case Collective::reduce_scatter:
@@ -92,13 +95,16 @@ ExchangeFigures run(Device& device, const ExchangeOptions& o) {
   Exchanges<Device> exchanges(device, o);
   ExchangeFigures f;
   f.device = device.name();
-  const auto measure = [&](Exchange e) {
-    e.seconds = exchanges.seconds(e.kind, e.bytes);
+  const auto measure = [&](Exchange e, int64_t slice = 0) {
+    e.seconds = exchanges.seconds(e.kind, e.bytes, slice);
     return e;
   };
   const StepExchanges step = step_exchanges(o.model, ClipMode::per_rank, {}, P);
+  // Ranks own whole matrices: slices may be uneven, which takes other collectives.
+  const Shard shard(o.model, o.group->rank(), P);
   for (const auto* list : {&step.reduce_banks, &step.gather_banks})
-    for (const Exchange& e : *list) f.of_step.push_back(measure(e));
+    for (size_t i = 0; i < list->size(); ++i)
+      f.of_step.push_back(measure((*list)[i], shard.banks[i].slice * shard.banks[i].matrix()));
   f.of_step.insert(f.of_step.begin() + std::ssize(step.reduce_banks), measure(step.reduce_rest));
   f.step_seconds = exchanges.step_seconds(o.model);
 

@@ -1,7 +1,6 @@
 // `fairway bench exchange`: how long ranks take to exchange what a training step exchanges.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -24,7 +23,8 @@ struct ExchangeFigures {
   // the mean of several issued one behind the other, the median over a few such series.
   std::vector<Exchange> of_step, by_size;
   double step_seconds = 0;  // all of a step's started together, as training does
-  // What they come to as `fairway plan` describes links: a ring of ranks, all on one node.
+  // What they come to as `fairway plan` describes links: a ring of ranks, all on one node. Only
+  // what such a ring has is set.
   Links links;
 };
 

@@ -50,7 +50,7 @@ function(fairway_test name)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*Gpu*" PROPERTIES TIMEOUT 600 ${labels}
     # Tests run side by side: idle OpenMP threads must not spin. What is no test of a GPU sees none.
     ENVIRONMENT "OMP_WAIT_POLICY=passive\\;CUDA_VISIBLE_DEVICES=")
-  # GPU: some tests' names begin with Gpu. They are one entry, labelled gpu: opening a GPU takes longer than most
+  # GPU: some tests' names contain Gpu. They are one entry, labelled gpu: opening a GPU takes longer than most
   # of them, and where there is none they skip together.
   if(ARG_GPU AND FAIRWAY_WITH_CUDA)
     add_test(NAME gpu.${name} COMMAND ${name} --gtest_filter=*Gpu*)

@@ -26,7 +26,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What all parts but data have in common.
+// Of all parts but data; each has those that it uses.
 struct Options {
   std::string recipe, json, device = "auto", precision = "auto";
   int threads = 0;
@@ -298,27 +298,34 @@ void exchange(const Options& o, ProcessGroup& group) {
            {"launch_seconds", f.links.launch}});
 }
 
-CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
-                   const std::shared_ptr<Options>& o) {
+// A part in which nothing is computed.
+CLI::App* add_bare_part(CLI::App& bench, const char* name, const char* what,
+                        const std::shared_ptr<Options>& o) {
   CLI::App* command = bench.add_subcommand(name, what);
   command
       ->add_option("--recipe", o->recipe, "Take the model from this recipe (default: the record)")
       ->type_name("R.toml");
+  command->add_option("--device", o->device, "auto (a GPU where there is one), cpu or cuda")
+      ->capture_default_str();
+  command->add_option("--threads", o->threads, "CPU threads (0: one per core)")
+      ->capture_default_str();
+  command->add_option("--json", o->json, "Also write the figures to this file")->type_name("FILE");
+  return command;
+}
+
+CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
+                   const std::shared_ptr<Options>& o) {
+  CLI::App* command = add_bare_part(bench, name, what, o);
   command
       ->add_option(
           "--tokens", o->tokens,
           "Tokens of one packed buffer (default: 4096 on a CPU; on a GPU 98304 in bfloat16, "
           "49152 in float32)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--device", o->device, "auto (a GPU where there is one), cpu or cuda")
-      ->capture_default_str();
-  command->add_option("--threads", o->threads, "CPU threads (0: one per core)")
-      ->capture_default_str();
   command
       ->add_option("--matmul-precision", o->precision,
                    "Inputs of products: float32, bfloat16, or auto (bfloat16 on a GPU)")
       ->capture_default_str();
-  command->add_option("--json", o->json, "Also write the figures to this file")->type_name("FILE");
   return command;
 }
 
@@ -389,10 +396,10 @@ void add_bench(CLI::App& app, ProcessGroup& group) {
   part->callback([c, &group] { checkpoint(*c, group); });
 
   auto e = std::make_shared<Options>();
-  add_part(*bench, "exchange",
-           "What ranks started by mpirun or srun exchange in a training step: each collective's "
-           "time, and the links'\nspeeds as 'fairway plan' takes them",
-           e)
+  add_bare_part(*bench, "exchange",
+                "What ranks started by mpirun or srun exchange in a training step: each "
+                "collective's time, and the links'\nspeeds as 'fairway plan' takes them",
+                e)
       ->callback([e, &group] { exchange(*e, group); });
 
   add_bench_data(*bench);

@@ -18,7 +18,6 @@
 #include "commands.h"
 #include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
-#include "fairway/train/run.h"
 
 namespace fairway {
 namespace {

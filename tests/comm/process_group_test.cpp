@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <numeric>
+#include <memory>
+#include <span>
 #include <type_traits>
+#include <vector>
 
 #include "fairway/comm/communicator.h"
 #include "fairway/device/run_types.h"

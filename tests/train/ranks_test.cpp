@@ -125,8 +125,8 @@ TEST_P(Ranks, TrainAsOneDoes) {
   const State want = state(alone), got = state(shared);
   ASSERT_EQ(want.size(), got.size());
   const double rounding = amplified_rounding(alone);
-  // An exchange that is left out moves the momentum by nearly all of itself. On a CPU rounding comes
-  // to less than a thousandth; a GPU's bf16 makes percents of it.
+  // An exchange that is left out moves the momentum by nearly all of itself. On a CPU rounding
+  // comes to less than a thousandth; a GPU's bf16 makes percents of it.
   ASSERT_LT(4 * rounding, 0.5);
   for (const auto& [name, values] : want) {
     ASSERT_EQ(values.size(), got.at(name).size()) << name;

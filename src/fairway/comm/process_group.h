@@ -14,7 +14,15 @@
 #include <type_traits>
 #include <vector>
 
+#include "fairway/base/check.h"
+
 namespace fairway {
+
+// What every rank throws alike: it is rank 0's to say.
+class SharedError : public Error {
+ public:
+  using Error::Error;
+};
 
 // The numbers 0, 1, 2, … handed out once each, to whichever rank asks next.
 class SharedQueue {

@@ -116,7 +116,7 @@ void adapt_down_backward(Device& device, const LowRankDown<const Accum<T>>& down
                          const LowRankDown<Accum<T>>& gradient) {
   if (down) low_rank_down_backward<T>(device, dxa, x, down, dx, gradient);
 }
-// The adapters' gradients alone, where an op of linear_adapted.h has added to dx.
+// The adapters' gradients alone, where the op of the linear map has added to dx.
 template <class Device, class T>
 void adapt_down_gradient(Device& device, const LowRankDown<const Accum<T>>& down,
                          Tensor<const T> dxa, Tensor<const T> x,

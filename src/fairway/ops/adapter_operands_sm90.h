@@ -15,7 +15,8 @@ namespace fairway::cuda {
 inline constexpr int kMostAdapted = 3;  // linear maps of one product that have adapters
 
 // A product C [rows, width] gets X_i M_dᵀ added, i by the column of C and d the row's document.
-// Nothing is owned; all of it is device memory.
+// Nothing is owned; all of it is device memory. m and tiles of those that the functions below make
+// lie in the device's workspace: valid until the next call of any of them.
 struct AdapterOperands {
   std::array<const bf16*, kMostAdapted> x{};  // [rows, k], rows x_pitch apart; null: no adapter
   int64_t x_pitch = 0, k = 0;
@@ -30,8 +31,8 @@ struct AdapterOperands {
 bool adapters_fit(int64_t k, int64_t width, int64_t docs, const bf16* x);
 
 // The second halves of up to three adapters of the same xa [T, G·R], whose outputs lie beside each
-// other, width[i] columns each; missing ones have no b. M is their B in bf16, out_scale folded in.
-// It lies in the device's workspace: valid until the next such call.
+// other, width[i] columns each; missing ones have no b; one at least has. M is their B in bf16,
+// out_scale folded in.
 AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16> xa,
                             const std::array<LowRankUp<const float>, kMostAdapted>& ups,
                             const std::array<int64_t, kMostAdapted>& width);

@@ -8,8 +8,8 @@
 
 namespace fairway {
 
-// *total += Σ x, *total += Σ x² over n elements; `total` is device memory. Summed in double over
-// blocks of fixed size, in order.
+// *total += Σ x, *total += Σ x² over n elements; `total` is device memory. Summed in double, in an
+// order that does not depend on the number of threads.
 void add_sum(CpuDevice& device, int64_t n, const float* x, double* total);
 void add_sum(CudaDevice& device, int64_t n, const float* x, double* total);
 void add_squares(CpuDevice& device, int64_t n, const float* x, double* total);

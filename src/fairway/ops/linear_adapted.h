@@ -38,7 +38,7 @@ void add_low_rank(Device& device, const LowRankAdded<T>& added, Tensor<T> y) {
 }
 template <class T, class Device>
 void add_low_rank(Device& device, const LowRankAddedBack<T>& added, Tensor<T> dx) {
-  // The input is what the adapters' gradients need.
+  // Only the adapters' gradients, which are not wanted, need the input: dx takes its place.
   if (added) low_rank_down_backward<T>(device, added.dxa, dx, added.down, dx, {});
 }
 

@@ -21,14 +21,14 @@ struct LinearXent {
 template <class T>
 struct LinearXentOut {
   Tensor<Accum<T>> nll;  // [N]
-  // With gradients: that of x is dx [N, D], rows of which may lack a factor. `factor` [N] is
-  // multiplied by it, for a caller that has a factor to apply to the rows anyway.
+  // With gradients, else null: that of x is dx [N, D], written, but each row may lack a factor.
+  // `factor` [N] is multiplied by it, for a caller that has a factor to apply to the rows anyway.
   Tensor<T> dx;
   Tensor<Accum<T>> factor;
   Tensor<Accum<T>> dw;  // [V, D], added to; may be null
 };
 
-// z [N, V]: scratch. A row's results but for dw depend on that row alone, bit for bit.
+// z [N, V]: scratch. cap > 0. A row's results but for dw depend on that row alone, bit for bit.
 template <class T>
 void linear_xent(CpuDevice& device, const LinearXent<T>& in, Tensor<T> z,
                  const LinearXentOut<T>& out);

@@ -3,8 +3,6 @@
 // is not computed (test-time training has none).
 #pragma once
 
-#include <array>
-
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"

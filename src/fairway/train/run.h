@@ -16,7 +16,6 @@
 #include <set>
 #include <string>
 
-#include "fairway/base/check.h"
 #include "fairway/comm/process_group.h"
 #include "fairway/data/config.h"
 #include "fairway/io/file_lock.h"
@@ -48,12 +47,6 @@ struct TrainSummary {
 
 // Settings, as "train.threads", that two sittings of one run may differ in.
 const std::set<std::string>& free_settings();
-
-// What every rank throws alike: it is rank 0's to say.
-class SharedError : public Error {
- public:
-  using Error::Error;
-};
 
 // Collective. Throws UsageError for more ranks than micro-batches; SharedError when the loss or its
 // gradient stops being finite (nothing is saved then: the last checkpoint stays), and on SIGINT,

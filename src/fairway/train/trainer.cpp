@@ -16,7 +16,7 @@ namespace fairway {
 
 namespace {
 
-// Two routes, each with the few numbers of segments, in buckets, that micro-batches come to.
+// Two routes, each with the few lengths of cu_seqlens, in buckets, that micro-batches come to.
 constexpr size_t kGraphs = 16;
 
 // Tokens that come from no document, in segments of the longest length.
@@ -115,10 +115,10 @@ void Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
   device_.upload(b_.targets.data, packed.targets.data(), packed.targets.size() * sizeof(int32_t));
   device_.upload(b_.cu_seqlens.data, packed.cu_seqlens.data(),
                  packed.cu_seqlens.size() * sizeof(int32_t));
-  const auto segments = static_cast<int64_t>(packed.cu_seqlens.size());
-  const Batch batch{b_.inputs, {b_.cu_seqlens.data, {segments}}, {}, b_.targets};
+  const auto starts = static_cast<int64_t>(packed.cu_seqlens.size());
+  const Batch batch{b_.inputs, {b_.cu_seqlens.data, {starts}}, {}, b_.targets};
   // All else that the work depends on is the trainer's own and stays as it is.
-  graphs_.run({looped, segments}, [&] {
+  graphs_.run({looped, starts}, [&] {
     const Network& net = looped ? looped_ : plain_;
     const Acts<T>& acts = looped ? b_.acts_looped : b_.acts_plain;
     const Weights<const T> w = weights_of_products();
