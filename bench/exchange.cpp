@@ -123,7 +123,8 @@ ExchangeFigures run(Device& device, const ExchangeOptions& o) {
   constexpr double kLeast = 1e-7;
   f.links.node_latency = std::max((least.seconds - one_round) / (P - 1), kLeast);
   f.links.launch = std::max(one_round - f.links.node_latency * (P - 1), kLeast);
-  f.links.node_bandwidth = (most.sent - least.sent) / (most.seconds - least.seconds);
+  f.links.node_bandwidth =
+      (most.sent - least.sent) / std::max(most.seconds - least.seconds, kLeast);
   return f;
 }
 
