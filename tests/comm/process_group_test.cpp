@@ -65,6 +65,22 @@ TEST(ProcessGroup, MessagesKeepTheirOrder) {
   }
 }
 
+TEST(ProcessGroup, MessagesCanBeReceivedInPlace) {
+  if (group->size() == 1) return;
+  std::vector<std::byte> bytes(5, std::byte{9});
+  if (!group->root()) {
+    group->send(0, message_of(1));  // three bytes
+    return;
+  }
+  for (int from = 1; from < group->size(); ++from) {
+    group->receive(from, std::span(bytes).subspan(1, 3));
+    std::vector<std::byte> want(5, std::byte{9});
+    std::copy_n(message_of(1).begin(), 3, want.begin() + 1);
+    EXPECT_EQ(bytes, want);
+    bytes.assign(5, std::byte{9});
+  }
+}
+
 TEST(ProcessGroup, AQueueGivesEachNumberOnce) {
   constexpr int64_t kNumbers = 200;
   std::vector<float> taken(kNumbers, 0);

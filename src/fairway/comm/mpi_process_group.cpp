@@ -128,18 +128,30 @@ class MpiProcessGroup final : public ProcessGroup {
   }
 
   std::vector<std::byte> receive(int from) override {
-    uint64_t size = 0;
-    MPI_Recv(&size, 1, MPI_UINT64_T, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-    std::vector<std::byte> bytes(size);
-    for_each_piece(bytes.size(), [&](size_t begin, int count) {
-      MPI_Recv(bytes.data() + begin, count, MPI_BYTE, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-    });
+    std::vector<std::byte> bytes(size_of_next(from));
+    receive_bytes(from, bytes);
     return bytes;
+  }
+  void receive(int from, std::span<std::byte> bytes) override {
+    check(size_of_next(from) == bytes.size(), "receive: a message of another size");
+    receive_bytes(from, bytes);
   }
 
   std::unique_ptr<SharedQueue> make_queue() override { return std::make_unique<MpiQueue>(); }
 
   void abort(int status) override { MPI_Abort(MPI_COMM_WORLD, status); }
+
+ private:
+  static size_t size_of_next(int from) {
+    uint64_t size = 0;
+    MPI_Recv(&size, 1, MPI_UINT64_T, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    return size;
+  }
+  static void receive_bytes(int from, std::span<std::byte> bytes) {
+    for_each_piece(bytes.size(), [&](size_t begin, int count) {
+      MPI_Recv(bytes.data() + begin, count, MPI_BYTE, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    });
+  }
 };
 
 }  // namespace

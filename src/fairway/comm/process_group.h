@@ -67,6 +67,8 @@ class ProcessGroup {
   // From one rank to another; messages between two ranks keep their order.
   virtual void send(int to, std::span<const std::byte> bytes) = 0;
   virtual std::vector<std::byte> receive(int from) = 0;
+  // A message of that size, to where it belongs.
+  virtual void receive(int from, std::span<std::byte> bytes) = 0;
 
   // Collective.
   virtual std::unique_ptr<SharedQueue> make_queue() = 0;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <type_traits>
 
 #include "fairway/base/check.h"
@@ -249,19 +248,28 @@ void Trainer<Device, T>::download_state(const std::string& name, std::span<float
     if (group_.root()) device_.download(values.data(), own.data, values.size_bytes());
     return;
   }
-  std::vector<float> part(static_cast<size_t>(own.size()));
-  device_.download(part.data(), own.data, part.size() * sizeof(float));
-  const auto all = group_.gather(std::as_bytes(std::span(part)));
-  if (!group_.root()) return;
+  // The banks' parts come from each rank; what lies behind them, rank 0 has like all others.
+  if (!group_.root()) {
+    std::vector<float> part(static_cast<size_t>(sharding_.shard().bank_elements));
+    device_.download(part.data(), own.data, part.size() * sizeof(float));
+    for_each_part(sharding_.shard(), std::ssize(part), [&](int64_t, int64_t from, int64_t n) {
+      group_.send(0, std::as_bytes(std::span(part).subspan(static_cast<size_t>(from),
+                                                           static_cast<size_t>(n))));
+    });
+    return;
+  }
   std::fill(values.begin(), values.end(), 0.0f);
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    const auto& bytes = all[static_cast<size_t>(rank)];
-    for_each_part(
-        Shard(model_, rank, group_.size()), static_cast<int64_t>(bytes.size() / sizeof(float)),
-        [&](int64_t to, int64_t from, int64_t n) {
-          std::memcpy(values.data() + to, bytes.data() + static_cast<size_t>(from) * sizeof(float),
-                      static_cast<size_t>(n) * sizeof(float));
-        });
+  const auto place = [&](int64_t to, int64_t n) {
+    return values.subspan(static_cast<size_t>(to), static_cast<size_t>(n));
+  };
+  for_each_part(sharding_.shard(), own.size(), [&](int64_t to, int64_t from, int64_t n) {
+    device_.download(place(to, n).data(), own.data + from, place(to, n).size_bytes());
+  });
+  for (int rank = 1; rank < group_.size(); ++rank) {
+    const Shard shard(model_, rank, group_.size());
+    for_each_part(shard, shard.bank_elements, [&](int64_t to, int64_t, int64_t n) {
+      group_.receive(rank, std::as_writable_bytes(place(to, n)));
+    });
   }
 }
 
