@@ -22,21 +22,6 @@ bool fits_sm90(const LowRankAddedBack<bf16>& added, int64_t in) {
   return added && cuda::adapters_fit(added.down.rank, in, added.down.docs, added.dxa.data);
 }
 
-// The w[i] [out_i, in] transposed and beside each other, [in, Σ out_i], in the workspace.
-template <size_t kCount>
-const bf16* transposed(CudaDevice& device, const std::array<Tensor<const bf16>, kCount>& w) {
-  const int64_t in = w[0].extent(1);
-  int64_t all = 0, column = 0;
-  for (const auto& one : w) all += one.extent(0);
-  auto* to = reinterpret_cast<bf16*>(
-      device.workspace(kTransposedSlot, static_cast<size_t>(in * all) * sizeof(bf16)));
-  for (const auto& one : w) {
-    cuda::transpose(device.stream(), one.data, one.extent(0), in, to + column, all);
-    column += one.extent(0);
-  }
-  return to;
-}
-
 }  // namespace
 
 template <class T>
@@ -61,7 +46,7 @@ void linear_adapted_backward_input(CudaDevice& device, Tensor<const T> dy, Tenso
   if constexpr (std::is_same_v<T, bf16>) {
     const int64_t out = w.extent(0), in = w.extent(1), rows = dy.size() / out;
     if (rows > 0 && fits_sm90(device, w) && fits_sm90(added, in)) {
-      const bf16* const w_transposed = transposed<1>(device, {w});
+      const bf16* const w_transposed = cuda::transposed<1>(device, kTransposedSlot, {w});
       const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_adapted(device.stream(), dy.data, w_transposed, nullptr, adapters, rows, out, in,
                            dx.data);
@@ -80,7 +65,7 @@ void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T
         fits_sm90(device, maps.w[2]) && fits_sm90(added, in)) {
       const bf16* const dy[3] = {maps.dy[0].data, maps.dy[1].data, maps.dy[2].data};
       const int64_t out[3] = {maps.w[0].extent(0), maps.w[1].extent(0), maps.w[2].extent(0)};
-      const bf16* const w_transposed = transposed(device, maps.w);
+      const bf16* const w_transposed = cuda::transposed(device, kTransposedSlot, maps.w);
       const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_three_adapted_backward_input(device.stream(), dy, w_transposed, adapters, rows,
                                                 in, out, dx.data);

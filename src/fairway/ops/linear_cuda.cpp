@@ -61,17 +61,12 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
     if (device.capability() == 90 && fits_sm90(maps)) {
       const int64_t rows = dx.extent(0), in = dx.extent(1);
       const bf16* dy[3];
-      int64_t out[3], all = 0;
+      int64_t out[3];
       for (size_t i = 0; i < 3; ++i) {
         dy[i] = maps.dy[i].data;
         out[i] = maps.w[i].extent(0);
-        all += out[i];
       }
-      auto* w = reinterpret_cast<bf16*>(
-          device.workspace(kWeightsSlot, static_cast<size_t>(in * all) * sizeof(bf16)));
-      for (int64_t i = 0, column = 0; i < 3; column += out[i++])
-        cuda::transpose(device.stream(), maps.w[static_cast<size_t>(i)].data, out[i], in,
-                        w + column, all);
+      const bf16* const w = cuda::transposed(device, kWeightsSlot, maps.w);
       cuda::linear_three_backward_input(device.stream(), dy, w, rows, in, out, dx.data);
       return;
     }
