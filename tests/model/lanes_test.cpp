@@ -7,23 +7,15 @@
 #include "fairway/base/rng.h"
 #include "fairway/model/model.h"
 #include "support/model_run.h"
+#include "support/small_model.h"
 
 namespace fairway {
 namespace {
 
 TEST(Lanes, EndInWhatTheConfigurationSays) {
-  ModelConfig config;
-  config.vocab_size = 11;
-  config.num_layers = 4;
-  config.model_dim = 16;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.mlp_mult = 2;
-  config.rope_dims = 2;
-  config.max_doc_len = 8;
-  config.xsa_last_n = 2;
+  ModelConfig config = testing::small_model(/*vocab_size=*/11);
   config.num_loops = 0;
-  config.parallel_start_layer = 2;
+  config.parallel_start_layer = 2;  // two layers in lanes: they enter the last one apart
   for (const FinalLane lane : {FinalLane::mean, FinalLane::mlp, FinalLane::attn}) {
     config.parallel_final_lane = lane;
     config.validate();

@@ -344,16 +344,17 @@ void for_each_op_case(Visitor&& visit) {
                            h.out_vec("rstd_k", {T, K}, 4, D)});
     });
 
-  struct LinearAdaptedCase {
+  // G adapters of rank R on each of some documents' rows.
+  struct AdapterCase {
     int64_t in, out, R;
     int G;
     std::vector<int32_t> starts;
   };
-  for (const LinearAdaptedCase& c : {LinearAdaptedCase{512, 512, 96, 4, kShortDocs},
-                                     {128, 192, 32, 4, kRaggedDocs},
-                                     {64, 320, 8, 2, kRaggedDocs},
-                                     {256, 64, 96, 1, kRaggedDocs},
-                                     {50, 34, 5, 2, kShortDocs}})
+  for (const AdapterCase& c : {AdapterCase{512, 512, 96, 4, kShortDocs},
+                               {128, 192, 32, 4, kRaggedDocs},
+                               {64, 320, 8, 2, kRaggedDocs},
+                               {256, 64, 96, 1, kRaggedDocs},
+                               {50, 34, 5, 2, kShortDocs}})
     visit("linear_adapted_" + std::to_string(c.in) + "x" + std::to_string(c.out), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto& [in, out, R, G, starts] = c;
@@ -528,12 +529,7 @@ void for_each_op_case(Visitor&& visit) {
           });
 
   // Documents in pieces of the kernels' tiles and chunks; of G adapters, the third is applied.
-  struct LowRankCase {
-    int64_t in, out, R;
-    int G;
-    std::vector<int32_t> starts;
-  };
-  for (const LowRankCase& c : {LowRankCase{48, 40, 5, 1, kShortDocs},
+  for (const AdapterCase& c : {AdapterCase{48, 40, 5, 1, kShortDocs},
                                {50, 34, 5, 4, kShortDocs},
                                {512, 256, 96, 1, kShortDocs},
                                {512, 1024, 96, 1, kShortDocs},
