@@ -284,7 +284,7 @@ void exchange(const Options& o, ProcessGroup& group) {
       "{} ranks, {} on this host, each {}\n\n{}\n"
       "a step's, one by one  {:.3f} ms\n"
       "all at once           {:.3f} ms\n"
-      "as one ring           fairway plan --gpus-per-node {} --node-gbs {:.1f} --node-us {:.1f} "
+      "as one ring           fairway plan --gpus-per-node {} --node-gbs {:.3g} --node-us {:.1f} "
       "--launch-us {:.1f} …\n",
       group.size(), group.local_size(), f.device, markdown_table(rows), 1e3 * sum,
       1e3 * f.step_seconds, f.links.ranks_per_node, f.links.node_bandwidth / kGiga,
