@@ -285,10 +285,11 @@ void exchange(const Options& o, ProcessGroup& group) {
       "a step's, one by one  {:.3f} ms\n"
       "all at once           {:.3f} ms\n"
       "as one ring           fairway plan --gpus-per-node {} --node-gbs {:.3g} --node-us {:.1f} "
-      "--launch-us {:.1f} …\n",
+      "--launch-us {:.1f} --gpus {} --recipe {}\n",
       group.size(), group.local_size(), f.device, markdown_table(rows), 1e3 * sum,
       1e3 * f.step_seconds, f.links.ranks_per_node, f.links.node_bandwidth / kGiga,
-      1e6 * f.links.node_latency, 1e6 * f.links.launch);
+      1e6 * f.links.node_latency, 1e6 * f.links.launch, group.size(),
+      o.recipe.empty() ? "recipes/record.toml" : o.recipe);
   keep(o, {{"device", f.device},
            {"ranks", group.size()},
            {"exchanges", list},
