@@ -27,7 +27,7 @@ void OpsBench<Device, E>::model() {
   measure("mix_norm", 4 * TD, 0,
           [&] { mix_norm<E>(device, x, lane, mix, c.norm_eps, 1, z, rstd, y); });
   const MixNormGradient<E> into{x, y, z, rstd, 1, lane, yh_rows, mix};
-  measure("mix_norm backward", 8 * TD, 0,
+  measure("mix_norm backward", 7 * TD, 0,
           [&] { mix_norm_backward<E>(device, into, {}, y, dq_rows, dmix); });
   measure("skip_mix", 3 * TD, 0, [&] { skip_mix<E>(device, x, y, vector, gate, z); });
   measure("skip_mix backward", 5 * TD, 0,

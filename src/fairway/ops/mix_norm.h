@@ -16,12 +16,13 @@ template <class T>
 void mix_norm(CudaDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<const Accum<T>> mix,
               double eps, double scale, Tensor<T> u, Tensor<Accum<T>> rstd, Tensor<T> n);
 
-// What mix_norm's backward reads. The norm is undone from its output: u itself is not needed.
+// What mix_norm's backward reads. x and x0 are needed for dmix alone, and give u again then, so
+// that n is not read; without dmix the norm is undone from its output, and they are not read.
 template <class T>
 struct MixNormGradient {
   Tensor<const T> dn;           // [T, D]
   Tensor<const T> du;           // [T, D] what else flows into u; null: nothing
-  Tensor<const T> n;            // [T, D]
+  Tensor<const T> n;            // [T, D]; with dmix taken for scale·rstd·u
   Tensor<const Accum<T>> rstd;  // [T]
   double scale = 1;
   Tensor<const T> x, x0;       // [T, D]

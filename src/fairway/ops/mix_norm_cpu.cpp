@@ -30,20 +30,29 @@ void mix_norm(CpuDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<c
 template <class T>
 void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, Tensor<const T> plus,
                        Tensor<T> dx, Tensor<T> dx0, Tensor<T> dmix) {
+  using Real = decltype(real_part(T{}));
   const int64_t D = in.x.extent(1), rows = in.x.extent(0);
   const T *mix0 = in.mix.data, *mix1 = in.mix.data + D;
   const bool with_mix = dmix.data != nullptr;
   const auto block = [&](int64_t begin, int64_t end, T* partial) {
     T* g = reinterpret_cast<T*>(
-        device.thread_scratch(kSlotTileIn, static_cast<size_t>(D) * sizeof(T)));
+        device.thread_scratch(kSlotTileIn, static_cast<size_t>(2 * D) * sizeof(T)));
+    T* n_again = g + D;
     for (int64_t t = begin; t < end; ++t) {
       const int64_t row = t * D;
       if (in.du)
         std::copy_n(in.du.data + row, D, g);
       else
         std::fill_n(g, D, T{});
-      row_rms_backward_from_output(in.dn.data + row, in.n.data + row, in.rstd[t], in.scale, D, g);
       const T *xt = in.x.data + row, *x0t = in.x0.data + row;
+      const T* n = in.n.data + row;
+      if (with_mix) {
+        const T scale = in.rstd[t] * T(static_cast<Real>(in.scale));
+#pragma omp simd
+        for (int64_t j = 0; j < D; ++j) n_again[j] = scale * (mix0[j] * xt[j] + mix1[j] * x0t[j]);
+        n = n_again;
+      }
+      row_rms_backward_from_output(in.dn.data + row, n, in.rstd[t], in.scale, D, g);
       const T* plus_t = plus ? plus.data + row : nullptr;
       if (with_mix) {
 #pragma omp simd

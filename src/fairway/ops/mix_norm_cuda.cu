@@ -60,7 +60,7 @@ struct Gradient {
   float* partials;  // [blocks, 2, D]
 };
 
-// du, x, x0 and plus are read only where they are needed. kChunks > 0: sums in registers; 0: in
+// du, x, x0, n and plus are read only where they are needed. kChunks > 0: sums in registers; 0: in
 // shared memory [warps of the block, 2, D]. Two blocks of a bf16 kernel fit a multiprocessor's
 // registers; plus is not held from the start for that.
 template <class T, int kVec, int kChunks, bool kDu, bool kPlus, bool kWithMix>
@@ -82,42 +82,58 @@ __global__ __launch_bounds__(kRowThreads,
   for (int64_t row = begin + warp; row < end; row += warps) {
     const int64_t at = row * D;
     Pack<T, kVec> dn[kHeld], n[kHeld], du[kHeld], x[kHeld], x0[kHeld], dx0[kHeld];
-    const auto fetch = [&](int c, int64_t j) {
+    const auto fetch_normed = [&](int c, int64_t j) {
       load<kVec>(p.dn + at + j, dn[c]);
-      load<kVec>(p.n + at + j, n[c]);
-      if (p.dx0) load<kVec>(p.dx0 + at + j, dx0[c]);
-      if constexpr (kDu) load<kVec>(p.du + at + j, du[c]);
       if constexpr (kWithMix) {
         load<kVec>(p.x + at + j, x[c]);
         load<kVec>(p.x0 + at + j, x0[c]);
+      } else {
+        load<kVec>(p.n + at + j, n[c]);
+      }
+    };
+    const auto fetch = [&](int c, int64_t j) {
+      fetch_normed(c, j);
+      if (p.dx0) load<kVec>(p.dx0 + at + j, dx0[c]);
+      if constexpr (kDu) load<kVec>(p.du + at + j, du[c]);
+    };
+    const float rstd = p.rstd[row], factor = rstd * p.scale;
+    // n, from u where x and x0 are there anyway.
+    const auto normed = [&](int c, int64_t j, float(&v)[kVec]) {
+      if constexpr (kWithMix) {
+        float a[kVec], b[kVec], m0[kVec], m1[kVec];
+        unpack(x[c], a);
+        unpack(x0[c], b);
+        load<kVec>(p.mix + j, m0);
+        load<kVec>(p.mix + D + j, m1);
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) v[i] = factor * (m0[i] * a[i] + m1[i] * b[i]);
+      } else {
+        unpack(n[c], v);
       }
     };
     float dot = 0;
-    const auto add_dot = [&](int c) {
+    const auto add_dot = [&](int c, int64_t j) {
       float a[kVec], b[kVec];
       unpack(dn[c], a);
-      unpack(n[c], b);
+      normed(c, j, b);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) dot += a[i] * b[i];
     };
     if constexpr (kChunks > 0) {
       for_packs<kVec, kChunks>(D, lane, fetch);
-      for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t) { add_dot(c); });
+      for_packs<kVec, kChunks>(D, lane, add_dot);
     } else {
       for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
-        load<kVec>(p.dn + at + j, dn[c]);
-        load<kVec>(p.n + at + j, n[c]);
-        add_dot(c);
+        fetch_normed(c, j);
+        add_dot(c, j);
       });
     }
-    const float rstd = p.rstd[row];
     const float along = rstd * warp_sum(dot) / (static_cast<float>(D) * p.scale);
-    const float factor = rstd * p.scale;
     for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
       if constexpr (kChunks == 0) fetch(c, j);
       float g[kVec], v[kVec], m0[kVec], m1[kVec], out[kVec];
       unpack(dn[c], g);
-      unpack(n[c], v);
+      normed(c, j, v);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) g[i] = factor * g[i] - along * v[i];
       if constexpr (kDu) {
