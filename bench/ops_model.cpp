@@ -83,6 +83,10 @@ void OpsBench<Device, E>::model() {
           [&] {
             linear_three_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, y);
           });
+  measure("linear_three backward, weights", 3 * TD + 4 * n(D, D), 4 * TD * static_cast<double>(D),
+          [&] {
+            linear_three_backward_weight<E>(device, {dq, dk, dv}, x, {dwq, dwk, dwv});
+          });
   const double vocab_flops = 2 * n(head_rows, vocab) * static_cast<double>(D);
   const double head_elements = n(head_rows, vocab) + n(head_rows, D) + n(vocab, D);
   const F head_x{x.data, {head_rows, D}};

@@ -213,8 +213,12 @@ void for_each_op_case(Visitor&& visit) {
   struct Product {
     int64_t rows, in, out;
   };
-  for (const Product p :
-       {Product{1, 8, 8}, {17, 24, 40}, {300, 64, 192}, {130, 512, 513}, {2100, 32, 48}})
+  for (const Product p : {Product{1, 8, 8},
+                          {17, 24, 40},
+                          {300, 64, 192},
+                          {130, 512, 513},
+                          {2100, 32, 48},
+                          {3001, 320, 64}})
     visit(
         "linear_" + std::to_string(p.rows) + "x" + std::to_string(p.in) + "x" +
             std::to_string(p.out),
@@ -234,6 +238,11 @@ void for_each_op_case(Visitor&& visit) {
           linear_backward_input<U>(h.device, dy, w, h.inout("dx +", {p.rows, p.in}, 1, p.out),
                                    true);
           linear_backward_weight<U>(h.device, dy, x, h.inout_vec("dw", {p.out, p.in}, 0, p.rows));
+          linear_three_backward_weight<U>(
+              h.device, {dy, x, h.in({p.rows, p.out})}, x,
+              {h.inout_vec("dw of the first", {p.out, p.in}, 0, p.rows),
+               h.inout_vec("dw of the second", {p.in, p.in}, 0, p.rows),
+               h.inout_vec("dw of the third", {p.out, p.in}, 0, p.rows)});
         });
   for (const Product p : {Product{200, 32, 128}, {260, 512, 2048}})
     visit("mlp_leaky_sq_" + std::to_string(p.rows), [=](auto& h) {

@@ -73,11 +73,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
     attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
                                  delta, dq, dk, dv, &through_rope);
   }
-  if (dlayer.wq) {
-    linear_backward_weight<T>(device, dq, n, dlayer.wq);
-    linear_backward_weight<T>(device, dk, n, dlayer.wk);
-    linear_backward_weight<T>(device, dv, n, dlayer.wv);
-  }
+  if (dlayer.wq)
+    linear_three_backward_weight<T>(device, {dq, dk, dv}, n, {dlayer.wq, dlayer.wk, dlayer.wv});
   const auto up = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {
     return adapted_up<T>(slot_up(lora, s, kind, out_scale), d, slot_up(dlora, s, kind));
   };

@@ -50,4 +50,12 @@ template <class T>
 void linear_backward_weight(CudaDevice& device, Tensor<const T> dy, Tensor<const T> x,
                             Tensor<Accum<T>> dw);
 
+// dw[i] += dy[i]ᵀ x: three maps of one input. dy[i] [T, out_i], x [T, in], dw[i] [out_i, in].
+template <class T>
+void linear_three_backward_weight(CpuDevice& device, const std::array<Tensor<const T>, 3>& dy,
+                                  Tensor<const T> x, const std::array<Tensor<T>, 3>& dw);
+template <class T>
+void linear_three_backward_weight(CudaDevice& device, const std::array<Tensor<const T>, 3>& dy,
+                                  Tensor<const T> x, const std::array<Tensor<Accum<T>>, 3>& dw);
+
 }  // namespace fairway

@@ -56,14 +56,22 @@ void linear_three_backward_input(CpuDevice& device, const LinearThree<T>& maps, 
   for (size_t i = 0; i < 3; ++i) linear_backward_input<T>(device, maps.dy[i], maps.w[i], dx, i > 0);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                 \
-  template void linear(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, bool);         \
-  template void linear_backward_input(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, \
-                                      bool);                                                   \
-  template void linear_add(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
-                           Tensor<T>);                                                         \
-  template void linear_three_backward_input(CpuDevice&, const LinearThree<T>&, Tensor<T>);     \
-  template void linear_backward_weight(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
+template <class T>
+void linear_three_backward_weight(CpuDevice& device, const std::array<Tensor<const T>, 3>& dy,
+                                  Tensor<const T> x, const std::array<Tensor<T>, 3>& dw) {
+  for (size_t i = 0; i < 3; ++i) linear_backward_weight<T>(device, dy[i], x, dw[i]);
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                   \
+  template void linear(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, bool);           \
+  template void linear_backward_input(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>,   \
+                                      bool);                                                     \
+  template void linear_add(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,        \
+                           Tensor<T>);                                                           \
+  template void linear_three_backward_input(CpuDevice&, const LinearThree<T>&, Tensor<T>);       \
+  template void linear_backward_weight(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>); \
+  template void linear_three_backward_weight(CpuDevice&, const std::array<Tensor<const T>, 3>&,  \
+                                             Tensor<const T>, const std::array<Tensor<T>, 3>&);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

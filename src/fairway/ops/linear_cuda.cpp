@@ -5,6 +5,7 @@
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_sm90.cuh"
+#include "fairway/ops/linear_weights_sm90.cuh"
 #include "fairway/ops/transpose_cuda.h"
 
 namespace fairway {
@@ -12,6 +13,16 @@ namespace fairway {
 namespace {
 
 constexpr int kWeightsSlot = 4;  // of CudaDevice::workspace
+
+// Whole boxes, and float4s of the gradients.
+bool fits_sm90(const std::array<Tensor<const bf16>, 3>& dy,
+               const std::array<Tensor<float>, 3>& dw) {
+  for (size_t i = 0; i < 3; ++i)
+    if (dy[i].size() == 0 || dw[i].extent(0) % 64 != 0 || dw[i].extent(1) % 64 != 0 ||
+        reinterpret_cast<uintptr_t>(dw[i].data) % 16 != 0)
+      return false;
+  return true;
+}
 
 // Widths that the Hopper kernels have tiles for.
 bool fits_sm90(const LinearThree<bf16>& maps) {
@@ -73,15 +84,41 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
   for (size_t i = 0; i < 3; ++i) linear_backward_input<T>(device, maps.dy[i], maps.w[i], dx, i > 0);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                  \
-  template void linear(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, bool);         \
-  template void linear_backward_input(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, \
-                                      bool);                                                    \
-  template void linear_add(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
-                           Tensor<T>);                                                          \
-  template void linear_three_backward_input(CudaDevice&, const LinearThree<T>&, Tensor<T>);     \
-  template void linear_backward_weight(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
-                                       Tensor<Accum<T>>);
+template <class T>
+void linear_three_backward_weight(CudaDevice& device, const std::array<Tensor<const T>, 3>& dy,
+                                  Tensor<const T> x, const std::array<Tensor<Accum<T>>, 3>& dw) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (device.capability() == 90 && fits_sm90(dy, dw)) {
+      cuda::WeightGradients g{};
+      g.x = x.data;
+      g.rows = x.extent(0);
+      g.in = x.extent(1);
+      for (size_t i = 0; i < 3; ++i) {
+        g.dy[i] = dy[i].data;
+        g.out[i] = dw[i].extent(0);
+        g.dw[i] = dw[i].data;
+      }
+      const int slices = cuda::linear_three_backward_weight_slices(g);
+      auto* partial = reinterpret_cast<float*>(
+          device.workspace(kWeightsSlot, cuda::weight_gradients_bytes(g, slices)));
+      cuda::linear_three_backward_weight(device.stream(), g, slices, partial);
+      return;
+    }
+  for (size_t i = 0; i < 3; ++i) linear_backward_weight<T>(device, dy[i], x, dw[i]);
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                   \
+  template void linear(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>, bool);          \
+  template void linear_backward_input(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>,  \
+                                      bool);                                                     \
+  template void linear_add(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,       \
+                           Tensor<T>);                                                           \
+  template void linear_three_backward_input(CudaDevice&, const LinearThree<T>&, Tensor<T>);      \
+  template void linear_backward_weight(CudaDevice&, Tensor<const T>, Tensor<const T>,            \
+                                       Tensor<Accum<T>>);                                        \
+  template void linear_three_backward_weight(CudaDevice&, const std::array<Tensor<const T>, 3>&, \
+                                             Tensor<const T>,                                    \
+                                             const std::array<Tensor<Accum<T>>, 3>&);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

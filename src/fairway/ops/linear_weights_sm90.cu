@@ -1,0 +1,217 @@
+// dW = dyᵀ x on tiles of 128 x 256 elements of dW: both operands lie in memory with their rows, the
+// product's K, as the outer dimension, and wgmma takes them so. The tiles are few and K is long, so
+// K is cut into slices, a block each, whose sums another kernel adds up.
+#include <algorithm>
+
+#include "fairway/device/cuda_check.h"
+#include "fairway/ops/linear_operands_sm90.cuh"
+#include "fairway/ops/linear_weights_sm90.cuh"
+
+namespace fairway::cuda {
+namespace {
+
+using namespace sm90;
+using Config = WideConfig<3, 1>;  // the widths of three dy beside each other; one x
+
+struct Gradients {
+  CUtensorMap dy[3], x;
+  WideParts along_m;  // where each dy's columns begin, in boxes
+  int m, n;           // of dW
+  int row_groups, column_tiles, slices;
+  int k_blocks;    // of all slices
+  float* partial;  // [slices, m, n]
+};
+
+struct Unit {
+  int row_tile, column, slice;
+  int begin, end;  // blocks along K
+
+  __device__ __forceinline__ Unit(const Gradients& g, int rank) {
+    int unit = static_cast<int>(blockIdx.x) / kCluster;
+    column = unit % g.column_tiles * Config::kTileColumns;
+    unit /= g.column_tiles;
+    row_tile = unit % g.row_groups * kCluster + rank;
+    slice = unit / g.row_groups;
+    begin = static_cast<int>(int64_t{g.k_blocks} * slice / g.slices);
+    end = static_cast<int>(int64_t{g.k_blocks} * (slice + 1) / g.slices);
+  }
+};
+
+// The producer thread. Columns past the last, and rows, read as zeros.
+__device__ __forceinline__ void produce(WideShared<Config>& shared, const Gradients& g,
+                                        const Unit& unit, int rank) {
+  constexpr int kBoxesB = Config::kTileColumns / kBox / kCluster;
+  constexpr uint16_t kAll = (1 << kCluster) - 1;
+  WideRing<Config::kStages> ring;
+  for (int k = unit.begin; k < unit.end; ++k) {
+    mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
+    uint64_t* full = &shared.full[ring.stage];
+    mbarrier_arrive_expect(full, Config::kBytesA + Config::kBytesB);
+#pragma unroll
+    for (int i = 0; i < kTileRows / kBox; ++i) {
+      const WidePart dy = wide_part<3>(g.along_m, unit.row_tile * (kTileRows / kBox) + i);
+      tma_load_2d(shared.a[ring.stage] + i * kBoxBytes, &g.dy[dy.index], full, dy.offset * kBox,
+                  k * kBlockK);
+    }
+#pragma unroll
+    for (int i = 0; i < kBoxesB; ++i) {
+      const int box = rank * kBoxesB + i;
+      tma_load_2d_multicast(shared.b[ring.stage] + box * kBoxBytes, &g.x, full,
+                            unit.column + box * kBox, k * kBlockK, kAll);
+    }
+    ring.next();
+  }
+}
+
+__device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradients& g,
+                                        const Unit& unit, int consumer, int warp, int lane) {
+  constexpr uint32_t kStep = 2048;  // bytes of 16 rows of a box
+  WideRing<Config::kStages> ring;
+  float acc[128] = {};
+  int previous = 0;
+  for (int k = unit.begin; k < unit.end; ++k) {
+    mbarrier_wait(&shared.full[ring.stage], ring.parity);
+    const uint64_t a =
+        wgmma_descriptor_mn(shared_address(shared.a[ring.stage] + consumer * kBoxBytes), kBoxBytes);
+    const uint64_t b = wgmma_descriptor_mn(shared_address(shared.b[ring.stage]), kBoxBytes);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kBlockK / 16; ++step)
+      wgmma_m64n256k16<1, 1>(acc, wgmma_advance(a, step * kStep), wgmma_advance(b, step * kStep),
+                             true);
+    wgmma_commit();
+    if (k > unit.begin) {
+      wgmma_wait<1>();
+      wide_release(shared, previous, lane);
+    }
+    previous = ring.stage;
+    ring.next();
+  }
+  wgmma_wait<0>();
+  wgmma_pin(acc);
+  if (unit.begin < unit.end) wide_release(shared, previous, lane);
+
+  const int row = unit.row_tile * kTileRows + consumer * kBox + warp * 16 + lane / 4;
+  const int column = unit.column + lane % 4 * 2;
+  float* const to = g.partial + (int64_t{unit.slice} * g.m + row) * g.n + column;
+#pragma unroll
+  for (int j = 0; j < 32; ++j)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (row + 8 * half < g.m && column + 8 * j < g.n)
+        *reinterpret_cast<float2*>(to + int64_t{8 * half} * g.n + 8 * j) = {
+            acc[4 * j + 2 * half], acc[4 * j + 2 * half + 1]};
+}
+
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads, 1)
+    weights_kernel(const __grid_constant__ Gradients g) {
+  extern __shared__ __align__(1024) uint8_t shared_bytes[];
+  auto& shared = *reinterpret_cast<WideShared<Config>*>(shared_bytes);
+  const int rank = static_cast<int>(cluster_rank());
+  const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Config::kStages; ++i) {
+      mbarrier_init(&shared.full[i], 1);
+      mbarrier_init(&shared.empty[i], kCluster * 8);  // consumer warps of both blocks
+    }
+    mbarrier_init_fence();
+  }
+  cluster_sync();
+
+  const Unit unit(g, rank);
+  if (warp < 4) {
+    registers_decrease<40>();
+    if (warp == 0 && lane == 0) produce(shared, g, unit, rank);
+    __syncwarp();
+  } else {
+    registers_increase<232>();
+    consume(shared, g, unit, warp / 4 - 1, warp % 4, lane);
+  }
+  // The other block may still send here, or arrive at barriers here.
+  cluster_sync();
+}
+
+constexpr int kSumThreads = 256;
+struct Sum {
+  const float4* partial;
+  float4* dw[3];
+  int begin[3], total;  // in float4s
+  int slices;
+};
+__global__ void __launch_bounds__(kSumThreads) sum_kernel(const __grid_constant__ Sum s) {
+  const int i = static_cast<int>(blockIdx.x * kSumThreads + threadIdx.x);
+  if (i >= s.total) return;
+  float4 sum = {0, 0, 0, 0};
+#pragma unroll 4
+  for (int slice = 0; slice < s.slices; ++slice) {
+    const float4 v = s.partial[int64_t{slice} * s.total + i];
+    sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+  }
+  const int part = (i >= s.begin[1]) + (i >= s.begin[2]);
+  float4* const to = s.dw[part] + (i - s.begin[part]);
+  const float4 dw = *to;
+  *to = {dw.x + sum.x, dw.y + sum.y, dw.z + sum.z, dw.w + sum.w};
+}
+
+int64_t out_width(const WeightGradients& g) {
+  return g.out[0] + g.out[1] + g.out[2];
+}
+int tiles(const WeightGradients& g) {
+  return wide_ceil_div(out_width(g), kCluster * kTileRows) *
+         wide_ceil_div(g.in, Config::kTileColumns);
+}
+
+}  // namespace
+
+int linear_three_backward_weight_slices(const WeightGradients& g) {
+  int device = 0, processors = 0;
+  cuda_check(cudaGetDevice(&device), "cudaGetDevice");
+  cuda_check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+             "multiprocessors");
+  const int blocks = wide_ceil_div(g.rows, kBlockK);
+  return std::clamp(processors / (kCluster * tiles(g)), 1, std::max(blocks, 1));
+}
+
+size_t weight_gradients_bytes(const WeightGradients& g, int slices) {
+  return static_cast<size_t>(slices * out_width(g) * g.in) * sizeof(float);
+}
+
+void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& from, int slices,
+                                  float* partial) {
+  if (from.rows == 0) return;
+  Gradients g{};
+  g.m = static_cast<int>(out_width(from));
+  g.n = static_cast<int>(from.in);
+  Sum sum{};
+  sum.partial = reinterpret_cast<const float4*>(partial);
+  sum.total = g.m * g.n / 4;
+  sum.slices = slices;
+  int m = 0;
+  for (int i = 0; i < 3; ++i) {
+    require_widths(from.in, from.out[i]);
+    g.dy[i] = tensor_map(from.dy[i], from.rows, from.out[i], from.out[i]);
+    g.along_m.begin[i] = m / kBox;
+    sum.dw[i] = reinterpret_cast<float4*>(from.dw[i]);
+    sum.begin[i] = static_cast<int>(m * from.in / 4);
+    m += static_cast<int>(from.out[i]);
+  }
+  g.x = tensor_map(from.x, from.rows, from.in, from.in);
+  g.row_groups = wide_ceil_div(m, kCluster * kTileRows);
+  g.column_tiles = wide_ceil_div(from.in, Config::kTileColumns);
+  g.slices = slices;
+  g.k_blocks = wide_ceil_div(from.rows, kBlockK);
+  g.partial = partial;
+
+  constexpr int kBytes = sizeof(WideShared<Config>);
+  cuda_check(
+      cudaFuncSetAttribute(weights_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+      "shared memory of the matrix product");
+  const int blocks = kCluster * g.row_groups * g.column_tiles * slices;
+  weights_kernel<<<blocks, kGemmThreads, kBytes, stream>>>(g);
+  cuda_check_launch("weights' gradients");
+  sum_kernel<<<wide_ceil_div(sum.total, kSumThreads), kSumThreads, 0, stream>>>(sum);
+  cuda_check_launch("weights' gradients: sum");
+}
+
+}  // namespace fairway::cuda
