@@ -294,8 +294,9 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
   wide_release(shared, previous, lane);
 }
 
-// 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no store.
-__device__ __forceinline__ uint4 load_global_16(const bf16* from, bool valid) {
+// 16 bytes, 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no
+// store.
+__device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   uint4 v;
   // Read once: not kept in the first cache.
   asm volatile(
