@@ -6,6 +6,7 @@
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/low_rank.h"
+#include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/qkv_rope.h"
 #include "ops_bench.h"
 
@@ -81,6 +82,17 @@ void OpsBench<Device, E>::adapters() {
   measure("linear D×F backward, input, adapted", TD + TF + DF + TR + 2 * adapters,
           wide_flops + rank_flops,
           [&] { linear_adapted_backward_input<E>(device, zf, wup, back_of_one, y); });
+  const MlpHidden<E> kept{zf, take_as(uint32_t{}, {mlp_sign_words<E>(T, hidden)})};
+  const double mlp_elements = 3 * TD + 2 * TF + 2 * DF + TR + 2 * adapters,
+               mlp_flops = 2 * wide_flops + rank_flops;
+  measure("mlp_leaky_sq backward, input, adapted", mlp_elements, mlp_flops, [&] {
+    mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, {}, {}, back_of_one);
+  });
+  measure("mlp_leaky_sq backward, input, adapted, into its norm", mlp_elements + TD + TR, mlp_flops,
+          [&] {
+            mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, {}, {}, back_of_one,
+                                     {rstd, 1, lane, {xa.data, {T, kRank}}});
+          });
   measure("linear_three backward, input, adapted", 3 * TD + 2 * DD + 4 * TR + 8 * adapters,
           2 * square_flops + 4 * rank_flops, [&] {
             linear_three_adapted_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, back, y);

@@ -79,6 +79,11 @@ void OpsBench<Device, E>::model() {
           [&] { mlp_leaky_sq<E>(device, x, wup, wdown, z, kept, y); });
   measure("mlp_leaky_sq backward", 3 * TD + 2 * TF + 4 * DF, 8 * TF * static_cast<double>(D),
           [&] { mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, dwup, dwdown); });
+  measure("mlp_leaky_sq backward, into its norm", 4 * TD + 2 * TF + 4 * DF,
+          8 * TF * static_cast<double>(D), [&] {
+            mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, dwup, dwdown, {},
+                                     {rstd, 1, lane, {}});
+          });
   measure("linear_three backward, input", 3 * TD + 2 * n(D, D), 4 * TD * static_cast<double>(D),
           [&] {
             linear_three_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, y);

@@ -287,6 +287,66 @@ void for_each_op_case(Visitor&& visit) {
                                back);
     });
 
+  // Into the norm before the MLP: around tiles of rows and columns, widths without a kernel, and
+  // adapters on documents. With rstd this large and scale this small what is subtracted along n is
+  // a good part of the result, and dx at the start a small one.
+  struct NormBackCase {
+    int64_t D, F, R;  // R: 0 without adapters
+    std::vector<int32_t> starts;
+  };
+  for (const NormBackCase& c : {NormBackCase{512, 2048, 0, {0, 260}},
+                                {256, 512, 0, {0, 333}},
+                                {128, 512, 0, {0, 37}},
+                                {576, 1024, 0, {0, 128}},
+                                {64, 320, 0, {0, 700}},
+                                {40, 72, 0, {0, 131}},
+                                {512, 2048, 96, kShortDocs},
+                                {256, 512, 8, kRaggedDocs},
+                                {128, 512, 32, kRaggedDocs},
+                                {64, 320, 16, kShortDocs},
+                                {64, 64, 5, kShortDocs},
+                                {40, 72, 8, kShortDocs}})
+    visit("mlp_norm_back_" + std::to_string(c.D) + "x" + std::to_string(c.F) + "_rank_" +
+              std::to_string(c.R),
+          [c](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            const auto& [D, F, R, starts] = c;
+            const int64_t T = starts.back() - starts.front();
+            const Shape rows{T, D};
+            const auto n = h.in(rows), dm = h.in(rows);
+            const auto up = h.in({F, D}, 1 / std::sqrt(static_cast<double>(D))),
+                       down = h.in({D, F}, 1 / std::sqrt(static_cast<double>(F)));
+            MlpNormBack<U> norm{h.vec({T}, 1, 8), 0.5, {}, {}};
+            LowRankAddedBack<U> added;
+            if (R > 0) {
+              AdapterInputs adapters(h, starts, R, 1);
+              added = {adapters.down(D), h.in({T, R})};
+              const auto xa = h.template scratch<U>({T, R});
+              low_rank_down<U>(h.device, n, added.down, xa);
+              norm.xa = xa;
+            }
+            const auto kept = [&, F = F] {
+              const MlpHidden<U> hidden{h.template scratch<U>({T, F}),
+                                        h.template scratch<uint32_t>({mlp_sign_words<U>(T, F)})};
+              mlp_leaky_sq<U>(h.device, n, up, down, {}, hidden, h.template scratch<U>(rows));
+              return hidden;
+            };
+            // As dn without the norm, dn itself, and the result. n·dn errs less: where it is Σ 2
+            // f·df only f is rounded, and dn not at all.
+            const int roundings = R > 0 ? 8 : 6;
+            const auto dn = h.template scratch<U>(rows);
+            norm.dx = h.inout("dx", rows, roundings, D + F);
+            mlp_leaky_sq_backward<U>(h.device, dm, n, kept(), up, down, dn,
+                                     h.inout_vec("dwup", {F, D}, 4, T),
+                                     h.inout_vec("dwdown", {D, F}, 4, T), added, norm);
+            norm.dx = h.inout("dx, frozen", rows, roundings, D + F);
+            mlp_leaky_sq_backward<U>(h.device, dm, n, kept(), up, down, dn, {}, {}, added, norm);
+            norm.dx = h.inout("dx in dm's place", rows, roundings, D + F);
+            mlp_leaky_sq_backward<U>(h.device, norm.dx, n, kept(), up, down, dn,
+                                     h.inout_vec("dwup again", {F, D}, 4, T),
+                                     h.inout_vec("dwdown again", {D, F}, 4, T), added, norm);
+          });
+
   struct QkvCase {
     int64_t T, D, H, K, d;
     int rope_dims;

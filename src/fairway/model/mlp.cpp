@@ -18,14 +18,15 @@ void mlp_forward(Device& device, int s, const Layer<const T>& layer,
 template <class Device, class T>
 void mlp_backward(Device& device, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                  const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
-                  const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
+                  const VisitActs<T>& acts, double ln, Tensor<const T> dout, Tensor<T> dx,
+                  Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
                   const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
   const auto down = slot_down(lora, s, {Adapter::mlp});
   adapt_up_backward<Device, T>(device, slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), dout,
                                acts.mlp_xa, dxa, slot_up(dlora, s, Adapter::mlp));
   mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
-                           dlayer.wup, dwdown_scaled, {down, dxa});
+                           dlayer.wup, dwdown_scaled, {down, dxa},
+                           {acts.rstd_mlp, ln, dx, acts.mlp_xa});
   adapt_down_gradient<Device, T>(device, down, dxa, acts.mlp_in,
                                  slot_down(dlora, s, {Adapter::mlp}));
 }
@@ -34,9 +35,9 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
   template void mlp_forward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*,  \
                             Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>); \
   template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*, \
-                             Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
-                             const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*,  \
-                             Tensor<T>);
+                             Tensor<const T>, const VisitActs<T>&, double, Tensor<const T>,    \
+                             Tensor<T>, Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>,   \
+                             const Lora<Accum<T>>*, Tensor<T>);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -231,9 +231,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 
     MixNormGradient<T> into{dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora,
-                              mlp_dxa);
-      rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d0);  // d0 is now dh
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, ln, d0, d0, dn, dlayer, dwdown,
+                              dlora, mlp_dxa);  // d0 is now dh
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
@@ -249,9 +248,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       else
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora,
-                              mlp_dxa);
-      rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, ln, dm, d1, dn, dlayer, dwdown,
+                              dlora, mlp_dxa);
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;

@@ -68,25 +68,26 @@ class LeakySqBackwardEpilogue {
     bf16* dz;  // may be f
     int rows, columns;
     const uint4* signs;
+    float* half_dots;  // [column tiles, rows] Σ f·df of the tile's columns; null: not wanted
   };
 
   __device__ __forceinline__ LeakySqBackwardEpilogue(const Params& params, const GemmTileAt& at)
-      : f_(params.f), dz_(params.dz), at_(at, params.rows, params.columns) {
-    const uint4 signs = __ldg(params.signs + at.slot);
-    signs_ = {signs.x, signs.y, signs.z, signs.w};
-  }
+      : params_(params), at_(at, params.rows, params.columns), slot_(at.slot) {}
 
   __device__ __forceinline__ void early() {
+    const uint4 signs = sm90::load_global_16(params_.signs + slot_, true);
+    signs_ = {signs.x, signs.y, signs.z, signs.w};
 #pragma unroll
     for (int c = 0; c < 4; ++c)
 #pragma unroll
       for (int p = 0; p < 4; ++p)
-        in_[c][p] = sm90::load_global_16(f_ + at_.offset(c, p), at_.valid(c, p));
+        in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
+      if (!at_.valid(c, p)) continue;
       const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
@@ -94,14 +95,27 @@ class LeakySqBackwardEpilogue {
         // first products.
         const float low = __uint_as_float(pairs[i / 2] * 0x10000u + zero);
         const float high = __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+        sums_[p % 2] = fmaf(low, v[p][i], sums_[p % 2]);
+        sums_[p % 2] = fmaf(high, v[p][i + 1], sums_[p % 2]);
         v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i);
         v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1);
       }
-      sm90::store_global_16(dz_ + at_.offset(c, p), v[p], at_.valid(c, p));
+      sm90::store_global_16(params_.dz + at_.offset(c, p), v[p], true);
     }
   }
 
-  __device__ __forceinline__ void finish() {}
+  __device__ __forceinline__ void finish() {
+    if (params_.half_dots == nullptr) return;
+    // Where the tile is, from what is held anyway: registers are short.
+    const int row = params_.rows - at_.rows_left;
+    const int column_tile = (params_.columns - at_.columns_left) / sm90::WideConfig<>::kTileColumns;
+    float* to = params_.half_dots + static_cast<int64_t>(column_tile) * params_.rows + row;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float sum = sm90::quad_sum(sums_[half]);
+      if (threadIdx.x % 4 == 0 && 8 * half < at_.rows_left) to[8 * half] = sum;
+    }
+  }
 
  private:
   // f'(z) over the root of f(z).
@@ -109,10 +123,11 @@ class LeakySqBackwardEpilogue {
     return (signs_.word[c] & (0x80000000u >> bit)) != 0 ? -1.0f : 2.0f;
   }
 
-  const bf16* f_;
-  bf16* dz_;
+  const Params& params_;
   sm90::TileElements at_;
+  int64_t slot_;
   Signs signs_;
+  float sums_[2] = {0.0f, 0.0f};  // of the thread's two rows
   uint4 in_[4][4];
 };
 

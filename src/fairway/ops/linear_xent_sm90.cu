@@ -55,14 +55,10 @@ class XentEpilogue {
     }
   }
 
-  // The four lanes of a quad hold a row.
   __device__ __forceinline__ void finish() {
-    constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float sum = sums_[half];
-      sum += __shfl_xor_sync(kAllLanes, sum, 1);
-      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      const float sum = sm90::quad_sum(sums_[half]);
       const int row = row_ + 8 * half;
       if (threadIdx.x % 4 == 0 && row < params_.rows)
         params_.sums[static_cast<int64_t>(row) * (params_.columns / kTileColumns) +

@@ -38,18 +38,31 @@ void mlp_leaky_sq(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, Te
                   Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
                   const LowRankAdded<T>& added = {});
 
+// The way back through the RMS norm that made the MLP's input, n = scale · x · rstd
+// (ops/rms_norm.h).
+template <class T>
+struct MlpNormBack {
+  Tensor<const Accum<T>> rstd;  // [T]
+  double scale = 1;
+  Tensor<T> dx;        // [T, D] gets added what goes back; may be dm. Null: there is no way back
+  Tensor<const T> xa;  // with adapters: n Aᵀ, like dxa
+
+  explicit operator bool() const { return static_cast<bool>(dx); }
+};
+
 // From dm [T, D] and what was kept, which is lost:  dn = dz Wup + what an adapter adds.  dwup,
-// dwdown accumulate; both null for test-time training.
+// dwdown accumulate; both null for test-time training. With `norm`, which wants n as the forward
+// pass had it, dx becomes rms_norm_backward's, and dn [T, D] is scratch.
 template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
-                           const LowRankAddedBack<T>& added = {});
+                           const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {});
 template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                           const LowRankAddedBack<T>& added = {});
+                           const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {});
 
 // The input of Wdown from what was kept: f(z), elementwise.
 template <class T>

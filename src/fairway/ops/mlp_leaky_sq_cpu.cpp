@@ -3,6 +3,7 @@
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/rms_norm.h"
 #include "fairway/ops/scalar.h"
 
 namespace fairway {
@@ -63,7 +64,7 @@ template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
-                           const LowRankAddedBack<T>& added) {
+                           const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
   const bool with_weights = dwup.data != nullptr;
   // f(z) lives here, and dz takes z's place: each is read by one more product below.
@@ -89,6 +90,8 @@ void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T
     linear_backward_weight<T>(device, dm, f, dwdown);
     linear_backward_weight<T>(device, z, n, dwup);
   }
+  // Last: norm.dx may be dm.
+  if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
 template <class T>
@@ -98,13 +101,14 @@ void leaky_sq(CpuDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
   });
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                              \
-  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,               \
-                             const LowRankAdded<T>&);                                       \
-  template void mlp_leaky_sq_backward(                                                      \
-      CpuDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, Tensor<const T>,   \
-      Tensor<const T>, Tensor<T>, Tensor<T>, Tensor<T>, const LowRankAddedBack<T>&);        \
+#define FAIRWAY_INSTANTIATE(T)                                                                     \
+  template void mlp_leaky_sq(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,        \
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,                      \
+                             const LowRankAdded<T>&);                                              \
+  template void mlp_leaky_sq_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,                \
+                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>,       \
+                                      Tensor<T>, Tensor<T>, Tensor<T>, const LowRankAddedBack<T>&, \
+                                      const MlpNormBack<T>&);                                      \
   template void leaky_sq(CpuDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -1,19 +1,21 @@
-// bf16 on Hopper: products whose epilogues apply f and its slope. Elsewhere, plain products and
-// elementwise passes over the hidden rows.
+// bf16 on Hopper: products whose epilogues apply f and its slope, and the norm's way back.
+// Elsewhere, plain products and elementwise passes over the hidden rows.
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear_adapted.h"
+#include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "fairway/ops/rms_norm.h"
 #include "fairway/ops/transpose_cuda.h"
 
 namespace fairway {
 
 namespace {
 
-constexpr int kHiddenSlot = 4;  // of CudaDevice::workspace
+constexpr int kTransposedSlot = 3, kHiddenSlot = 4;  // of CudaDevice::workspace
 
 // [rows, width] in the device's workspace: one at a time.
 template <class T>
@@ -51,6 +53,71 @@ void up(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, const MlpHid
   }
 }
 
+// What the backward pass on Hopper needs beside its operands, in the device's workspace.
+struct DownBackwardWork {
+  bf16* wdown_transposed;            // [F, D]
+  float* half_dots = nullptr;        // [tiles, rows]
+  cuda::NormBackRow* row = nullptr;  // [rows]
+  int64_t tiles;
+
+  DownBackwardWork(CudaDevice& device, int64_t rows, int64_t D, int64_t F, bool with_norm)
+      : tiles(cuda::leaky_sq_dot_tiles(F)) {
+    // Multiples of 128 bytes and of 8 first.
+    const auto w_bytes = static_cast<size_t>(F * D) * sizeof(bf16);
+    const auto row_bytes = static_cast<size_t>(rows) * sizeof(cuda::NormBackRow);
+    const auto dots_bytes = static_cast<size_t>(tiles * rows) * sizeof(float);
+    std::byte* memory =
+        device.workspace(kHiddenSlot, w_bytes + (with_norm ? row_bytes + dots_bytes : 0));
+    wdown_transposed = reinterpret_cast<bf16*>(memory);
+    if (!with_norm) return;
+    row = reinterpret_cast<cuda::NormBackRow*>(memory + w_bytes);
+    half_dots = reinterpret_cast<float*>(memory + w_bytes + row_bytes);
+  }
+};
+
+// Whether the product into the norm has tiles for the adapters; for none it has.
+bool norm_back_fits(const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>& norm, int64_t D) {
+  if (!added) return true;
+  check(norm.xa.data != nullptr, "mlp_leaky_sq_backward: adapters without xa");
+  const auto fits = [&](const bf16* x) {
+    return cuda::adapters_fit(added.down.rank, D, added.down.docs, x);
+  };
+  return fits(added.dxa.data) && fits(norm.xa.data);
+}
+
+// dz [T, F] times Wup, and what an adapter adds, through the norm into norm.dx.
+void norm_back(CudaDevice& device, Tensor<const bf16> dz, Tensor<const bf16> n,
+               Tensor<const bf16> wup, const LowRankAddedBack<bf16>& added,
+               const MlpNormBack<bf16>& norm, const DownBackwardWork& work) {
+  const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
+  if (rows == 0) return;
+  cuda::norm_back_rows(device.stream(),
+                       {.half_dots = work.half_dots,
+                        .tiles = work.tiles,
+                        .rows = rows,
+                        .in = D,
+                        .xa = added ? norm.xa.data : nullptr,
+                        .dxa = added.dxa.data,
+                        .width = added.down.width(),
+                        .rstd = norm.rstd.data,
+                        .scale = norm.scale},
+                       work.row);
+  const cuda::LinearNormBack op{.dy = dz.data,
+                                .w_transposed = cuda::transposed<1>(device, kTransposedSlot, {wup}),
+                                .n = n.data,
+                                .row = work.row,
+                                .dx = norm.dx.data,
+                                .rows = rows,
+                                .in = D,
+                                .out = F};
+  if (added) {
+    const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
+    cuda::linear_norm_back(device.stream(), op, &adapters);
+  } else {
+    cuda::linear_norm_back(device.stream(), op, nullptr);
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -67,16 +134,22 @@ template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                           const LowRankAddedBack<T>& added) {
+                           const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
   Tensor<T> dz = hidden.z;
   if constexpr (std::is_same_v<T, bf16>) {
     if (dwdown) linear_backward_weight<T>(device, dm, hidden.z, dwdown);
     if (fits_sm90<T>(device, D, F)) {
-      const Tensor<T> transposed = hidden_workspace<T>(device, F, D);
-      cuda::transpose(device.stream(), wdown.data, D, F, transposed.data, D);
-      cuda::leaky_sq_down_backward(device.stream(), dm.data, transposed.data, hidden.z.data,
-                                   hidden.signs.data, rows, D, F, dz.data);
+      const bool joins_norm = norm && norm_back_fits(added, norm, D);
+      const DownBackwardWork work(device, rows, D, F, joins_norm);
+      cuda::transpose(device.stream(), wdown.data, D, F, work.wdown_transposed, D);
+      cuda::leaky_sq_down_backward(device.stream(), dm.data, work.wdown_transposed, hidden.z.data,
+                                   hidden.signs.data, rows, D, F, dz.data, work.half_dots);
+      if (joins_norm) {
+        if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
+        norm_back(device, dz, n, wup, added, norm, work);
+        return;
+      }
     } else {
       const Tensor<T> df = hidden_workspace<T>(device, rows, F);
       linear_backward_input<T>(device, dm, wdown, df, false);
@@ -95,6 +168,7 @@ void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const 
   }
   if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
   linear_adapted_backward_input<T>(device, dz, wup, added, dn);
+  if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
 template <class T>
@@ -105,13 +179,14 @@ void leaky_sq(CudaDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
     leaky_sq_values<T>(device, f.size(), hidden.z.data, f.data);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                     \
-  template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,       \
-                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,                      \
-                             const LowRankAdded<T>&);                                              \
-  template void mlp_leaky_sq_backward(                                                             \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, Tensor<const T>,         \
-      Tensor<const T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const LowRankAddedBack<T>&); \
+#define FAIRWAY_INSTANTIATE(T)                                                               \
+  template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,                \
+                             const LowRankAdded<T>&);                                        \
+  template void mlp_leaky_sq_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,         \
+                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>, \
+                                      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>,         \
+                                      const LowRankAddedBack<T>&, const MlpNormBack<T>&);    \
   template void leaky_sq(CudaDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -34,15 +34,19 @@ void leaky_sq_up(cudaStream_t stream, const bf16* n, const bf16* wup, int64_t ro
                                               {hidden, m, f, nullptr});
 }
 
+int64_t leaky_sq_dot_tiles(int64_t hidden_width) {
+  return sm90::wide_ceil_div(hidden_width, sm90::WideConfig<>::kTileColumns);
+}
+
 void leaky_sq_down_backward(cudaStream_t stream, const bf16* dm, const bf16* wdown_transposed,
                             const bf16* hidden, const void* signs, int64_t rows, int64_t width,
-                            int64_t hidden_width, bf16* dz) {
+                            int64_t hidden_width, bf16* dz, float* half_dots) {
   if (rows == 0) return;
   require_widths(width, hidden_width);
   sm90::wide_launch<LeakySqBackwardEpilogue>(
       stream, dm, wdown_transposed, rows, hidden_width, width,
       {hidden, dz, static_cast<int>(rows), static_cast<int>(hidden_width),
-       static_cast<const uint4*>(signs)});
+       static_cast<const uint4*>(signs), half_dots});
 }
 
 }  // namespace fairway::cuda

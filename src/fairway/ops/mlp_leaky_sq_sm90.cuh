@@ -25,8 +25,11 @@ void leaky_sq_up(cudaStream_t stream, const bf16* n, const bf16* wup, int64_t ro
 
 // dm [rows, width], wdownᵀ [hidden_width, width], hidden and signs as leaky_sq_up left them for the
 // same sizes → dz [rows, hidden_width] = (dm wdown) · f'(z). dz may be hidden itself.
+// half_dots [leaky_sq_dot_tiles, rows]: sums of f·df = z·dz/2, df = dm wdown, that add up to a
+// row's; null: not wanted.
 void leaky_sq_down_backward(cudaStream_t stream, const bf16* dm, const bf16* wdown_transposed,
                             const bf16* hidden, const void* signs, int64_t rows, int64_t width,
-                            int64_t hidden_width, bf16* dz);
+                            int64_t hidden_width, bf16* dz, float* half_dots);
+int64_t leaky_sq_dot_tiles(int64_t hidden_width);
 
 }  // namespace fairway::cuda

@@ -11,11 +11,7 @@ constexpr int kHeadDim = 64;  // a chunk of the tile is a head
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 // The four lanes of a quad hold a head's row: lane l its columns 8 l … 8 l + 7 and 32 further.
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
+//
 // With adapters a tile's rows end where its document does.
 template <bool kAdapted>
 class QkvRopeEpilogue {
@@ -72,7 +68,8 @@ class QkvRopeEpilogue {
       float squares = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[h][i] * v[h][i] + v[2 + h][i] * v[2 + h][i];
-      const float r = rsqrtf(quad_sum(squares) * (1.0f / kHeadDim) + params_.op.eps);  // 2 ulp
+      const float r =
+          rsqrtf(sm90::quad_sum(squares) * (1.0f / kHeadDim) + params_.op.eps);  // 2 ulp
       if (lane_ == 0 && row_ + 8 * h < row_end())
         rstd[static_cast<int64_t>(row_ + 8 * h) * heads + head] = r;
       const float g = r * gain;

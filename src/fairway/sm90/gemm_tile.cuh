@@ -21,6 +21,13 @@ struct GemmTileAt {
   int64_t slot;     // (row tile, column tile, consumer, thread) in row-major order
 };
 
+// Over the four lanes of a quad, which hold a row of the tile.
+__device__ __forceinline__ float quad_sum(float x) {
+  constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
 // A thread's elements of a matrix [rows, columns], as an epilogue sees them.
 struct TileElements {
   int64_t first;     // the thread's first element

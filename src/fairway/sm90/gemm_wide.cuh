@@ -19,7 +19,7 @@
 // An epilogue is a class:
 //   struct Params              passed to the kernel
 //   Epilogue(params, at)       before the tile's products
-//   early()                    once the first products are issued: the place for loads
+//   early()                    a while before the last products: the place for loads
 //   chunk(c, v, zero)          of columns 64 c … 64 c + 63. Element i of v[2 part + half] is C at
 //   row
 //                              at.row + 8 half, column at.column + 64 c + 32 part + i. `zero` is 0,
@@ -268,7 +268,10 @@ __device__ __forceinline__ void wide_release(WideShared<Config>& shared, int sta
   if (lane < kCluster) mbarrier_arrive_cluster(&shared.empty[stage], static_cast<uint32_t>(lane));
 }
 
-// The products of one consumer's tile. `early` runs once the first block is issued.
+// The products of one consumer's tile. `early` runs when about kEarlyBlocks are still to be issued,
+// after the first at the earliest: soon enough for loads to arrive, and not so soon that what is
+// only brought to the L2 cache leaves it again.
+constexpr int kEarlyBlocks = 8;
 template <class Config, class Early>
 __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float (&acc)[128],
                                               WideRing<Config::kStages>& ring, int blocks,
@@ -279,23 +282,29 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
                      accumulate);
   };
   issue(false);
-  early();
   int previous = ring.stage;
   ring.next();
-  for (int k = 1; k < blocks; ++k) {
-    issue(true);
-    wgmma_wait<1>();
-    wide_release(shared, previous, lane);
-    previous = ring.stage;
-    ring.next();
-  }
+  const auto accumulate = [&](int begin, int end) {
+    for (int k = begin; k < end; ++k) {
+      issue(true);
+      wgmma_wait<1>();
+      wide_release(shared, previous, lane);
+      previous = ring.stage;
+      ring.next();
+    }
+  };
+  const int late = max(1, blocks - kEarlyBlocks);
+  accumulate(1, late);
+  early();
+  accumulate(late, blocks);
   wgmma_wait<0>();
   wgmma_pin(acc);
   wide_release(shared, previous, lane);
 }
 
-// 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no store.
-__device__ __forceinline__ uint4 load_global_16(const bf16* from, bool valid) {
+// 16 bytes, 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no
+// store.
+__device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   uint4 v;
   // Read once: not kept in the first cache.
   asm volatile(

@@ -1,0 +1,161 @@
+#include <algorithm>
+#include <type_traits>
+
+#include "fairway/ops/adapters_sm90.cuh"
+#include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/linear_norm_back_sm90.cuh"
+#include "fairway/ops/linear_operands_sm90.cuh"
+#include "fairway/sm90/prefetch.cuh"
+
+namespace fairway::cuda {
+namespace {
+
+// kLanes neighbouring threads a row: one is enough for a few tiles, adapters bring more to read.
+template <int kLanes>
+__global__ void __launch_bounds__(kRowThreads)
+    norm_back_rows_kernel(const __grid_constant__ NormBackSums sums, float scale, NormBackRow* to) {
+  const int64_t thread = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
+  const int64_t row = thread / kLanes;
+  const int lane = static_cast<int>(thread % kLanes);
+  float dot = 0;
+  if (row < sums.rows) {
+    for (int64_t tile = lane; tile < sums.tiles; tile += kLanes)
+      dot += sums.half_dots[tile * sums.rows + row];
+    dot *= 2.0f;
+    if (sums.xa != nullptr)
+      for (int64_t j = lane * kPack; j < sums.width; j += kLanes * kPack) {
+        float a[kPack], b[kPack];
+        load<kPack>(sums.xa + row * sums.width + j, a);
+        load<kPack>(sums.dxa + row * sums.width + j, b);
+#pragma unroll
+        for (int i = 0; i < kPack; ++i) dot = fmaf(a[i], b[i], dot);
+      }
+  }
+  dot = group_sum<kLanes>(dot);
+  if (row >= sums.rows || lane != 0) return;
+  const float rstd = sums.rstd[row];
+  to[row] = {rstd * scale, -rstd * (dot / static_cast<float>(sums.in)) / scale};
+}
+
+// dx += factor·C + along·n, a thread's two rows having their own factors. The registers hold half
+// of what is to be read: two of the four chunks at a time, the others on their way to the L2 cache.
+class NormBackEpilogue {
+ public:
+  struct Params {
+    const bf16* n;
+    const NormBackRow* row;
+    bf16* dx;
+    int rows, columns;
+  };
+
+  __device__ __forceinline__ NormBackEpilogue(const Params& params, const sm90::GemmTileAt& at)
+      : params_(params),
+        at_(at, min(at.row_end, params.rows), params.columns),
+        row_(params.row + at.row) {}
+
+  __device__ __forceinline__ void early() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (8 * half < at_.rows_left)
+        factors_[half] = __ldg(reinterpret_cast<const float2*>(row_ + 8 * half));
+#pragma unroll
+    for (int c = 0; c < kHeld; ++c)
+#pragma unroll
+      for (int p = 0; p < 4; ++p) load(c, p);
+    // The four lanes of a quad share 128-byte lines: one for each chunk and row.
+    const int lane = static_cast<int>(threadIdx.x) % 4, c = kHeld + lane / 2, p = lane % 2;
+    if (at_.valid(c, p)) {
+      sm90::prefetch_l2(params_.dx + at_.offset(c, p));
+      sm90::prefetch_l2(params_.n + at_.offset(c, p));
+    }
+  }
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const auto [factor, along] = factors_[p % 2];
+      const uint4 dx = dx_[c % kHeld][p], n = n_[c % kHeld][p];
+      const uint32_t dx_pairs[4] = {dx.x, dx.y, dx.z, dx.w};
+      const uint32_t n_pairs[4] = {n.x, n.y, n.z, n.w};
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        v[p][i] = fmaf(factor, v[p][i],
+                       fmaf(along, low(n_pairs[i / 2], zero), low(dx_pairs[i / 2], zero)));
+        v[p][i + 1] = fmaf(factor, v[p][i + 1],
+                           fmaf(along, high(n_pairs[i / 2], zero), high(dx_pairs[i / 2], zero)));
+      }
+      if (c + kHeld < 4) load(c + kHeld, p);
+      sm90::store_global_16(params_.dx + at_.offset(c, p), v[p], at_.valid(c, p));
+    }
+  }
+
+  __device__ __forceinline__ void finish() {}
+
+ private:
+  static constexpr int kHeld = 2;  // chunks
+
+  __device__ __forceinline__ void load(int c, int p) {
+    dx_[c % kHeld][p] = sm90::load_global_16(params_.dx + at_.offset(c, p), at_.valid(c, p));
+    n_[c % kHeld][p] = sm90::load_global_16(params_.n + at_.offset(c, p), at_.valid(c, p));
+  }
+  // unpack_bf16, kept behind the products by `zero`.
+  static __device__ __forceinline__ float low(uint32_t pair, uint32_t zero) {
+    return __uint_as_float(pair * 0x10000u + zero);
+  }
+  static __device__ __forceinline__ float high(uint32_t pair, uint32_t zero) {
+    return __uint_as_float((pair ^ zero) & 0xFFFF0000u);
+  }
+
+  const Params& params_;
+  sm90::TileElements at_;
+  const NormBackRow* row_;
+  float2 factors_[2];
+  uint4 dx_[kHeld][4], n_[kHeld][4];
+};
+
+}  // namespace
+
+void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, NormBackRow* row) {
+  if (sums.rows == 0) return;
+  const auto scale = static_cast<float>(sums.scale);
+  const auto launch = [&](auto lanes) {
+    constexpr int kLanes = decltype(lanes)::value;
+    norm_back_rows_kernel<kLanes>
+        <<<grid(ceil_div(sums.rows * kLanes, kRowThreads)), kRowThreads, 0, stream>>>(sums, scale,
+                                                                                      row);
+  };
+  if (sums.xa != nullptr)
+    launch(std::integral_constant<int, 8>{});
+  else
+    launch(std::integral_constant<int, 1>{});
+  cuda_check_launch("norm_back_rows");
+}
+
+void linear_norm_back(cudaStream_t stream, const LinearNormBack& op,
+                      const AdapterOperands* adapters) {
+  if (op.rows == 0) return;
+  require_widths(op.in, op.out);
+  const auto launch = [&]<bool kAdapted>(std::bool_constant<kAdapted>) {
+    using Config = sm90::WideConfig<1, 1, kAdapted>;
+    const sm90::WideMatrices<Config> matrices{
+        {sm90::tensor_map(op.dy, op.rows, op.out, op.out)},
+        {sm90::tensor_map_fragments(op.w_transposed, op.in, op.out, op.out)}};
+    sm90::WideSchedule schedule{};
+    schedule.k_blocks = static_cast<int>(op.out / sm90::kBlockK);
+    sm90::WideAdapters<Config> added{};
+    int64_t rows = op.rows;
+    if constexpr (kAdapted) {
+      added = wide_adapters<Config>(*adapters, op.rows);
+      rows = adapters->row_tiles * sm90::kTileRows;
+    }
+    sm90::wide_launch<Config, NormBackEpilogue>(
+        stream, matrices, rows, op.in, schedule,
+        {op.n, op.row, op.dx, static_cast<int>(op.rows), static_cast<int>(op.in)}, added);
+  };
+  if (adapters)
+    launch(std::true_type{});
+  else
+    launch(std::false_type{});
+}
+
+}  // namespace fairway::cuda
