@@ -4,6 +4,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_xent.h"
+#include "fairway/ops/linear_xsa.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/residual.h"
@@ -64,16 +65,19 @@ void OpsBench<Device, E>::model() {
   const AttentionSegments plan = attention_plan<E>(device, {T, H, K, d}, cu_seqlens);
   measure("attention_xsa", 2 * TD + 2 * TK, 2 * attention,
           [&] { attention_xsa<E>(device, q, k, v, plan, yh, lse, ydv); });
-  measure("attention_xsa backward", 4 * TD + 4 * TK, 5 * attention, [&] {
-    attention_xsa_backward<E>(device, q, k, v, plan, lse, yh, ydv, dyh, delta, dq, dk, dv);
-  });
   const RopeBackward<E> rope{rstd_q, rstd_k, gain, cosine, sine, dgain};
-  measure("attention_xsa backward to before QK norm", 4 * TD + 4 * TK, 5 * attention, [&] {
-    attention_xsa_backward<E>(device, q, k, v, plan, lse, yh, ydv, dyh, delta, dq, dk, dv, &rope);
+  measure("attention_varlen backward to before QK norm", 3 * TD + 4 * TK, 5 * attention, [&] {
+    attention_varlen_backward<E>(device, q, k, v, plan, lse, dyh, delta, dq, dk, dv, &rope);
   });
   measure("xsa", 2 * TD + TK, 0, [&] { xsa<E>(device, yh, v, ydv); });
   measure("xsa backward", 3 * TD + 2 * TK, 0,
           [&] { xsa_backward<E>(device, yh, v, ydv, dyh, dv, delta); });
+  const double back_elements = 3 * TD + 2 * TK + n(D, D),
+               back_flops = 2 * TD * static_cast<double>(D);
+  measure("linear_xsa backward", back_elements, back_flops,
+          [&] { linear_xsa_backward<E>(device, x, wq, yh, v, ydv, dyh, dv, delta); });
+  measure("linear_xsa backward, step by step", back_elements, back_flops,
+          [&] { linear_xsa_backward_steps<E>(device, x, wq, yh, v, ydv, dyh, dv, delta); });
   const MlpHidden<E> kept{zf, take_as(uint32_t{}, {mlp_sign_words<E>(T, hidden)})};
   measure("mlp_leaky_sq", 3 * TD + TF + 2 * DF, 4 * TF * static_cast<double>(D),
           [&] { mlp_leaky_sq<E>(device, x, wup, wdown, z, kept, y); });

@@ -2,6 +2,7 @@
 // in the ops: T rows, D model width, F hidden width, H/K heads of width d, V vocabulary.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <string>
 #include <tuple>
@@ -15,6 +16,7 @@
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_xent.h"
+#include "fairway/ops/linear_xsa.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_leaky_sq.h"
@@ -529,16 +531,21 @@ void for_each_op_case(Visitor&& visit) {
         const auto y2 = h.out("y2", q_shape, 4, T);
         const auto lse = h.out_vec("lse", {H, T}, 0, T), y_dot_v = h.out_vec("y·v", {T, H}, 4, T);
         attention_xsa<U>(h.device, q, k, v, plan, y2, lse, y_dot_v);
-        // y2 and y·v̂ are used as they were rounded.
-        attention_xsa_backward<U>(h.device, q, k, v, plan, lse, y2, y_dot_v,
-                                  h.inout("dy", q_shape, 8, d), h.template scratch<A>({H, T}),
-                                  h.out("dq", q_shape, 10, T), h.out("dk", kv_shape, 10, T),
-                                  h.out("dv", kv_shape, 10, T));
+        const int64_t D = H * d;
+        const auto dout = h.in({T, D}), w = h.in({D, D}, 1 / std::sqrt(static_cast<double>(D)));
+        // y2 and y·v̂ are used as they were rounded, and so may y2's gradient be.
+        const auto back = [&](const char* dy_name, const char* dv_name, Tensor<U> dq, Tensor<U> dk,
+                              const RopeBackward<U>* rope) {
+          const auto dy = h.out(dy_name, q_shape, 9, D), dv = h.out(dv_name, kv_shape, 11, T + D);
+          const auto delta = h.template scratch<A>({H, T});
+          linear_xsa_backward<U>(h.device, dout, w, y2, v, y_dot_v, dy, dv, delta);
+          attention_varlen_backward<U>(h.device, q, k, v, plan, lse, dy, delta, dq, dk, dv, rope);
+        };
+        back("dy", "dv", h.out("dq", q_shape, 11, T + D), h.out("dk", kv_shape, 11, T + D),
+             nullptr);
         const auto rope = rope_of(h, Tensor<A>{});
-        attention_xsa_backward<U>(
-            h.device, q, k, v, plan, lse, y2, y_dot_v, h.inout("dy again", q_shape, 8, d),
-            h.template scratch<A>({H, T}), h.out("dq, not normed", q_shape, 12, T),
-            h.out("dk, not normed", kv_shape, 12, T), h.out("dv again", kv_shape, 10, T), &rope);
+        back("dy again", "dv again", h.out("dq, not normed", q_shape, 13, T + D),
+             h.out("dk, not normed", kv_shape, 13, T + D), &rope);
       });
     visit(std::string("xsa_") + c.name, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -551,6 +558,49 @@ void for_each_op_case(Visitor&& visit) {
                       h.out("dv", kv_shape, 4, d), h.out_vec("delta", {H, T}, 4, d));
     });
   }
+
+  // Groups of 1 to 8 query heads, in tiles of 4 that are full and that are not; the last has more
+  // tiles than run at once.
+  struct LinearXsaCase {
+    int64_t T, D, H, K, d;
+  };
+  for (const LinearXsaCase& c : {LinearXsaCase{300, 512, 8, 4, 64},
+                                 {1, 64, 2, 1, 64},
+                                 {131, 192, 3, 3, 64},
+                                 {129, 64, 4, 1, 64},
+                                 {257, 128, 10, 5, 64},
+                                 {70, 64, 8, 1, 64},
+                                 {90, 48, 6, 2, 64},
+                                 {200, 96, 4, 2, 32},
+                                 {4500, 64, 16, 8, 64}})
+    visit("linear_xsa_" + std::to_string(c.T) + "_of_" + std::to_string(c.H) + "_" +
+              std::to_string(c.K),
+          [c](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            const auto& [T, D, H, K, d] = c;
+            const Shape q_shape{T, H, d}, kv_shape{T, K, d};
+            const auto dout = h.in({T, D}),
+                       w = h.in({D, H * d}, 1 / std::sqrt(static_cast<double>(D)));
+            const auto back = [&, T = T, D = D, H = H, d = d](Tensor<const U> v,
+                                                              std::array<const char*, 5> names) {
+              const auto y = h.inout(names[0], q_shape, 1, d);
+              const auto y_dot_v = h.out_vec(names[1], {T, H}, 0, d);
+              xsa<U>(h.device, y, v, y_dot_v);
+              // y2 is used as it was rounded, and so may its gradient be.
+              linear_xsa_backward<U>(
+                  h.device, dout, w, y, v, y_dot_v, h.out(names[2], q_shape, 3, D + d),
+                  h.out(names[3], kv_shape, 5, D + d), h.out_vec(names[4], {H, T}, 5, D + d));
+            };
+            // Some values are zero.
+            const auto v = h.template scratch<U>(kv_shape);
+            const auto row = static_cast<size_t>(K * d) * sizeof(U);
+            h.device.copy(v.data, h.in(kv_shape).data, static_cast<size_t>(T) * row);
+            h.device.zero(v.data + T / 3 * K * d, static_cast<size_t>(T / 2 - T / 3) * row);
+            back(v, {"y2", "y·v", "dy", "dv", "delta"});
+            // So short that most norms are clamped.
+            back(h.in(kv_shape, 1e-13),
+                 {"y2, short v", "y·v, short v", "dy, short v", "dv, short v", "delta, short v"});
+          });
 
   // The third: more rows than blocks that run at once.
   for (const auto& [N, V] : {std::pair<int64_t, int64_t>{1, 8}, {37, 301}, {1500, 64}, {70, 8192}})

@@ -5,6 +5,7 @@
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/linear_adapted.h"
+#include "fairway/ops/linear_xsa.h"
 #include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/xsa.h"
 
@@ -62,17 +63,16 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
   const auto& [dy, dq, dk, dv, delta, dxa] = scratch;
   const RopeBackward<T> through_rope{acts.rstd_q, acts.rstd_k, layer.q_gain,
                                      rope.cosine, rope.sine,   dlayer.q_gain};
-  linear_backward_input<T>(device, dout, wo_scaled, dy, false);
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
-    attention_xsa_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, acts.y,
-                              acts.y_dot_v, dy, delta, dq, dk, dv, &through_rope);
+    linear_xsa_backward<T>(device, dout, wo_scaled, acts.y, acts.v, acts.y_dot_v, dy, dv, delta);
   } else {
+    linear_backward_input<T>(device, dout, wo_scaled, dy, false);
     attention_delta<T>(device, acts.y, dy, delta);
     device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
-    attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
-                                 delta, dq, dk, dv, &through_rope);
   }
+  attention_varlen_backward<T>(device, acts.q_rot, acts.k_rot, acts.v, segments, acts.lse, dy,
+                               delta, dq, dk, dv, &through_rope);
   if (dlayer.wq)
     linear_three_backward_weight<T>(device, {dq, dk, dv}, n, {dlayer.wq, dlayer.wk, dlayer.wv});
   const auto up = [&](Adapter kind, Tensor<const T> d, const Accum<T>* out_scale) {

@@ -8,6 +8,7 @@
 
 #include <cuda_bf16.h>
 
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/attention_key_step.cuh"
 #include "fairway/ops/attention_rope_sm90.cuh"
 #include "fairway/ops/attention_tiles.cuh"
@@ -50,6 +51,7 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
   BackwardKeysShared& shared =
       *reinterpret_cast<BackwardKeysShared*>(dynamic_shared + ((1024 - misaligned) & 1023));
 
+  wait_for_earlier_kernels();
   const AttentionTile tile = list.tiles[static_cast<int>(blockIdx.x) / K];
   if (tile.length == 0) return;
   const int thread = static_cast<int>(threadIdx.x);

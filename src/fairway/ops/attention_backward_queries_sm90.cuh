@@ -8,6 +8,7 @@
 
 #include <cuda_bf16.h>
 
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/attention_rope_sm90.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   BackwardQueriesShared& shared =
       *reinterpret_cast<BackwardQueriesShared*>(dynamic_shared + ((1024 - misaligned) & 1023));
 
+  wait_for_earlier_kernels();
   const int blocks_per_tile = kPairHeads ? H / 2 : H;
   const int item = static_cast<int>(blockIdx.x) / blocks_per_tile;
   const AttentionTile tile = list.tiles[item];

@@ -12,6 +12,7 @@
 
 #include <cuda_bf16.h>
 
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/attention_query_step.cuh"
 #include "fairway/ops/attention_tiles.cuh"
 #include "fairway/ops/attention_wgmma.cuh"
@@ -85,6 +86,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
     fence_async_shared();
   }
   __syncthreads();
+  wait_for_earlier_kernels();
 
   // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 24 <= 61,440.
   if (warpgroup == 2 * kTeams) {

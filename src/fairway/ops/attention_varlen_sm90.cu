@@ -1,5 +1,6 @@
 // Launches of the Hopper attention kernels.
 #include "fairway/device/cuda_check.h"
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/attention_backward_keys_sm90.cuh"
 #include "fairway/ops/attention_backward_queries_sm90.cuh"
 #include "fairway/ops/attention_forward_sm90.cuh"
@@ -35,7 +36,7 @@ void launch(cudaStream_t stream, Kernel* kernel, unsigned grid, int threads, siz
   cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes)),
              "attention: shared memory");
-  kernel<<<grid, static_cast<unsigned>(threads), shared_bytes, stream>>>(args...);
+  launch_dependent(stream, kernel, grid, static_cast<unsigned>(threads), shared_bytes, args...);
   cuda_check_launch("attention");
 }
 

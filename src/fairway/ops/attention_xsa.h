@@ -1,5 +1,5 @@
-// Attention with exclusive attention (xsa.h) behind it, as one op; forward, a device may do it in
-// one pass. Legend as in attention_varlen.h.
+// Attention with exclusive attention (xsa.h) behind it, as one op: a device may do it in one pass.
+// Legend as in attention_varlen.h. The way back: linear_xsa.h, then attention_varlen_backward.
 #pragma once
 
 #include "fairway/ops/attention_varlen.h"
@@ -19,17 +19,5 @@ template <class T>
 void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
                    Tensor<Accum<T>> y_dot_v);
-
-// dy: the gradient of y2, which becomes that of attention's own output. delta [H, T]: scratch.
-// dq, dk, dv written; rope as in attention_varlen_backward.
-template <class T, class Device>
-void attention_xsa_backward(Device& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                            const AttentionSegments& segments, Tensor<const Accum<T>> lse,
-                            Tensor<const T> y2, Tensor<const Accum<T>> y_dot_v, Tensor<T> dy,
-                            Tensor<Accum<T>> delta, Tensor<T> dq, Tensor<T> dk, Tensor<T> dv,
-                            const RopeBackward<T>* rope = nullptr) {
-  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
-  attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv, rope);
-}
 
 }  // namespace fairway

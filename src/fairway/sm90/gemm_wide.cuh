@@ -31,6 +31,7 @@
 #include <cuda_bf16.h>
 
 #include "fairway/base/bf16_cuda.cuh"
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/sm90/cluster.cuh"
 #include "fairway/sm90/gemm_tile.cuh"
 #include "fairway/sm90/mbarrier.cuh"
@@ -387,6 +388,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
     shared.zero = 0;
   }
   cluster_sync();
+  wait_for_earlier_kernels();
 
   if (warp < 4) {
     registers_decrease<Config::kProducerRegisters>();

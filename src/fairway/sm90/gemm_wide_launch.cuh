@@ -62,8 +62,8 @@ void wide_launch(cudaStream_t stream, const WideMatrices<Config>& matrices, int6
   const int clusters = wide_clusters<Config, Epilogue>();
   const int units = schedule.row_groups * schedule.column_tiles;
   const int blocks = kCluster * (units < clusters ? units : clusters);
-  wide_kernel<Config, Epilogue><<<blocks, kGemmThreads, sizeof(WideShared<Config>), stream>>>(
-      matrices, schedule, params, adapters);
+  launch_dependent(stream, &wide_kernel<Config, Epilogue>, blocks, kGemmThreads,
+                   sizeof(WideShared<Config>), matrices, schedule, params, adapters);
   cuda_check_launch("matrix product");
 }
 

@@ -52,6 +52,13 @@ __device__ __forceinline__ void tma_load_2d_multicast(void* to, const CUtensorMa
       : "memory");
 }
 
+// Brings a box into the L2 cache.
+__device__ __forceinline__ void tma_prefetch_2d(const CUtensorMap* map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x),
+               "r"(y)
+               : "memory");
+}
+
 __device__ __forceinline__ void tma_store_2d(const CUtensorMap* map, const void* from, int x,
                                              int y) {
   asm volatile(
