@@ -43,6 +43,12 @@ void OpsBench<Device, E>::adapters() {
           [&] { low_rank_down_backward<E>(device, dxa, x, down, z, down_of(dlora.data)); });
   measure("low_rank_down backward of 4, adapters", TD + 4 * TR + 8 * adapters, 4 * rank_flops,
           [&] { low_rank_down_backward<E>(device, dxa, x, down, {}, down_of(dlora.data)); });
+  LowRankDown<const A> first = down;
+  LowRankDown<A> first_gradient = down_of(dlora.data);
+  first.count = first_gradient.count = 1;
+  const Tensor<const E> first_dxa{dxa.data, {T, kRank}};
+  measure("low_rank_down backward of 1, adapters", TD + TR + 2 * adapters, rank_flops,
+          [&] { low_rank_down_backward<E>(device, first_dxa, x, first, {}, first_gradient); });
   // The same adapters beside the maps that they belong to.
   const QkvMaps<E> maps{wq, wk, wv, gain, cosine, sine, c.norm_eps};
   const QkvRotated<E> qkv{dq, dk, dv, rstd_q, rstd_k};
@@ -66,9 +72,7 @@ void OpsBench<Device, E>::adapters() {
   });
   const LowRankAdded<E> added{up, xa};
   const LowRankAddedBack<E> back{down, dxa};
-  LowRankDown<const A> first = down;
-  first.count = 1;
-  const LowRankAddedBack<E> back_of_one{first, {dxa.data, {T, kRank}}};
+  const LowRankAddedBack<E> back_of_one{first, first_dxa};
   const double DD = n(D, D), square_flops = 2 * TD * static_cast<double>(D),
                wide_flops = 2 * TF * static_cast<double>(D);
   measure("linear_add D×D, adapted", 3 * TD + DD + TR + 2 * adapters, square_flops + rank_flops,

@@ -60,12 +60,26 @@ class Documents {
     low_rank_up<T>(device_, xa, up, y);
     low_rank_up_backward<T>(device_, dy, xa, up, dxa, gradient + width * kIn);
     low_rank_down_backward<T>(device_, dxa, x, down, dx, down_of(gradient));
+    // The first of `kOut` columns, three of `kIn`.
+    const Tensor<T> dy_narrow{values<T>(rows * kIn, begin * kIn, 11), {rows, kIn}};
+    const Tensor<T> dxa_of_all{values<T>(rows * width, begin * width, 12), {rows, width}};
+    auto* gradients = values<A>(docs * stride(), first_doc * stride(), 13);
+    std::vector<LowRankUpBackward<T>> ups;
+    for (int i = 0; i < kG; ++i) {
+      const bool narrow = i > 0;
+      const int64_t at = narrow ? i * rank_ * kIn : width * kIn;
+      ups.push_back({{pairs + at, stride(), docs, down.doc_rows, rank_, narrow ? kIn : kOut, i},
+                     narrow ? dy_narrow : dy,
+                     gradients + at});
+    }
+    low_rank_ups_backward<T>(device_, ups, xa, dxa_of_all);
     linear_adapted<T>(device_, x, w, sum, {up, xa}, sum);
     linear_adapted_backward_input<T>(device_, dy, w, {down, dxa}, dsum);
     return {
         {bytes(xa.data, rows * width), bytes(y.data, rows * kOut), bytes(dxa.data, rows * width),
-         bytes(dx.data, rows * kIn), bytes(sum.data, rows * kOut), bytes(dsum.data, rows * kIn)},
-        {bytes(gradient, docs * stride())}};
+         bytes(dx.data, rows * kIn), bytes(sum.data, rows * kOut), bytes(dsum.data, rows * kIn),
+         bytes(dxa_of_all.data, rows * width)},
+        {bytes(gradient, docs * stride()), bytes(gradients, docs * stride())}};
   }
 
  private:
@@ -114,8 +128,9 @@ void expect_independent(Device& device, int64_t rank) {
                                      one.rows[i].size()))
           << "rows of output " << i << ", document " << doc << ", rank " << rank;
     }
-    EXPECT_TRUE(one.docs[0] == all.docs[0].substr(doc * one.docs[0].size(), one.docs[0].size()))
-        << "gradients of document " << doc << ", rank " << rank;
+    for (size_t i = 0; i < all.docs.size(); ++i)
+      EXPECT_TRUE(one.docs[i] == all.docs[i].substr(doc * one.docs[i].size(), one.docs[i].size()))
+          << "gradients " << i << " of document " << doc << ", rank " << rank;
   }
 }
 

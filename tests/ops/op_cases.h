@@ -657,6 +657,8 @@ void for_each_op_case(Visitor&& visit) {
                                {72, 136, 8, 4, kShortDocs},
                                {64, 64, 160, 2, kShortDocs},
                                {128, 64, 96, 4, kRaggedDocs},
+                               {136, 328, 16, 4, kRaggedDocs},
+                               {192, 256, 64, 2, kRaggedDocs},
                                {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}}})
     visit(
         "low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
@@ -718,10 +720,14 @@ void for_each_op_case(Visitor&& visit) {
   for (const LowRankUpsCase& c : {LowRankUpsCase{{512, 256, 256, 512}, 96, kShortDocs},
                                   {{64, 192}, 96, kRaggedDocs},
                                   {{264, 40, 64}, 32, {3, 5303, 5304, 7352, 9401}},
+                                  {{256, 512, 72}, 96, {3, 5303, 5304, 7352, 9401}},
+                                  {{512, 256}, 64, kRaggedDocs},
+                                  {{40, 512, 256}, 16, kRaggedDocs},
                                   {{72, 136}, 8, kRaggedDocs},
                                   {{64}, 160, kShortDocs},
                                   {{34, 50}, 5, kShortDocs}})
-    visit("low_rank_ups_backward_" + std::to_string(c.out.size()) + "x" + std::to_string(c.R),
+    visit("low_rank_ups_backward_" + std::to_string(c.out.size()) + "_of_" +
+              std::to_string(c.out[0]) + "x" + std::to_string(c.R),
           [c](auto& h) {
             using U = typename std::remove_reference_t<decltype(h)>::T;
             using A = Accum<U>;

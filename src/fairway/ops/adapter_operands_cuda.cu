@@ -16,20 +16,29 @@ constexpr int kOperandsSlot = 1;  // of CudaDevice::workspace
 constexpr int kThreads = 256;
 constexpr int kTileRows = 128, kGroup = 2;  // of the product's kernels
 
+// Row tiles, which the kernels that pack make on the way: a launch of its own would take longer.
+struct TileList {
+  const int32_t* doc_rows;
+  int docs;
+  sm90::RowTile* tiles;
+  int count;
+  int before;  // blocks that pack, along the grid's dimension at whose end the list's are
+};
+constexpr int kBlockTiles = kThreads / 32;
+
 // A warp a tile.
-__global__ void __launch_bounds__(kThreads)
-    tiles_kernel(const int32_t* doc_rows, int docs, sm90::RowTile* tiles, int count) {
-  const int index = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) / 32;
-  if (index >= count) return;
-  const DocTile tile = find_doc_tile<kTileRows>(doc_rows, docs, index);
-  const DocTile first = find_doc_tile<kTileRows>(doc_rows, docs, index / kGroup * kGroup);
+__device__ __forceinline__ void make_tiles(const TileList& list, unsigned block) {
+  const int index = static_cast<int>(block * kThreads + threadIdx.x) / 32;
+  if (index >= list.count) return;
+  const DocTile tile = find_doc_tile<kTileRows>(list.doc_rows, list.docs, index);
+  const DocTile first = find_doc_tile<kTileRows>(list.doc_rows, list.docs, index / kGroup * kGroup);
   const auto begin = static_cast<int32_t>(tile.begin);
   if (threadIdx.x % 32 == 0)
-    tiles[index] = {begin, begin + tile.rows,
-                    tile.rows > 0    ? tile.doc
-                    : first.rows > 0 ? 0
-                                     : -1,
-                    0};
+    list.tiles[index] = {begin, begin + tile.rows,
+                         tile.rows > 0    ? tile.doc
+                         : first.rows > 0 ? 0
+                                          : -1,
+                         0};
 }
 
 // Matrices [rows, k] of each document, M's from row begin[i] on.
@@ -42,9 +51,14 @@ struct Stack {
 };
 static_assert(kMostAdapted <= kMaxLowRankGroup && kMaxLowRankGroup == 4);
 
-// 16 bytes of M a thread. Grid (pieces, documents).
+// 16 bytes of M a thread. Grid (pieces, documents); behind the pieces, tiles.
 __global__ void __launch_bounds__(kThreads)
-    pack_kernel(const __grid_constant__ Stack stack, uint4* to) {
+    pack_kernel(const __grid_constant__ Stack stack, uint4* to,
+                const __grid_constant__ TileList list) {
+  if (static_cast<int>(blockIdx.x) >= list.before) {
+    make_tiles(list, (blockIdx.x - list.before) * gridDim.y + blockIdx.y);
+    return;
+  }
   const int pieces = stack.k / kPack, width = stack.begin[kMaxLowRankGroup];
   const int piece = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (piece >= width * pieces) return;
@@ -69,12 +83,18 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Transposes a tile of A's: kTileIn columns of kTileK of the adapters' rows. Grid (tiles of `in`,
-// tiles of rows, documents).
+// tiles of rows, documents); behind the tiles of rows, those of the list.
 constexpr int kTileIn = 64, kTileK = 32;
 static_assert(kTileIn * kTileK / kPack == kThreads);
 __global__ void __launch_bounds__(kThreads)
-    pack_down_kernel(const __grid_constant__ LowRankDown<const float> down, uint4* to) {
+    pack_down_kernel(const __grid_constant__ LowRankDown<const float> down, uint4* to,
+                     const __grid_constant__ TileList list) {
   __shared__ float tile[kTileK][kTileIn + 1];  // no two rows begin in one bank
+  if (static_cast<int>(blockIdx.y) >= list.before) {
+    make_tiles(list,
+               ((blockIdx.y - list.before) * gridDim.z + blockIdx.z) * gridDim.x + blockIdx.x);
+    return;
+  }
   const int in = static_cast<int>(down.in), rank = static_cast<int>(down.rank);
   const int width = rank * down.count, t = static_cast<int>(threadIdx.x);
   const int first_k = static_cast<int>(blockIdx.y) * kTileK;
@@ -95,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
       pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
 
-// Room for M and the tiles, and the tiles.
+// Room for M and the tiles.
 template <class Pairs>
 AdapterOperands make_operands(CudaDevice& device, const Pairs& pairs, int64_t rows, int64_t k,
                               int64_t width) {
@@ -105,13 +125,8 @@ AdapterOperands make_operands(CudaDevice& device, const Pairs& pairs, int64_t ro
       static_cast<size_t>(ceil_div(to.row_tiles * int64_t{sizeof(sm90::RowTile)}, 256) * 256);
   std::byte* memory = device.workspace(
       kOperandsSlot, tile_bytes + static_cast<size_t>(pairs.docs * width * k) * sizeof(bf16));
-  auto* tiles = reinterpret_cast<sm90::RowTile*>(memory);
-  to.tiles = tiles;
+  to.tiles = reinterpret_cast<const sm90::RowTile*>(memory);
   to.m = reinterpret_cast<const bf16*>(memory + tile_bytes);
-  const auto blocks = static_cast<unsigned>(ceil_div(32 * to.row_tiles, kThreads));
-  tiles_kernel<<<blocks, kThreads, 0, device.stream()>>>(
-      pairs.doc_rows.data, static_cast<int>(pairs.docs), tiles, static_cast<int>(to.row_tiles));
-  cuda_check_launch("adapters: row tiles");
   return to;
 }
 
@@ -119,10 +134,21 @@ uint4* packed(const AdapterOperands& operands) {
   return reinterpret_cast<uint4*>(const_cast<bf16*>(operands.m));
 }
 
-void pack(CudaDevice& device, const Stack& stack, const AdapterOperands& to) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(to.width * to.k / kPack, kThreads)),
-                  static_cast<unsigned>(to.docs));
-  pack_kernel<<<grid, kThreads, 0, device.stream()>>>(stack, packed(to));
+// The list of a grid that packs with `before` blocks along one dimension.
+TileList list_of(const AdapterOperands& to, const Tensor<const int32_t>& doc_rows, int64_t before) {
+  return {doc_rows.data, static_cast<int>(to.docs), const_cast<sm90::RowTile*>(to.tiles),
+          static_cast<int>(to.row_tiles), static_cast<int>(before)};
+}
+// The blocks along that dimension, of which the others have `others`.
+unsigned blocks_with_tiles(const TileList& list, int64_t others) {
+  return static_cast<unsigned>(list.before + ceil_div(ceil_div(list.count, kBlockTiles), others));
+}
+
+void pack(CudaDevice& device, const Stack& stack, const Tensor<const int32_t>& doc_rows,
+          const AdapterOperands& to) {
+  const TileList list = list_of(to, doc_rows, ceil_div(to.width * to.k / kPack, kThreads));
+  const dim3 grid(blocks_with_tiles(list, to.docs), static_cast<unsigned>(to.docs));
+  pack_kernel<<<grid, kThreads, 0, device.stream()>>>(stack, packed(to), list);
   cuda_check_launch("adapters: packing");
 }
 
@@ -151,7 +177,7 @@ AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16>
   to.x_pitch = xa.extent(1);
   for (size_t i = 0; i < ups.size(); ++i)
     if (ups[i]) to.x[i] = xa.data + ups[i].place * any.rank;
-  pack(device, stack, to);
+  pack(device, stack, any.doc_rows, to);
   return to;
 }
 
@@ -168,7 +194,7 @@ AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
   AdapterOperands to = make_operands(device, down, x.extent(0), down.in, down.width());
   to.x_pitch = down.in;
   to.x[0] = x.data;
-  pack(device, stack, to);
+  pack(device, stack, down.doc_rows, to);
   return to;
 }
 
@@ -177,10 +203,11 @@ AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<
   AdapterOperands to = make_operands(device, down, rows, down.width(), down.in);
   to.x_pitch = down.width();
   to.x[0] = dxa.data;
-  const dim3 grid(static_cast<unsigned>(ceil_div(down.in, kTileIn)),
-                  static_cast<unsigned>(ceil_div(down.width(), kTileK)),
+  const int64_t in_tiles = ceil_div(down.in, kTileIn);
+  const TileList list = list_of(to, down.doc_rows, ceil_div(down.width(), kTileK));
+  const dim3 grid(static_cast<unsigned>(in_tiles), blocks_with_tiles(list, in_tiles * down.docs),
                   static_cast<unsigned>(down.docs));
-  pack_down_kernel<<<grid, kThreads, 0, device.stream()>>>(down, packed(to));
+  pack_down_kernel<<<grid, kThreads, 0, device.stream()>>>(down, packed(to), list);
   cuda_check_launch("adapters: packing, transposed");
   return to;
 }

@@ -11,6 +11,7 @@
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/low_rank_mma_cuda.h"
 #include "fairway/ops/low_rank_simt.cuh"
+#include "fairway/ops/low_rank_sm90.h"
 
 namespace fairway {
 
@@ -35,6 +36,15 @@ template <class Pairs>
 bool any(const Pairs& p) {
   check(p.docs <= 65535, "low_rank: too many documents");  // a dimension of some grids
   return p && p.docs > 0 && p.rank > 0;
+}
+
+// Adapters that all fit low_rank_fits_mma.
+void ups_backward_on_tensor_cores(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
+                                  Tensor<const bf16> xa, Tensor<bf16> dxa) {
+  if (low_rank_ups_backward_fits_sm90(device, ups, dxa))
+    low_rank_ups_backward_sm90(device, ups, xa, dxa);
+  else
+    low_rank_ups_backward_mma(device, ups, xa, dxa);
 }
 
 }  // namespace
@@ -80,7 +90,7 @@ void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(up.rank, up.out, dy.data, dxa.data, xa.data)) {
       const LowRankUpBackward<T> one{up, dy, db};
-      low_rank_ups_backward_mma(device, {&one, 1}, xa, dxa);
+      ups_backward_on_tensor_cores(device, {&one, 1}, xa, dxa);
       return;
     }
   const int64_t column = up.place * up.rank;
@@ -103,7 +113,7 @@ void low_rank_ups_backward(CudaDevice& device, std::span<const LowRankUpBackward
              low_rank_fits_mma(one.up.rank, one.up.out, one.dy.data, dxa.data, xa.data);
     };
     if (!ups.empty() && std::all_of(ups.begin(), ups.end(), fits)) {
-      low_rank_ups_backward_mma(device, ups, xa, dxa);
+      ups_backward_on_tensor_cores(device, ups, xa, dxa);
       return;
     }
   }
@@ -117,7 +127,9 @@ void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<cons
   if (!any(down)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(down.rank, down.in, dxa.data, x.data, dx.data)) {
-      low_rank_down_backward_mma(device, dxa, x, down, dx, da);
+      const bool sm90 = da && low_rank_down_gradient_fits_sm90(device, x.extent(0), da);
+      low_rank_down_backward_mma(device, dxa, x, down, dx, sm90 ? LowRankDown<float>{} : da);
+      if (sm90) low_rank_down_gradient_sm90(device, dxa, x, da);
       return;
     }
   for (int i = 0; i < down.count; ++i) {

@@ -18,15 +18,14 @@
 #include <type_traits>
 
 #include "fairway/base/bf16_cuda.cuh"
-#include "fairway/device/cuda_check.h"
+#include "fairway/ops/low_rank_launch.cuh"
 
 namespace fairway::cuda::low_rank_mma {
 
+using namespace low_rank;
+
 constexpr int64_t kMaxRank = 256;  // that `spread` holds in registers
 constexpr int kSlab = 32;          // depth of a product's step: 16 bytes of each row a lane
-
-// Of CudaDevice::workspace.
-constexpr int kSlotPacked = 1, kSlotPartial = 2;
 
 // f(the smallest kernel rank that holds `rank`), as a compile-time constant.
 template <class F>
@@ -41,14 +40,6 @@ void with_kernel_rank(int64_t rank, F&& f) {
     f(std::integral_constant<int, 128>{});
   else
     f(std::integral_constant<int, static_cast<int>(kMaxRank)>{});
-}
-
-// Shared memory beyond 48 KiB has to be asked for.
-template <class Kernel>
-void allow_shared(Kernel* kernel, int bytes) {
-  if (bytes > 48 << 10)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-               "low_rank: asking for shared memory");
 }
 
 __device__ inline uint32_t add_pair(uint32_t y, float low, float high) {

@@ -53,21 +53,23 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
   const int64_t rows = xa.extent(0), rank = any.rank;
   UpsBackward u{.doc_rows = any.doc_rows.data,
                 .docs = static_cast<int>(any.docs),
-                .count = static_cast<int>(ups.size())};
+                .count = static_cast<int>(ups.size()),
+                .sums = {.count = static_cast<int>(ups.size())}};
   with_kernel_rank(rank, [&](auto kernel_rank) {
     constexpr int kRank = decltype(kernel_rank)::value;
-    // 16-byte chunks of a B, and floats of the sums of the chunks of rows behind the first.
+    // 16-byte chunks of a B.
     const auto slabs = [](const auto& one) { return ceil_div(one.up.out, kSlab); };
     const auto chunks = [&](const auto& one) { return any.docs * slabs(one) * kRank * 4; };
-    const auto sums = [&](const auto& one) { return rows / kChunkRows * one.up.out * rank; };
+    const auto sums = [&](const auto& one) {
+      return partial_floats(rows, one.db ? 1 : 0, one.up.out, rank);
+    };
     int64_t all_chunks = 0, all_sums = 0;
     for (const auto& one : ups) {
       all_chunks += chunks(one);
-      all_sums += one.db ? sums(one) : 0;
+      all_sums += sums(one);
     }
     uint4* packed = packed_workspace(device, all_chunks);
-    auto* partial = reinterpret_cast<float*>(
-        device.workspace(kSlotPartial, static_cast<size_t>(all_sums) * sizeof(float)));
+    float* partial = partial_workspace(device, all_sums);
     for (size_t i = 0; i < ups.size(); ++i) {
       const auto& [up, dy, db] = ups[i];
       const int64_t column = up.place * rank;
@@ -91,23 +93,11 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
       packed += chunks(ups[i]);
       u.begin[i + 1] = u.begin[i] + kProductShares;
       if (!db) continue;
-      u.gradient[i] = {.doc_rows = u.doc_rows,
-                       .docs = u.docs,
-                       .wide = dy.data,
-                       .narrow = xa.data + column,
-                       .width = width,
-                       .tiles = static_cast<int>(ceil_div(width, kTileWide)),
-                       .narrow_pitch = static_cast<int>(xa.extent(1)),
-                       .d = {db},
-                       .count = 1,
-                       .rank = static_cast<int>(rank),
-                       .doc_step = up.stride,
-                       .wide_step = rank,
-                       .rank_step = 1,
-                       .wide_scale = up.out_scale,
-                       .partial = partial};
+      Gradient& gradient = u.sums.gradient[i];
+      gradient = ups_gradient(ups[i], xa, partial);
+      gradient.tiles = static_cast<int>(ceil_div(width, kTileWide));
       partial += sums(ups[i]);
-      u.begin[i + 1] += u.gradient[i].tiles;
+      u.begin[i + 1] += gradient.tiles;
     }
     constexpr int kBytes =
         std::max(kGradientBytes<kRank>, kProductRing<kRank> * static_cast<int>(sizeof(uint4)));
@@ -117,10 +107,7 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
     ups_backward_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(u);
   });
   cuda_check_launch("low_rank: ups, backward");
-  if (rows <= kChunkRows) return;
-  const dim3 grid(kSumBlocks, static_cast<unsigned>(u.count), static_cast<unsigned>(u.docs));
-  sum_ups_kernel<<<grid, kSumThreads, 0, device.stream()>>>(u);
-  cuda_check_launch("low_rank: sum of chunks");
+  run_sum_ups(device, rows, any.docs, u.sums);
 }
 
 void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
@@ -142,20 +129,7 @@ void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tens
     else
       run_product<true>(device, down, rows, dxa.data, down.width(), a, dx.data, down.in);
   }
-  if (da)
-    run_gradient(device, rows,
-                 {.doc_rows = down.doc_rows.data,
-                  .docs = static_cast<int>(down.docs),
-                  .wide = x.data,
-                  .narrow = dxa.data,
-                  .width = static_cast<int>(down.in),
-                  .narrow_pitch = static_cast<int>(down.width()),
-                  .d = da.a,
-                  .count = down.count,
-                  .rank = static_cast<int>(down.rank),
-                  .doc_step = da.stride,
-                  .wide_step = 1,
-                  .rank_step = down.in});
+  if (da) run_gradient(device, rows, down_gradient(device, dxa, x, da));
 }
 
 }  // namespace fairway

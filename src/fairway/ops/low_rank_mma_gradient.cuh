@@ -10,6 +10,7 @@
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/low_rank.h"
+#include "fairway/ops/low_rank_gradient.cuh"
 #include "fairway/ops/low_rank_mma.cuh"
 #include "fairway/ops/mma_cuda.h"
 
@@ -18,30 +19,6 @@ namespace fairway::cuda::low_rank_mma {
 constexpr int kGradientThreads = 256, kGradientStages = 3;
 constexpr int kTileWide = 128;     // columns of `wide` to a block
 constexpr int kGradientRows = 32;  // rows to a stage
-// Longer documents are cut into chunks of rows: several blocks sum them, and another kernel adds
-// the sums in order.
-constexpr int kChunkRows = 2048;
-
-struct Gradient {
-  const int32_t* doc_rows = nullptr;
-  int docs = 0;
-  const bf16* wide = nullptr;    // [rows, width]
-  const bf16* narrow = nullptr;  // [rows, count·rank], rows narrow_pitch apart
-  int width = 0, tiles = 0, narrow_pitch = 0;
-  std::array<float*, kMaxLowRankGroup> d{};
-  int count = 0, rank = 0;
-  // Element (w, r) of d at w·wide_step + r·rank_step.
-  int64_t doc_step = 0, wide_step = 0, rank_step = 0;
-  const float* wide_scale = nullptr;  // factors of `wide`'s columns; null: 1
-  float* partial = nullptr;           // [chunks, count, width·rank]: see partial_of
-};
-
-// Where chunk `number` ≥ 1 of a document that begins at row `begin` leaves its sums. Such chunks
-// begin at least kChunkRows rows apart, and as far from row 0.
-__device__ inline float* partial_of(const Gradient& g, int64_t begin, int number, int adapter) {
-  const int64_t slot = begin / kChunkRows + number - 1;
-  return g.partial + (slot * g.count + adapter) * g.width * g.rank;
-}
 
 template <int kRank>
 constexpr int kGradientBytes = kGradientStages* kGradientRows*(2 * kTileWide + 16 + 2 * kRank + 16);
@@ -124,10 +101,7 @@ __device__ __forceinline__ void gradient_tile(const Gradient& g, const DocTile& 
     }
   }
 
-  float* const d =
-      chunk.number == 0
-          ? g.d[adapter] + chunk.doc * g.doc_step
-          : partial_of(g, chunk.begin - int64_t{kChunkRows} * chunk.number, chunk.number, adapter);
+  float* const d = sums_of(g, chunk, adapter);
 #pragma unroll
   for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -153,32 +127,8 @@ __global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
   if (chunk.doc >= 0) gradient_tile<kRank>(g, chunk, adapter, place % g.tiles, shared);
 }
 
-// d += the sums of the chunks behind the first, in order. Grid (blocks of elements, adapters,
-// documents).
-constexpr int kSumThreads = 256, kSumBlocks = 8;
-__device__ __forceinline__ void sum_chunks(const Gradient& g, int doc, int adapter) {
-  const int64_t begin = int64_t{g.doc_rows[doc]} - g.doc_rows[0];
-  const int chunks = (g.doc_rows[doc + 1] - g.doc_rows[doc] + kChunkRows - 1) / kChunkRows;
-  float* const d = g.d[adapter] + doc * g.doc_step;
-  if (chunks <= 1) return;
-  for (int i = blockIdx.x * kSumThreads + threadIdx.x; i < g.width * g.rank;
-       i += gridDim.x * kSumThreads) {
-    float sum = d[i];
-    for (int c = 1; c < chunks; ++c) sum += partial_of(g, begin, c, adapter)[i];
-    d[i] = sum;
-  }
-}
-static __global__ void __launch_bounds__(kSumThreads)
-    sum_chunks_kernel(const __grid_constant__ Gradient g) {
-  sum_chunks(g, blockIdx.z, blockIdx.y);
-}
-
 inline void run_gradient(CudaDevice& device, int64_t total_rows, Gradient g) {
   g.tiles = static_cast<int>(ceil_div(g.width, kTileWide));
-  // No more chunks than this are behind their document's first.
-  const int64_t extra = total_rows / kChunkRows, elements = int64_t{g.width} * g.rank;
-  g.partial = reinterpret_cast<float*>(device.workspace(
-      kSlotPartial, static_cast<size_t>(extra * g.count * elements) * sizeof(float)));
   const unsigned blocks =
       most_doc_tiles<kChunkRows>(total_rows, g.docs) * static_cast<unsigned>(g.tiles * g.count);
   with_kernel_rank(g.rank, [&](auto rank) {
@@ -188,10 +138,7 @@ inline void run_gradient(CudaDevice& device, int64_t total_rows, Gradient g) {
     gradient_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(g);
   });
   cuda_check_launch("low_rank: gradient");
-  if (total_rows <= kChunkRows) return;
-  const dim3 grid(kSumBlocks, static_cast<unsigned>(g.count), static_cast<unsigned>(g.docs));
-  sum_chunks_kernel<<<grid, kSumThreads, 0, device.stream()>>>(g);
-  cuda_check_launch("low_rank: sum of chunks");
+  run_sum_chunks(device, total_rows, g);
 }
 
 }  // namespace fairway::cuda::low_rank_mma

@@ -15,7 +15,7 @@ struct UpsBackward {
   int docs = 0, count = 0;
   int begin[kMaxLowRankGroup + 1] = {};  // adapter i has blocks begin[i] … of those of a chunk
   Product product[kMaxLowRankGroup] = {};
-  Gradient gradient[kMaxLowRankGroup] = {};  // of one adapter each; without d not wanted
+  UpsSums sums;
 };
 
 // For a chunk of a document's rows and an adapter, kProductShares blocks are for dxa and the others
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
   while (place >= u.begin[adapter + 1]) ++adapter;
   const int role = place - u.begin[adapter];
   if (role >= kProductShares) {
-    gradient_tile<kRank>(u.gradient[adapter], chunk, 0, role - kProductShares, shared);
+    gradient_tile<kRank>(u.sums.gradient[adapter], chunk, 0, role - kProductShares, shared);
     return;
   }
   for (int first = kProductRows * role; first < chunk.rows;
@@ -44,12 +44,6 @@ __global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
     product_tile<kRank, false, kGradientThreads>(u.product[adapter], tile, 0, shared);
     __syncthreads();  // nobody reads the ring any more
   }
-}
-
-static __global__ void __launch_bounds__(kSumThreads)
-    sum_ups_kernel(const __grid_constant__ UpsBackward u) {
-  const Gradient& g = u.gradient[blockIdx.y];
-  if (g.d[0]) sum_chunks(g, blockIdx.z, 0);
 }
 
 }  // namespace fairway::cuda::low_rank_mma

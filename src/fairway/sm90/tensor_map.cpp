@@ -20,27 +20,39 @@ decltype(&cuTensorMapEncodeTiled) find_encoder() {
 }
 
 CUtensorMap encode(const bf16* matrix, uint32_t rank, const cuuint64_t* sizes,
-                   const cuuint64_t* stride_bytes, const cuuint32_t* box) {
+                   const cuuint64_t* stride_bytes, const cuuint32_t* box,
+                   CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   static const auto encoder = find_encoder();
   const cuuint32_t element_strides[5] = {1, 1, 1, 1, 1};
   CUtensorMap map;
-  const CUresult result = encoder(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<bf16*>(matrix), sizes, stride_bytes,
-      box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encoder(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<bf16*>(matrix), sizes,
+              stride_bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   require(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error {} ({} columns, stride {} bytes)",
           static_cast<int>(result), sizes[0], stride_bytes[0]);
   return map;
+}
+
+// Of boxes of `box_columns` columns.
+CUtensorMap encode_2d(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
+                      int box_rows, int box_columns, CUtensorMapSwizzle swizzle) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t stride_bytes[1] = {static_cast<cuuint64_t>(stride) * sizeof(bf16)};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_columns),
+                             static_cast<cuuint32_t>(box_rows)};
+  return encode(matrix, 2, sizes, stride_bytes, box, swizzle);
 }
 
 }  // namespace
 
 CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
                        int box_rows) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride_bytes[1] = {static_cast<cuuint64_t>(stride) * sizeof(bf16)};
-  const cuuint32_t box[2] = {kBox, static_cast<cuuint32_t>(box_rows)};
-  return encode(matrix, 2, sizes, stride_bytes, box);
+  return encode_2d(matrix, rows, columns, stride, box_rows, kBox, CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+CUtensorMap tensor_map_narrow(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride) {
+  return encode_2d(matrix, rows, columns, stride, kBox, kNarrowBox, CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
 CUtensorMap tensor_map_fragments(const bf16* matrix, int64_t rows, int64_t columns,

@@ -18,6 +18,12 @@ constexpr int kBoxBytes = kBox * kBox * 2;
 CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
                        int box_rows = kBox);
 
+// The same as boxes of 64 rows x 32 columns with 64-byte swizzle, for widths that 64 does not
+// divide.
+constexpr int kNarrowBox = 32;
+constexpr int kNarrowBoxBytes = kBox * kNarrowBox * 2;
+CUtensorMap tensor_map_narrow(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride);
+
 // bf16 [rows, columns] as boxes of 64 x 64 like those of `tensor_map`, but with the rows of every
 // 32 in another order: row 8 q + 2 j + e lies at 8 j + 2 q + e (q, j < 4, e < 2). As B of a product
 // whose accumulators have columns 8 j + 2 q + e in lane q of a quad, the lane gets columns 8 q … 8

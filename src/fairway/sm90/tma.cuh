@@ -1,7 +1,8 @@
 // The bulk tensor copy engine. One thread issues a copy; coordinates count elements, innermost
 // first; parts of a box outside the tensor read as zero and are never written. Loads complete on an
 // mbarrier (the whole box's bytes, clipped or not); stores in bulk groups of the issuing thread.
-// Boxes with 128-byte swizzle need 1,024-byte aligned shared memory.
+// Boxes with 128-byte swizzle need 1,024-byte aligned shared memory, those with 64-byte swizzle
+// 512.
 #pragma once
 
 #include <cuda.h>
@@ -32,6 +33,15 @@ __device__ __forceinline__ void tma_load_5d(void* to, const CUtensorMap* map, ui
 
 // To the same place in every block of the cluster whose bit is set, completing on the barrier in
 // the same place of each.
+__device__ __forceinline__ void tma_load_2d_multicast(void* to, const CUtensorMap* map,
+                                                      uint64_t* bar, int x, int y,
+                                                      uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "h"(blocks)
+      : "memory");
+}
 __device__ __forceinline__ void tma_load_5d_multicast(void* to, const CUtensorMap* map,
                                                       uint64_t* bar, int x0, int x1, int x2, int x3,
                                                       int x4, uint16_t blocks) {

@@ -34,6 +34,13 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_mn(uint32_t address, uint32
   constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;
   return kSwizzle128 | kEightRows | uint64_t{box_bytes >> 4} << 16 | ((address & 0x3FFFF) >> 4);
 }
+// The same for boxes of 32 elements (64 bytes) x r rows with 64-byte swizzle: 16 further along K is
+// 1,024 bytes further, 32 further along M or N is the next box.
+__device__ __forceinline__ uint64_t wgmma_descriptor_mn_32(uint32_t address, uint32_t box_bytes) {
+  constexpr uint64_t kSwizzle64 = uint64_t{2} << 62;
+  constexpr uint64_t kEightRows = uint64_t{512 >> 4} << 32;
+  return kSwizzle64 | kEightRows | uint64_t{box_bytes >> 4} << 16 | ((address & 0x3FFFF) >> 4);
+}
 // The descriptor of an address `bytes` further.
 __device__ __forceinline__ uint64_t wgmma_advance(uint64_t descriptor, uint32_t bytes) {
   return descriptor + (bytes >> 4);
@@ -58,11 +65,13 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
 }
 
 // clang-format off
-#define FAIRWAY_D32 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define FAIRWAY_D64 FAIRWAY_D32 \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+#define FAIRWAY_D16 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FAIRWAY_D32 FAIRWAY_D16 \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FAIRWAY_D48 FAIRWAY_D32 \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define FAIRWAY_D64 FAIRWAY_D48 \
   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define FAIRWAY_D128 FAIRWAY_D64 \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
@@ -72,8 +81,9 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
 #define FAIRWAY_F8(d, i) \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
   "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define FAIRWAY_F32(d, i) \
-  FAIRWAY_F8(d, i), FAIRWAY_F8(d, i + 8), FAIRWAY_F8(d, i + 16), FAIRWAY_F8(d, i + 24)
+#define FAIRWAY_F16(d, i) FAIRWAY_F8(d, i), FAIRWAY_F8(d, i + 8)
+#define FAIRWAY_F32(d, i) FAIRWAY_F16(d, i), FAIRWAY_F16(d, i + 16)
+#define FAIRWAY_F48(d, i) FAIRWAY_F32(d, i), FAIRWAY_F16(d, i + 32)
 #define FAIRWAY_F64(d, i) FAIRWAY_F32(d, i), FAIRWAY_F32(d, i + 32)
 #define FAIRWAY_F128(d, i) FAIRWAY_F64(d, i), FAIRWAY_F64(d, i + 64)
 
@@ -103,7 +113,10 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
           "r"(static_cast<int>(accumulate)), "n"(kTransB));                                     \
   }
 
+FAIRWAY_WGMMA_SS(32, FAIRWAY_D16, FAIRWAY_F16, "%16", "%17", "%18", "%19", "%20")
 FAIRWAY_WGMMA_SS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36")
+FAIRWAY_WGMMA_SS(96, FAIRWAY_D48, FAIRWAY_F48, "%48", "%49", "%50", "%51", "%52")
+FAIRWAY_WGMMA_SS(128, FAIRWAY_D64, FAIRWAY_F64, "%64", "%65", "%66", "%67", "%68")
 FAIRWAY_WGMMA_SS(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132")
 FAIRWAY_WGMMA_RS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 
@@ -111,11 +124,15 @@ FAIRWAY_WGMMA_RS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36"
 #undef FAIRWAY_WGMMA_SS
 #undef FAIRWAY_F128
 #undef FAIRWAY_F64
+#undef FAIRWAY_F48
 #undef FAIRWAY_F32
+#undef FAIRWAY_F16
 #undef FAIRWAY_F8
 #undef FAIRWAY_D128
 #undef FAIRWAY_D64
+#undef FAIRWAY_D48
 #undef FAIRWAY_D32
+#undef FAIRWAY_D16
 // clang-format on
 
 }  // namespace fairway::sm90

@@ -1,0 +1,156 @@
+// The gradients of low-rank adapters on Hopper: operands and launches of the kernels.
+#include <algorithm>
+
+#include "fairway/device/cuda_check.h"
+#include "fairway/device/cuda_device.h"
+#include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/low_rank_gradient_sm90.cuh"
+#include "fairway/ops/low_rank_sm90.h"
+#include "fairway/ops/low_rank_ups_sm90.cuh"
+
+namespace fairway {
+
+using namespace cuda::low_rank_sm90;
+
+namespace {
+
+constexpr int64_t kMostWidth = 2 * kPanel;  // whose dxa one cluster sums
+constexpr int64_t kMostRank = 96;           // that block 1 has registers for
+
+// Whether pairs of floats at even places of each document are aligned.
+bool pairs_aligned(const float* first, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(first) % sizeof(float2) == 0 && stride % 2 == 0;
+}
+
+// f(the smallest kernel rank that holds `rank`), as a compile-time constant.
+template <class F>
+void with_ups_rank(int64_t rank, F&& f) {
+  if (rank <= 32)
+    f(std::integral_constant<int, 32>{});
+  else if (rank <= 64)
+    f(std::integral_constant<int, 64>{});
+  else
+    f(std::integral_constant<int, static_cast<int>(kMostRank)>{});
+}
+
+// Wide adapters are jobs of two panels, narrow ones share them in pairs.
+void divide_ups(std::span<const LowRankUpBackward<bf16>> ups, UpsBackward& u) {
+  int half_free = -1;  // the job with a narrow adapter and room for another
+  for (int i = 0; i < static_cast<int>(ups.size()); ++i) {
+    const int panels = ups[static_cast<size_t>(i)].up.out > kPanel ? 2 : 1;
+    if (panels == 1 && half_free >= 0) {
+      u.job[half_free].panel[1] = {i, 0, u.panels++};
+      u.job[half_free].panels = 2;
+      half_free = -1;
+      continue;
+    }
+    UpsJob& job = u.job[u.jobs];
+    for (int p = 0; p < panels; ++p) job.panel[p] = {i, p * kPanel, u.panels++};
+    job.panels = panels;
+    if (panels == 1) half_free = u.jobs;
+    ++u.jobs;
+  }
+}
+
+template <class Tile>
+void launch_gradient(CudaDevice& device, int64_t rows, const CUtensorMap& narrow,
+                     const CUtensorMap& wide, Gradient g) {
+  constexpr int kBytes = sizeof(typename Tile::Shared);
+  const int narrow_tiles = static_cast<int>(ceil_div(g.narrow_pitch, Tile::kNarrowColumns));
+  g.tiles = narrow_tiles * static_cast<int>(ceil_div(g.width, Tile::kWideColumns));
+  allow_shared(gradient_kernel<Tile>, kBytes);
+  const unsigned blocks = most_doc_tiles<kChunkRows>(rows, g.docs) * static_cast<unsigned>(g.tiles);
+  gradient_kernel<Tile>
+      <<<blocks, kBlockThreads, kBytes, device.stream()>>>(narrow, wide, g, narrow_tiles);
+  cuda_check_launch("low_rank: gradient");
+}
+
+}  // namespace
+
+bool low_rank_ups_backward_fits_sm90(const CudaDevice& device,
+                                     std::span<const LowRankUpBackward<bf16>> ups,
+                                     Tensor<const bf16> dxa) {
+  return device.capability() == 90 && dxa.extent(0) > 0 &&
+         std::all_of(ups.begin(), ups.end(), [](const LowRankUpBackward<bf16>& one) {
+           return one.up.rank <= kMostRank && one.up.out <= kMostWidth &&
+                  pairs_aligned(one.db, one.up.stride);
+         });
+}
+
+bool low_rank_down_gradient_fits_sm90(const CudaDevice& device, int64_t rows,
+                                      const LowRankDown<float>& da) {
+  return device.capability() == 90 && rows > 0 &&
+         std::all_of(da.a.begin(), da.a.begin() + da.count,
+                     [&](const float* a) { return pairs_aligned(a, da.stride); });
+}
+
+void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
+                                Tensor<const bf16> xa, Tensor<bf16> dxa) {
+  const auto& any = ups.front().up;
+  const int64_t rows = xa.extent(0), rank = any.rank, docs = any.docs;
+  UpsBackward u{};
+  u.doc_rows = any.doc_rows.data;
+  u.docs = static_cast<int>(docs);
+  u.rank = static_cast<int>(rank);
+  u.pitch = dxa.extent(1);
+  u.dxa = dxa.data;
+  u.xa = sm90::tensor_map_narrow(xa.data, rows, xa.extent(1), xa.extent(1));
+  divide_ups(ups, u);
+
+  UpsPack pack{};
+  pack.rank = u.rank;
+  for (int j = 0; j < u.jobs; ++j)
+    for (int p = 0; p < u.job[j].panels; ++p) {
+      const UpsPanel& panel = u.job[j].panel[p];
+      const auto& up = ups[static_cast<size_t>(panel.adapter)].up;
+      pack.panel[panel.slot] = {up.b + panel.column * rank,
+                                up.out_scale ? up.out_scale + panel.column : nullptr, up.stride,
+                                static_cast<int>(std::min<int64_t>(up.out - panel.column, kPanel))};
+    }
+
+  int64_t floats = 0;
+  for (const auto& one : ups) floats += partial_floats(rows, one.db ? 1 : 0, one.up.out, rank);
+  float* partial = partial_workspace(device, floats);
+  UpsSums sums{.count = static_cast<int>(ups.size())};
+  for (size_t i = 0; i < ups.size(); ++i) {
+    const auto& [up, dy, db] = ups[i];
+    u.adapter[i].dy = sm90::tensor_map(dy.data, rows, up.out, up.out);
+    u.adapter[i].column = static_cast<int>(up.place * rank);
+    if (!db) continue;
+    u.adapter[i].db = sums.gradient[i] = ups_gradient(ups[i], xa, partial);
+    partial += partial_floats(rows, 1, up.out, rank);
+  }
+
+  with_ups_rank(rank, [&](auto kernel_rank) {
+    constexpr int kRank = decltype(kernel_rank)::value;
+    constexpr int kBytes = sizeof(UpsShared<kRank>), kPieces = kPanelElements<kRank> / kPack;
+    uint4* const b = packed_workspace(device, docs * u.panels * kPieces);
+    u.b = reinterpret_cast<const bf16*>(b);
+    const dim3 pack_grid(kPieces / kPackThreads, static_cast<unsigned>(u.panels),
+                         static_cast<unsigned>(docs));
+    ups_pack_kernel<kRank><<<pack_grid, kPackThreads, 0, device.stream()>>>(pack, b);
+    cuda_check_launch("low_rank: packing");
+    allow_shared(ups_backward_kernel<kRank>, kBytes);
+    const unsigned clusters =
+        most_doc_tiles<kChunkRows>(rows, docs) * static_cast<unsigned>(u.jobs);
+    ups_backward_kernel<kRank><<<2 * clusters, kUpsThreads, kBytes, device.stream()>>>(u);
+    cuda_check_launch("low_rank: ups, backward");
+  });
+  run_sum_ups(device, rows, docs, sums);
+}
+
+void low_rank_down_gradient_sm90(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
+                                 const LowRankDown<float>& da) {
+  const int64_t rows = x.extent(0), in = da.in, width = da.width();
+  const Gradient g = down_gradient(device, dxa, x, da);
+  const CUtensorMap narrow = sm90::tensor_map(dxa.data, rows, width, width);
+  const CUtensorMap wide = sm90::tensor_map(x.data, rows, in, in);
+  // All four adapters of attention's input at once; the MLP's one has few columns.
+  if (width > 128)
+    launch_gradient<GradientTile<3, 128, 3>>(device, rows, narrow, wide, g);
+  else
+    launch_gradient<GradientTile<1, 128, 6>>(device, rows, narrow, wide, g);
+  run_sum_chunks(device, rows, g);
+}
+
+}  // namespace fairway
