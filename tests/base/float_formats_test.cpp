@@ -1,11 +1,12 @@
-// fp16 and bf16, exhaustively: every value survives a round trip, and between every two neighbours
-// the boundary lies exactly in the middle, which itself goes to the even one.
+// fp16, bf16 and e4m3, exhaustively: every value survives a round trip, and between every two
+// neighbours the boundary lies exactly in the middle, which itself goes to the even one.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
 #include "fairway/base/bf16.h"
+#include "fairway/base/e4m3.h"
 #include "fairway/base/fp16.h"
 
 namespace fairway {
@@ -83,6 +84,74 @@ TEST(Bf16, NanAndInfinityStay) {
   }
   // A NaN whose upper half is all exponent must not become infinity.
   EXPECT_TRUE(std::isnan(static_cast<float>(bf16(std::bit_cast<float>(0x7F800001u)))));
+}
+
+// The value of a code, from the format's definition.
+template <class F>
+F e4m3_value(int code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  return exponent == 0 ? std::ldexp(F(mantissa), -9) : std::ldexp(F(8 + mantissa), exponent - 10);
+}
+
+template <class F>
+void check_e4m3() {
+  constexpr F inf = std::numeric_limits<F>::infinity();
+  const auto expect = [](F x, F want) {
+    ASSERT_EQ(round_to_e4m3(x), want) << x;
+    ASSERT_EQ(round_to_e4m3(-x), -want) << x;
+    ASSERT_EQ(std::signbit(round_to_e4m3(-x)), true) << x;
+  };
+  for (int code = 0; code < 0x7E; ++code) {
+    const F lower = e4m3_value<F>(code), upper = e4m3_value<F>(code + 1);
+    const F middle = (lower + upper) / 2;
+    expect(lower, lower);
+    expect(middle, code % 2 == 0 ? lower : upper);
+    expect(std::nextafter(middle, F(0)), lower);
+    expect(std::nextafter(middle, inf), upper);
+  }
+  expect(F(448), F(448));
+  for (const F x : {F(449), F(463.9), F(464), F(1e5), std::numeric_limits<F>::max(), inf})
+    expect(x, F(448));
+  expect(std::numeric_limits<F>::denorm_min(), F(0));
+  EXPECT_TRUE(std::isnan(round_to_e4m3(std::numeric_limits<F>::quiet_NaN())));
+}
+
+TEST(E4m3, RoundsToNearestEvenAndSaturates) {
+  check_e4m3<float>();
+  check_e4m3<double>();
+}
+
+TEST(E4m3, LargestExponentThatDoesNotSaturate) {
+  EXPECT_EQ(e4m3_exponent(0), 0);
+  EXPECT_EQ(e4m3_exponent(448), 0);
+  EXPECT_EQ(e4m3_exponent(std::nextafter(448.0f, kInf)), -1);
+  EXPECT_EQ(e4m3_exponent(224), 1);
+  EXPECT_EQ(e4m3_exponent(1), 8);
+  EXPECT_EQ(e4m3_exponent(0x1p-126f), kE4m3MaxExponent);
+  EXPECT_EQ(e4m3_exponent(std::numeric_limits<float>::denorm_min()), kE4m3MaxExponent);
+  EXPECT_EQ(e4m3_exponent(std::numeric_limits<float>::max()), -kE4m3MaxExponent);
+  for (float x = 0x1p-50f; x < 0x1p60f; x *= 1.0937f) {
+    const int e = e4m3_exponent(x);
+    EXPECT_LE(std::ldexp(x, e), 448) << x;
+    EXPECT_GT(std::ldexp(x, e + 1), 448) << x;
+    EXPECT_EQ(std::ldexp(1.0f, e), power_of_two(e));
+  }
+  for (double x = 0x1p-50; x < 0x1p60; x *= 1.0937) {
+    EXPECT_LE(std::ldexp(x, exponent_below_one(x)), 1) << x;
+    EXPECT_GT(std::ldexp(x, exponent_below_one(x) + 1), 1) << x;
+  }
+  EXPECT_EQ(exponent_below_one(4), -2);
+  EXPECT_EQ(exponent_below_one(0.25), 2);
+}
+
+TEST(E4m3, ScalesCostNoRounding) {
+  for (const int e : {-2 * kE4m3MaxExponent, -3, 0, 5, 2 * kE4m3MaxExponent})
+    for (int code = 0; code < 0x7F; ++code) {
+      const float x = std::ldexp(e4m3_value<float>(code), -e);
+      EXPECT_EQ(as_e4m3(x, e), x);
+      EXPECT_EQ(as_e4m3(double{x}, e), x);
+      EXPECT_EQ(static_cast<float>(bf16(x)), x);
+    }
 }
 
 }  // namespace
