@@ -7,6 +7,7 @@
 #include "fairway/ops/leaky_sq_epilogues_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/sm90/gemm_wide.cuh"
+#include "fairway/sm90/prefetch.cuh"
 
 namespace fairway::cuda {
 
@@ -15,14 +16,16 @@ __device__ __forceinline__ uint4 pack_bf16_8(const float (&v)[8]) {
                     pack_bf16(v[6], v[7]));
 }
 
-// The exponents of a thread's two rows; 0 for rows outside of the matrix.
+// The exponents of a thread's two rows of a matrix of `rows`; 0 outside of it.
 struct RowExponents {
   int32_t of[2];
 
-  __device__ __forceinline__ RowExponents(const int32_t* exponents, int row, int rows) {
+  __device__ __forceinline__ void load(const int32_t* exponents, int rows,
+                                       const sm90::TileElements& at) {
+    const int row = rows - at.rows_left;
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      of[half] = row + 8 * half < rows ? __ldg(exponents + row + 8 * half) : 0;
+      of[half] = 8 * half < at.rows_left ? __ldg(exponents + row + 8 * half) : 0;
   }
 };
 
@@ -92,24 +95,26 @@ class LeakySqE4m3BackwardEpilogue {
   };
 
   __device__ __forceinline__ LeakySqE4m3BackwardEpilogue(const Params& params, const GemmTileAt& at)
-      : params_(params),
-        at_(at, params.rows, params.columns),
-        dm_(params.dm_exponents, at.row, params.rows),
-        down_(__ldg(params.exponents + kE4m3Down)),
-        dz_(__ldg(params.exponents + kE4m3Dz)) {
+      : params_(params), at_(at, params.rows, params.columns) {
     const uint4 signs = __ldg(params.signs + at.slot);
     signs_ = {signs.x, signs.y, signs.z, signs.w};
   }
 
   __device__ __forceinline__ void early() {
 #pragma unroll
-    for (int c = 0; c < 4; ++c)
+    for (int c = 0; c < 3; ++c) load(c);
+      // The last chunk has no registers until the first is done. A thread's 16-byte pieces of one
+      // row lie in one line of 128 bytes.
 #pragma unroll
-      for (int p = 0; p < 4; ++p)
-        in_[c][p] = sm90::load_global_16(params_.f_to_dz + at_.offset(c, p), at_.valid(c, p));
+    for (int half = 0; half < 2; ++half)
+      if (at_.valid(3, half)) sm90::prefetch_l2(params_.f_to_dz + at_.offset(3, half));
+    dm_.load(params_.dm_exponents, params_.rows, at_);
+    down_ = __ldg(params_.exponents + kE4m3Down);
+    dz_ = __ldg(params_.exponents + kE4m3Dz);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
+    if (c == 1) load(3);
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
       const float scale = power_of_two(-(dm_.of[p % 2] + down_));
@@ -135,6 +140,11 @@ class LeakySqE4m3BackwardEpilogue {
   __device__ __forceinline__ void finish() {}
 
  private:
+  __device__ __forceinline__ void load(int c) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p)
+      in_[c][p] = sm90::load_global_16(params_.f_to_dz + at_.offset(c, p), at_.valid(c, p));
+  }
   // f'(z) over the root of f(z), times `scale`.
   __device__ __forceinline__ float slope(int c, int bit, float scale) const {
     return (signs_.word[c] & (0x80000000u >> bit)) != 0 ? -scale : 2.0f * scale;
@@ -162,17 +172,7 @@ class ScaledE4m3Epilogue {
   };
 
   __device__ __forceinline__ ScaledE4m3Epilogue(const Params& params, const GemmTileAt& at)
-      : params_(params), at_(at, params.rows, params.columns) {
-    const int a = __ldg(params.exponents + params.a), b = __ldg(params.exponents + params.b);
-    if constexpr (kOfRows) {
-      const RowExponents more(params.row_exponents, at.row, params.rows);
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        scale_[half] = power_of_two(-(a + more.of[half])) * power_of_two(-b);
-    } else {
-      scale_[0] = scale_[1] = power_of_two(-a) * power_of_two(-b);
-    }
-  }
+      : params_(params), at_(at, params.rows, params.columns) {}
 
   __device__ __forceinline__ void early() {
     if constexpr (kResidual) {
@@ -182,12 +182,16 @@ class ScaledE4m3Epilogue {
         for (int p = 0; p < 4; ++p)
           in_[c][p] = sm90::load_global_16(params_.residual + at_.offset(c, p), at_.valid(c, p));
     }
+    if constexpr (kOfRows) rows_.load(params_.row_exponents, params_.rows, at_);
+    a_ = __ldg(params_.exponents + params_.a);
+    b_ = __ldg(params_.exponents + params_.b);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-      const float scale = scale_[p % 2];
+      const int a = kOfRows ? a_ + rows_.of[p % 2] : a_;
+      const float scale = power_of_two(-a) * power_of_two(-b_);
       if constexpr (kResidual) {
         const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
 #pragma unroll
@@ -211,7 +215,8 @@ class ScaledE4m3Epilogue {
  private:
   const Params& params_;
   sm90::TileElements at_;
-  float scale_[2];
+  RowExponents rows_;
+  int32_t a_, b_;
   uint4 in_[kResidual ? 4 : 1][4];
 };
 
