@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "fairway/base/tensor.h"
 #include "fairway/device/cuda_device.h"
-#include "fairway/ops/mlp_e4m3.h"
 
 namespace fairway {
 
@@ -14,14 +14,14 @@ template <class T>
 void mlp_e4m3_exponents(CudaDevice& device, Tensor<const T> wup, Tensor<const T> wdown,
                         std::span<const double> ln, Tensor<int32_t> exponents);
 
-// exponents[t] = e4m3_exponent of the largest magnitude in row t of x [rows, D].
+// exponents[t] = e4m3_exponent of the largest magnitude in row t of x [rows, width].
 template <class T>
 void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents);
 
-// to[i] = as_e4m3(from[i], e), n elements, e = *exponent plus, where there are any, that of the row
-// of `width` elements. `to` may be `from`.
+// to = as_e4m3(x, e), x [rows, width]: e = *exponent (null: 0) + row_exponents[t] (null: 0). `to`
+// may be x.
 template <class T>
-void round_to_e4m3(CudaDevice& device, int64_t n, const T* from, const int32_t* exponent,
-                   const int32_t* row_exponents, int64_t width, T* to);
+void round_rows_to_e4m3(CudaDevice& device, Tensor<const T> x, const int32_t* exponent,
+                        const int32_t* row_exponents, T* to);
 
 }  // namespace fairway

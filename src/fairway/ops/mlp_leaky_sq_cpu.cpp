@@ -1,39 +1,11 @@
 #include "fairway/ops/cpu_gemm_rows.h"
 #include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"
+#include "fairway/ops/leaky_sq_cpu.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_leaky_sq.h"
-#include "fairway/ops/scalar.h"
 
 namespace fairway {
-
-namespace {
-
-// max(z, z/2) is z for z > 0 and z/2 below: no branch for float.
-template <class T>
-T leaky(T z) {
-  return real_part(z) > 0 ? z : T(0.5f) * z;
-}
-template <class T>
-T leaky_sq_slope(T z) {
-  return real_part(z) > 0 ? T(2.0f) * z : T(0.5f) * z;
-}
-
-template <class T>
-void leaky_sq_span(const T* z, int64_t n, T* f) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const T l = leaky(z[i]);
-    f[i] = l * l;
-  }
-}
-
-template <class T>
-T* tile_scratch(CpuDevice& device, int slot, int64_t n) {
-  return reinterpret_cast<T*>(device.thread_scratch(slot, static_cast<size_t>(n) * sizeof(T)));
-}
-
-}  // namespace
 
 template <class T>
 void mlp_leaky_sq(CpuDevice& device, Tensor<const T> n, Tensor<const T> wup, Tensor<const T> wdown,

@@ -1,0 +1,184 @@
+// Exponents of e4m3 operands, and rounding in place of the operands themselves.
+#include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/elementwise_cuda.h"
+#include "fairway/ops/mlp_e4m3.h"
+#include "fairway/ops/mlp_e4m3_cuda.h"
+
+namespace fairway {
+
+namespace {
+
+constexpr int kFactsSlot = 6;           // of CudaDevice::workspace
+constexpr int64_t kFactsBlock = 16384;  // elements
+constexpr int kWarps = kRowThreads / kWarp;
+constexpr int kLayersAtOnce = 64;
+
+struct MatrixFacts {
+  float largest;
+  double squares;
+};
+
+// The larger of what lanes know, and the sum: the same in all lanes.
+__device__ MatrixFacts warp_facts(MatrixFacts facts) {
+  facts.largest = warp_max(facts.largest);
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    facts.squares += __shfl_xor_sync(kAllLanes, facts.squares, offset);
+  return facts;
+}
+
+// facts[matrix, block] of each block's elements of each of the matrices [n].
+template <class T>
+__global__ __launch_bounds__(kRowThreads) void facts_kernel(const T* w, int64_t n,
+                                                            MatrixFacts* facts) {
+  __shared__ MatrixFacts of_warp[kWarps];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t begin = int64_t{blockIdx.x} * kFactsBlock;
+  const int64_t end = begin + kFactsBlock < n ? begin + kFactsBlock : n;
+  MatrixFacts mine{0, 0};
+  for (int64_t i = begin + thread; i < end; i += kRowThreads) {
+    const float v = load_one(w + int64_t{blockIdx.y} * n + i);
+    mine.largest = fmaxf(mine.largest, fabsf(v));
+    mine.squares += static_cast<double>(v) * static_cast<double>(v);
+  }
+  mine = warp_facts(mine);
+  if (thread % kWarp == 0) of_warp[thread / kWarp] = mine;
+  __syncthreads();
+  if (thread != 0) return;
+  MatrixFacts all = of_warp[0];
+  for (int warp = 1; warp < kWarps; ++warp)
+    all = {fmaxf(all.largest, of_warp[warp].largest), all.squares + of_warp[warp].squares};
+  facts[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = all;
+}
+
+struct LayerNorms {
+  double ln[kLayersAtOnce];
+};
+
+// A warp a layer, from both matrices' facts of `blocks` blocks each.
+__global__ __launch_bounds__(kWarp) void exponents_kernel(const MatrixFacts* of_up,
+                                                          const MatrixFacts* of_down, int blocks,
+                                                          int64_t D, int64_t F, LayerNorms norms,
+                                                          int32_t* exponents) {
+  const int layer = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x);
+  const auto of_matrix = [&](const MatrixFacts* facts) {
+    MatrixFacts mine{0, 0};
+    for (int b = lane; b < blocks; b += kWarp) {
+      const MatrixFacts& one = facts[int64_t{layer} * blocks + b];
+      mine = {fmaxf(mine.largest, one.largest), mine.squares + one.squares};
+    }
+    return warp_facts(mine);
+  };
+  const MatrixFacts up = of_matrix(of_up), down = of_matrix(of_down);
+  if (lane == 0)
+    e4m3_exponents(D, F, norms.ln[layer], up.largest, up.squares, down.largest, down.squares,
+                   exponents + layer * kE4m3Exponents);
+}
+
+// A warp per row.
+template <class T, int kVec>
+__global__ __launch_bounds__(kRowThreads) void rowarpexponents_kernel(const T* x, int64_t rows,
+                                                                      int64_t width,
+                                                                      int32_t* exponents) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  float largest = 0;
+  for_packs<kVec, 0>(width, lane, [&](int, int64_t j) {
+    float v[kVec];
+    load<kVec>(x + row * width + j, v);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) largest = fmaxf(largest, fabsf(v[i]));
+  });
+  largest = warp_max(largest);
+  if (lane == 0) exponents[row] = e4m3_exponent(largest);
+}
+
+template <class T, int kVec>
+__global__ __launch_bounds__(kRowThreads) void round_rows_kernel(const T* x, int64_t rows,
+                                                                 int64_t width,
+                                                                 const int32_t* exponent,
+                                                                 const int32_t* rowarpexponents,
+                                                                 T* to) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  const int e = (exponent != nullptr ? *exponent : 0) +
+                (rowarpexponents != nullptr ? rowarpexponents[row] : 0);
+  for_packs<kVec, 0>(width, lane, [&](int, int64_t j) {
+    float v[kVec];
+    load<kVec>(x + row * width + j, v);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) v[i] = as_e4m3(v[i], e);
+    store<kVec>(to + row * width + j, v);
+  });
+}
+
+// f(kVec) with the width of accesses that a row allows.
+template <class T, class F>
+void with_vector_width(int64_t width, const T* a, const T* b, F&& f) {
+  if (width % kPack == 0 && aligned16(a, b))
+    f(std::integral_constant<int, kPack>{});
+  else
+    f(std::integral_constant<int, 1>{});
+}
+
+}  // namespace
+
+template <class T>
+void mlp_e4m3_exponents(CudaDevice& device, Tensor<const T> wup, Tensor<const T> wdown,
+                        std::span<const double> ln, Tensor<int32_t> exponents) {
+  const int64_t L = wup.extent(0), F = wup.extent(1), D = wup.extent(2);
+  const int64_t blocks = ceil_div(F * D, kFactsBlock);
+  auto* facts = reinterpret_cast<MatrixFacts*>(
+      device.workspace(kFactsSlot, static_cast<size_t>(2 * L * blocks) * sizeof(MatrixFacts)));
+  MatrixFacts* const of_down = facts + L * blocks;
+  const dim3 all(grid(blocks), grid(L));
+  facts_kernel<T><<<all, kRowThreads, 0, device.stream()>>>(wup.data, F * D, facts);
+  cuda_check_launch("mlp_e4m3_exponents");
+  facts_kernel<T><<<all, kRowThreads, 0, device.stream()>>>(wdown.data, F * D, of_down);
+  cuda_check_launch("mlp_e4m3_exponents");
+  for (int64_t first = 0; first < L; first += kLayersAtOnce) {
+    const int64_t count = std::min<int64_t>(kLayersAtOnce, L - first);
+    LayerNorms norms{};
+    for (int64_t i = 0; i < count; ++i) norms.ln[i] = ln[static_cast<size_t>(first + i)];
+    exponents_kernel<<<grid(count), kWarp, 0, device.stream()>>>(
+        facts + first * blocks, of_down + first * blocks, static_cast<int>(blocks), D, F, norms,
+        exponents.slice(first).data);
+    cuda_check_launch("mlp_e4m3_exponents");
+  }
+}
+
+template <class T>
+void e4m3_rowarpexponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents) {
+  const int64_t rows = x.extent(0), width = x.extent(1);
+  if (rows == 0) return;
+  with_vector_width(width, x.data, x.data, [&]<int kVec>(std::integral_constant<int, kVec>) {
+    rowarpexponents_kernel<T, kVec>
+        <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(x.data, rows, width,
+                                                                            exponents);
+  });
+  cuda_check_launch("e4m3_rowarpexponents");
+}
+
+template <class T>
+void round_rows_to_e4m3(CudaDevice& device, Tensor<const T> x, const int32_t* exponent,
+                        const int32_t* rowarpexponents, T* to) {
+  const int64_t rows = x.extent(0), width = x.extent(1);
+  if (rows == 0) return;
+  with_vector_width<T>(width, x.data, to, [&]<int kVec>(std::integral_constant<int, kVec>) {
+    round_rows_kernel<T, kVec><<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
+        x.data, rows, width, exponent, rowarpexponents, to);
+  });
+  cuda_check_launch("round_rows_to_e4m3");
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                   \
+  template void mlp_e4m3_exponents(CudaDevice&, Tensor<const T>, Tensor<const T>,                \
+                                   std::span<const double>, Tensor<int32_t>);                    \
+  template void e4m3_rowarpexponents(CudaDevice&, Tensor<const T>, int32_t*);                    \
+  template void round_rows_to_e4m3(CudaDevice&, Tensor<const T>, const int32_t*, const int32_t*, \
+                                   T*);
+FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway
