@@ -76,9 +76,9 @@ __global__ __launch_bounds__(kWarp) void exponents_kernel(const MatrixFacts* of_
 
 // A warp per row.
 template <class T, int kVec>
-__global__ __launch_bounds__(kRowThreads) void rowarpexponents_kernel(const T* x, int64_t rows,
-                                                                      int64_t width,
-                                                                      int32_t* exponents) {
+__global__ __launch_bounds__(kRowThreads) void row_exponents_kernel(const T* x, int64_t rows,
+                                                                    int64_t width,
+                                                                    int32_t* exponents) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
@@ -97,13 +97,13 @@ template <class T, int kVec>
 __global__ __launch_bounds__(kRowThreads) void round_rows_kernel(const T* x, int64_t rows,
                                                                  int64_t width,
                                                                  const int32_t* exponent,
-                                                                 const int32_t* rowarpexponents,
+                                                                 const int32_t* row_exponents,
                                                                  T* to) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
-  const int e = (exponent != nullptr ? *exponent : 0) +
-                (rowarpexponents != nullptr ? rowarpexponents[row] : 0);
+  const int e =
+      (exponent != nullptr ? *exponent : 0) + (row_exponents != nullptr ? row_exponents[row] : 0);
   for_packs<kVec, 0>(width, lane, [&](int, int64_t j) {
     float v[kVec];
     load<kVec>(x + row * width + j, v);
@@ -149,25 +149,25 @@ void mlp_e4m3_exponents(CudaDevice& device, Tensor<const T> wup, Tensor<const T>
 }
 
 template <class T>
-void e4m3_rowarpexponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents) {
+void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents) {
   const int64_t rows = x.extent(0), width = x.extent(1);
   if (rows == 0) return;
   with_vector_width(width, x.data, x.data, [&]<int kVec>(std::integral_constant<int, kVec>) {
-    rowarpexponents_kernel<T, kVec>
+    row_exponents_kernel<T, kVec>
         <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(x.data, rows, width,
                                                                             exponents);
   });
-  cuda_check_launch("e4m3_rowarpexponents");
+  cuda_check_launch("e4m3_row_exponents");
 }
 
 template <class T>
 void round_rows_to_e4m3(CudaDevice& device, Tensor<const T> x, const int32_t* exponent,
-                        const int32_t* rowarpexponents, T* to) {
+                        const int32_t* row_exponents, T* to) {
   const int64_t rows = x.extent(0), width = x.extent(1);
   if (rows == 0) return;
   with_vector_width<T>(width, x.data, to, [&]<int kVec>(std::integral_constant<int, kVec>) {
     round_rows_kernel<T, kVec><<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
-        x.data, rows, width, exponent, rowarpexponents, to);
+        x.data, rows, width, exponent, row_exponents, to);
   });
   cuda_check_launch("round_rows_to_e4m3");
 }
@@ -175,7 +175,7 @@ void round_rows_to_e4m3(CudaDevice& device, Tensor<const T> x, const int32_t* ex
 #define FAIRWAY_INSTANTIATE(T)                                                                   \
   template void mlp_e4m3_exponents(CudaDevice&, Tensor<const T>, Tensor<const T>,                \
                                    std::span<const double>, Tensor<int32_t>);                    \
-  template void e4m3_rowarpexponents(CudaDevice&, Tensor<const T>, int32_t*);                    \
+  template void e4m3_row_exponents(CudaDevice&, Tensor<const T>, int32_t*);                      \
   template void round_rows_to_e4m3(CudaDevice&, Tensor<const T>, const int32_t*, const int32_t*, \
                                    T*);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
