@@ -48,15 +48,21 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& aren
 
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
-                  bool for_backward, Arena& arena, const LoraConfig* lora) {
-  const int64_t D = config.model_dim;
+                  bool for_backward, Arena& arena, const LoraConfig* lora, bool mlp_e4m3) {
+  const int64_t D = config.model_dim, F = config.mlp_dim(), L = config.num_layers;
   const int slots = static_cast<int>(route.size());
   const auto stream = [&] { return arena.take<T>("residual stream", {rows, D}); };
   Acts<T> acts;
   acts.emb_rstd = arena.take<Accum<T>>("norms", {rows});
   acts.x0 = stream();
-  acts.wo_scaled = arena.take<T>("scaled matrices", {config.num_layers, D, D});
-  acts.wdown_scaled = arena.take<T>("scaled matrices", {config.num_layers, D, config.mlp_dim()});
+  acts.wo_scaled = arena.take<T>("scaled matrices", {L, D, D});
+  acts.wdown_scaled = arena.take<T>("scaled matrices", {L, D, F});
+  if (mlp_e4m3) {
+    check(for_backward && !lora, "take_acts: e4m3 is for training");
+    acts.mlp_e4m3.wup = arena.take<T>("e4m3 matrices", {L, F, D});
+    acts.mlp_e4m3.wdown = arena.take<T>("e4m3 matrices", {L, D, F});
+    acts.mlp_e4m3.exponents = arena.take<int32_t>("e4m3 matrices", {L, kE4m3Exponents});
+  }
   // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
   VisitActs<T> shared;
   Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
@@ -98,7 +104,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
 
 #define FAIRWAY_INSTANTIATE(T)                                                                 \
   template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&, \
-                             const LoraConfig*);
+                             const LoraConfig*, bool);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

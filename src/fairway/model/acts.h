@@ -11,6 +11,7 @@
 #include "fairway/model/config.h"
 #include "fairway/model/lora.h"
 #include "fairway/model/route.h"
+#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 
 namespace fairway {
@@ -45,6 +46,7 @@ struct Acts {
   // Wo and Wdown of each layer with attn_scale and mlp_scale folded in: what products read.
   Tensor<T> wo_scaled;     // [L, D, D]
   Tensor<T> wdown_scaled;  // [L, D, F]
+  MlpE4m3<T> mlp_e4m3;     // Wup and the scaled Wdown as e4m3 operands; null where they are not
   std::vector<VisitActs<T>> visits;
   Tensor<T> final_x;           // [T, D] after the last visit and the join of the lanes
   Tensor<Accum<T>> head_rstd;  // [N]
@@ -54,9 +56,11 @@ struct Acts {
 
 // Lays the tensors out in `arena` (dry or real). Without `for_backward`, visits share their
 // tensors: only what the rest of the forward pass reads is kept apart. `lora`: what adapters there
-// may be; null: none.
+// may be; null: none. `mlp_e4m3`: whether the MLP's products have e4m3 operands (ops/mlp_e4m3.h),
+// for which there is a backward pass and no adapters.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
-                  bool for_backward, Arena& arena, const LoraConfig* lora = nullptr);
+                  bool for_backward, Arena& arena, const LoraConfig* lora = nullptr,
+                  bool mlp_e4m3 = false);
 
 }  // namespace fairway

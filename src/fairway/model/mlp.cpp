@@ -2,6 +2,7 @@
 
 #include "fairway/model/adapters.h"
 #include "fairway/model/instantiate.h"
+#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 
 namespace fairway {
@@ -9,7 +10,12 @@ namespace fairway {
 template <class Device, class T>
 void mlp_forward(Device& device, int s, const Layer<const T>& layer,
                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                 const VisitActs<T>& acts, Tensor<const T> residual, Tensor<T> out) {
+                 const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> residual,
+                 Tensor<T> out) {
+  if (e4m3) {
+    mlp_leaky_sq_e4m3<T>(device, acts.mlp_in, e4m3, residual, acts.hidden, out);
+    return;
+  }
   adapt_down<Device, T>(device, slot_down(lora, s, {Adapter::mlp}), acts.mlp_in, acts.mlp_xa);
   mlp_leaky_sq<T>(device, acts.mlp_in, layer.wup, wdown_scaled, residual, acts.hidden, out,
                   {slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), acts.mlp_xa});
@@ -18,9 +24,14 @@ void mlp_forward(Device& device, int s, const Layer<const T>& layer,
 template <class Device, class T>
 void mlp_backward(Device& device, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                  const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
-                  const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
+                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> dout,
+                  Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
                   const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
+  if (e4m3) {
+    mlp_leaky_sq_e4m3_backward<T>(device, dout, acts.mlp_in, acts.hidden, e4m3, dn, dlayer.wup,
+                                  dwdown_scaled);
+    return;
+  }
   const auto down = slot_down(lora, s, {Adapter::mlp});
   adapt_up_backward<Device, T>(device, slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), dout,
                                acts.mlp_xa, dxa, slot_up(dlora, s, Adapter::mlp));
@@ -30,13 +41,14 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
                                  slot_down(dlora, s, {Adapter::mlp}));
 }
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                                         \
-  template void mlp_forward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*,  \
-                            Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>); \
-  template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*, \
-                             Tensor<const T>, const VisitActs<T>&, Tensor<const T>, Tensor<T>, \
-                             const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*,  \
-                             Tensor<T>);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                             \
+  template void mlp_forward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*,      \
+                            Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&,               \
+                            Tensor<const T>, Tensor<T>);                                           \
+  template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*,     \
+                             Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&,              \
+                             Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>, \
+                             const Lora<Accum<T>>*, Tensor<T>);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

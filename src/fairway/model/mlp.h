@@ -7,11 +7,13 @@
 namespace fairway {
 
 // From acts' mlp_in: fills hidden (where it is kept), mlp_xa and out = residual + mlp_scale⊙MLP
-// (null residual: without). `wdown_scaled`: Wdown with the scale folded in.
+// (null residual: without). `wdown_scaled`: Wdown with the scale folded in; `e4m3`: it and Wup as
+// e4m3 operands, which are then read instead (null: not).
 template <class Device, class T>
 void mlp_forward(Device& device, int s, const Layer<const T>& layer,
                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                 const VisitActs<T>& acts, Tensor<const T> residual, Tensor<T> out);
+                 const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> residual,
+                 Tensor<T> out);
 
 // From dout, the gradient of what was added: dn, that of mlp_in, is written; where there is
 // a place for them, weight gradients accumulate and adapter gradients are written. Consumes acts'
@@ -19,8 +21,8 @@ void mlp_forward(Device& device, int s, const Layer<const T>& layer,
 template <class Device, class T>
 void mlp_backward(Device& device, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                  const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
-                  const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
+                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> dout,
+                  Tensor<T> dn, const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
                   const Lora<Accum<T>>* dlora, Tensor<T> dxa);
 
 }  // namespace fairway

@@ -13,6 +13,7 @@
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/fold_scale.h"
 #include "fairway/ops/mix_norm.h"
+#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
@@ -153,6 +154,11 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
   const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
   fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
   fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
+  if (acts.mlp_e4m3) {
+    std::vector<double> ln;
+    for (int i = 0; i < c.num_layers; ++i) ln.push_back(c.ln(i));
+    mlp_e4m3_weights<T>(device, w.mlp_up_bank, acts.wdown_scaled, ln, acts.mlp_e4m3);
+  }
 
   for (int s = 0; s < net.slots(); ++s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
@@ -160,6 +166,7 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
     const Layer<const T> layer = layer_of(w, visit.layer);
     const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
     const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
+    const MlpE4m3<T> e4m3 = acts.mlp_e4m3.slice(visit.layer);
     const bool serial = visit.join == Join::serial;
     const double ln = c.ln(visit.layer);
     if (visit.skip >= 0)
@@ -171,11 +178,11 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
     if (serial) {
       attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, u, h);
       rms_norm<T>(device, h, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
-      mlp_forward<Device, T>(device, s, layer, lora, wdown, v, h, output_of(net, acts, s));
+      mlp_forward<Device, T>(device, s, layer, lora, wdown, e4m3, v, h, output_of(net, acts, s));
     } else {
       attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, {}, v.a);
       rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
-      mlp_forward<Device, T>(device, s, layer, lora, wdown, v, {}, v.m);
+      mlp_forward<Device, T>(device, s, layer, lora, wdown, e4m3, v, {}, v.m);
       const LaneJoin<T> join = lane_join_of(v, layer);
       if (s + 1 < net.slots())
         lane_join<T>(device, join, output_of(net, acts, s),
@@ -215,6 +222,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const Layer<Accum<T>> dlayer = gradients_of(dweights, visit.layer);
     const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
     const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
+    const MlpE4m3<T> e4m3 = acts.mlp_e4m3.slice(visit.layer);
     const Tensor<Accum<T>> dwo = row_of(dwo_bank, visit.layer);
     const Tensor<Accum<T>> dwdown = row_of(dwdown_bank, visit.layer);
     const double ln = c.ln(visit.layer);
@@ -231,7 +239,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 
     MixNormGradient<T> into{dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, d0, dn, dlayer, dwdown, dlora,
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, e4m3, v, d0, dn, dlayer, dwdown, dlora,
                               mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d0);  // d0 is now dh
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, attn_dn,
@@ -249,7 +257,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       else
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, v, dm, dn, dlayer, dwdown, dlora,
+      mlp_backward<Device, T>(device, s, layer, lora, wdown, e4m3, v, dm, dn, dlayer, dwdown, dlora,
                               mlp_dxa);
       rms_norm_backward<T>(device, dn, v.mlp_in, v.rstd_mlp, ln, d1);
       attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, attn_dn,

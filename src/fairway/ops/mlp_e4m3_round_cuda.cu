@@ -113,7 +113,7 @@ __global__ __launch_bounds__(kRowThreads) void round_rows_kernel(const T* x, int
   });
 }
 
-// f(kVec) with the width of accesses that a row allows.
+// f(vec), an integral constant, with the width of accesses that a row allows.
 template <class T, class F>
 void with_vector_width(int64_t width, const T* a, const T* b, F&& f) {
   if (width % kPack == 0 && aligned16(a, b))
@@ -152,8 +152,8 @@ template <class T>
 void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents) {
   const int64_t rows = x.extent(0), width = x.extent(1);
   if (rows == 0) return;
-  with_vector_width(width, x.data, x.data, [&]<int kVec>(std::integral_constant<int, kVec>) {
-    row_exponents_kernel<T, kVec>
+  with_vector_width<T>(width, x.data, x.data, [&](auto vec) {
+    row_exponents_kernel<T, decltype(vec)::value>
         <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(x.data, rows, width,
                                                                             exponents);
   });
@@ -165,9 +165,10 @@ void round_rows_to_e4m3(CudaDevice& device, Tensor<const T> x, const int32_t* ex
                         const int32_t* row_exponents, T* to) {
   const int64_t rows = x.extent(0), width = x.extent(1);
   if (rows == 0) return;
-  with_vector_width<T>(width, x.data, to, [&]<int kVec>(std::integral_constant<int, kVec>) {
-    round_rows_kernel<T, kVec><<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
-        x.data, rows, width, exponent, row_exponents, to);
+  with_vector_width<T>(width, x.data, to, [&](auto vec) {
+    round_rows_kernel<T, decltype(vec)::value>
+        <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
+            x.data, rows, width, exponent, row_exponents, to);
   });
   cuda_check_launch("round_rows_to_e4m3");
 }

@@ -31,13 +31,18 @@ TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConf
                 scratch_bytes<T>(looped, rows, rows, true), optim_scratch_bytes(shard)});
   b.scratch = arena.take<std::byte>("scratch", {static_cast<int64_t>(scratch)});
 
+  const bool float8 = train.matmul_precision == MatmulPrecision::float8;
+  const auto acts_of = [&](const Network& net) {
+    return take_acts<T>(model, net.route, rows, rows, /*for_backward=*/true, arena, nullptr,
+                        float8);
+  };
   // Both routes use the same memory; the looped one is the longer.
   const size_t mark = arena.mark();
   if (!arena.dry()) {
-    b.acts_plain = take_acts<T>(model, plain.route, rows, rows, true, arena);
+    b.acts_plain = acts_of(plain);
     arena.release(mark);
   }
-  b.acts_looped = take_acts<T>(model, looped.route, rows, rows, true, arena);
+  b.acts_looped = acts_of(looped);
   return b;
 }
 
