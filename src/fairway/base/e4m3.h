@@ -12,6 +12,11 @@
 
 namespace fairway {
 
+// In memory.
+struct e4m3 {
+  uint8_t bits = 0;
+};
+
 inline constexpr float kE4m3Max = 448.0f;
 
 // Exponents of scales are kept within this. A sum of two of them, which may be a scale too, then
@@ -47,6 +52,18 @@ FAIRWAY_HOST_DEVICE inline F round_to_e4m3(F x) {
   const F power = std::bit_cast<F>((exponent << kMantissa) & ~kSign);
   const F rounded = (magnitude + power) - power;
   return std::bit_cast<F>(std::bit_cast<Bits>(rounded) | sign);
+}
+
+// round_to_e4m3(x) in memory.
+FAIRWAY_HOST_DEVICE inline e4m3 to_e4m3(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(round_to_e4m3(x));
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  uint32_t code = 0x7F;  // NaN
+  if (magnitude < std::bit_cast<uint32_t>(0x1p-6f))
+    code = static_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p9f);
+  else if (magnitude <= std::bit_cast<uint32_t>(kE4m3Max))
+    code = (magnitude >> 20) - ((127 - 7) << 3);
+  return {static_cast<uint8_t>(bits >> 31 << 7 | code)};
 }
 
 // Q(x·2^e)·2^-e: what stands for x in a product of e4m3 operands with the scale 2^e.

@@ -14,7 +14,7 @@ sm90::WideAdapters<Config> wide_adapters(const AdapterOperands& from, int64_t ro
   for (size_t i = 0; i < Config::kPartsB; ++i) {
     if (!from.x[i]) continue;
     to.x[i] = sm90::tensor_map(from.x[i], rows, from.k, from.x_pitch);
-    to.blocks[i] = sm90::wide_ceil_div(from.k, sm90::kBlockK);
+    to.blocks[i] = sm90::wide_ceil_div(from.k, Config::kBlockK);
   }
   to.m = sm90::tensor_map_fragments(from.m, from.docs * from.width, from.k, from.k);
   to.width = static_cast<int>(from.width);

@@ -62,7 +62,7 @@ void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf1
   const sm90::WideMatrices<Config> matrices{{sm90::tensor_map(x, rows, in, in)},
                                             {sm90::tensor_map_fragments(w, out, in, in)}};
   sm90::WideSchedule schedule{};
-  schedule.k_blocks = static_cast<int>(in / sm90::kBlockK);
+  schedule.k_blocks = static_cast<int>(in / Config::kBlockK);
   const auto added = wide_adapters<Config>(adapters, rows);
   const int64_t tile_rows = adapters.row_tiles * sm90::kTileRows;
   const auto columns = static_cast<int>(out);

@@ -26,11 +26,11 @@ struct LinearThreeOperands {
     for (int i = 0; i < 3; ++i) {
       require_widths(in, out[i]);
       matrices.a[i] = sm90::tensor_map(dy[i], rows, out[i], out[i]);
-      schedule.along_k.begin[i] = static_cast<int>(k / sm90::kBlockK);
+      schedule.along_k.begin[i] = static_cast<int>(k / Config::kBlockK);
       k += out[i];
     }
     matrices.b[0] = sm90::tensor_map_fragments(w_transposed, in, k, k);
-    schedule.k_blocks = static_cast<int>(k / sm90::kBlockK);
+    schedule.k_blocks = static_cast<int>(k / Config::kBlockK);
   }
 };
 

@@ -76,8 +76,8 @@ class XentEpilogue {
 }  // namespace
 
 bool xent_logits_fits(int64_t width, int64_t vocab, double cap) {
-  return width > 0 && width % sm90::kBlockK == 0 && vocab > 0 && vocab % kTileColumns == 0 &&
-         cap <= kMostCap;
+  return width > 0 && width % sm90::WideConfig<>::kBlockK == 0 && vocab > 0 &&
+         vocab % kTileColumns == 0 && cap <= kMostCap;
 }
 
 int64_t xent_tiles(int64_t vocab) {

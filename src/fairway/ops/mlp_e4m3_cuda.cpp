@@ -1,4 +1,6 @@
-// Operands of type T that hold the rounded values, between plain products and elementwise passes.
+// bf16 on Hopper: products of e4m3 operands, whose epilogues make the next product's operands.
+// Elsewhere, operands of type T that hold the rounded values, between plain products and
+// elementwise passes.
 #include "fairway/ops/mlp_e4m3_cuda.h"
 
 #include "fairway/device/cuda_device.h"
@@ -7,6 +9,8 @@
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_e4m3.h"
+#include "fairway/ops/mlp_e4m3_sm90.cuh"
+#include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 
 namespace fairway {
 
@@ -36,12 +40,74 @@ ScaledRows<T> scaled_rows(CudaDevice& device, int64_t rows, int64_t width) {
           reinterpret_cast<int32_t*>(memory + bytes)};
 }
 
+// Hopper, and widths that its kernels have tiles for.
+template <class T>
+bool fits_sm90(const CudaDevice& device, int64_t D, int64_t F) {
+  return std::is_same_v<T, bf16> && device.capability() == 90 && cuda::mlp_e4m3_fits(D, F);
+}
+
+// A matrix of MlpE4m3 as e4m3 bytes, and its transpose.
+struct OperandPair {
+  e4m3 *straight, *transposed;
+
+  explicit OperandPair(Tensor<bf16> w)
+      : straight(reinterpret_cast<e4m3*>(w.data)), transposed(straight + w.size()) {}
+};
+
+void weights_sm90(CudaDevice& device, Tensor<const bf16> wup, Tensor<const bf16> wdown,
+                  const MlpE4m3<bf16>& to) {
+  const int64_t L = wup.extent(0), F = wup.extent(1), D = wup.extent(2);
+  const int32_t* const e = to.exponents.data;
+  cuda::mlp_e4m3_operand_weights(device.stream(), wup.data, e, kE4m3Up, L, F, D,
+                                 reinterpret_cast<e4m3*>(to.wup.data));
+  cuda::mlp_e4m3_operand_weights(device.stream(), wdown.data, e, kE4m3Down, L, D, F,
+                                 reinterpret_cast<e4m3*>(to.wdown.data));
+}
+
+void forward_sm90(CudaDevice& device, Tensor<const bf16> n, const MlpE4m3<bf16>& w,
+                  Tensor<const bf16> residual, const MlpHidden<bf16>& hidden, Tensor<bf16> y) {
+  const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  check(cuda::leaky_sq_sign_bytes(rows, F) <=
+            static_cast<size_t>(hidden.signs.size()) * sizeof(uint32_t),
+        "mlp_leaky_sq_e4m3: signs");
+  const int32_t* const e = w.exponents.data;
+  const Tensor<e4m3> in = workspace<e4m3>(device, kRowsSlot, rows, D);
+  const Tensor<e4m3> f = workspace<e4m3>(device, kHiddenSlot, rows, F);
+  cuda::mlp_e4m3_operand_n(device.stream(), n.data, e, rows, D, in.data);
+  cuda::mlp_e4m3_up(device.stream(), in.data, OperandPair(w.wup).straight, e, rows, D, F,
+                    hidden.z.data, f.data, hidden.signs.data);
+  cuda::mlp_e4m3_down(device.stream(), f.data, OperandPair(w.wdown).straight, e, residual.data,
+                      rows, D, F, y.data);
+}
+
+void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
+                   const MlpHidden<bf16>& hidden, const MlpE4m3<bf16>& w, Tensor<bf16> dn,
+                   Tensor<float> dwup, Tensor<float> dwdown) {
+  const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  const int32_t* const e = w.exponents.data;
+  linear_backward_weight<bf16>(device, dm, hidden.z, dwdown);
+  const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D);
+  const Tensor<e4m3> dz = workspace<e4m3>(device, kHiddenSlot, rows, F);
+  cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
+  cuda::mlp_e4m3_down_backward(device.stream(), in.x.data, in.exponents,
+                               OperandPair(w.wdown).transposed, e, hidden.signs.data, rows, D, F,
+                               hidden.z.data, dz.data);
+  linear_backward_weight<bf16>(device, hidden.z, n, dwup);
+  cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, OperandPair(w.wup).transposed,
+                             e, rows, D, F, dn.data);
+}
+
 }  // namespace
 
 template <class T>
 void mlp_e4m3_weights(CudaDevice& device, Tensor<const T> wup, Tensor<const T> wdown,
                       std::span<const double> ln, const MlpE4m3<T>& to) {
   mlp_e4m3_exponents<T>(device, wup, wdown, ln, to.exponents);
+  if constexpr (std::is_same_v<T, bf16>)
+    if (fits_sm90<T>(device, wup.extent(2), wup.extent(1))) {
+      weights_sm90(device, wup, wdown, to);
+      return;
+    }
   for (int64_t i = 0; i < wup.extent(0); ++i) {
     const MlpE4m3<T> layer = to.slice(i);
     const int32_t* const e = layer.exponents.data;
@@ -54,6 +120,11 @@ template <class T>
 void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& w,
                        Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  if constexpr (std::is_same_v<T, bf16>)
+    if (fits_sm90<T>(device, D, F)) {
+      forward_sm90(device, n, w, residual, hidden, y);
+      return;
+    }
   const int32_t* const e = w.exponents.data;
   const Tensor<T> in = workspace<T>(device, kRowsSlot, rows, D);
   round_rows_to_e4m3<T>(device, n, e + kE4m3N, nullptr, in.data);
@@ -74,6 +145,11 @@ void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<c
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
                                 Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  if constexpr (std::is_same_v<T, bf16>)
+    if (fits_sm90<T>(device, D, F)) {
+      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown);
+      return;
+    }
   const Tensor<T> hidden_rows = workspace<T>(device, kHiddenSlot, rows, F);
   const Tensor<T>& z = hidden.z;
   if constexpr (std::is_same_v<T, bf16>) {

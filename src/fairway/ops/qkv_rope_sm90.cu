@@ -130,7 +130,7 @@ void qkv_rope(cudaStream_t stream, const QkvRope& op, const AdapterOperands* ada
          sm90::tensor_map_fragments(op.wk, kv, op.width, op.width),
          sm90::tensor_map_fragments(op.wv, kv, op.width, op.width)}};
     sm90::WideSchedule schedule{};
-    schedule.k_blocks = static_cast<int>(op.width / sm90::kBlockK);
+    schedule.k_blocks = static_cast<int>(op.width / Config::kBlockK);
     schedule.along_n.begin[1] = static_cast<int>(op.heads);
     schedule.along_n.begin[2] = static_cast<int>(op.heads + op.kv_heads);
     sm90::WideAdapters<Config> added{};

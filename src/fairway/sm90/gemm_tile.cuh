@@ -11,7 +11,6 @@ namespace fairway::sm90 {
 
 constexpr int kGemmThreads = 384;  // a producer and two consumer warpgroups
 constexpr int kTileRows = 128;
-constexpr int kBlockK = 64;
 constexpr int kMaxParts = 3;  // of an operand
 
 // What an epilogue may know of a thread's place in a tile.

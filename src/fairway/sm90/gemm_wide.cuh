@@ -2,9 +2,9 @@
 // producer warp that feeds shared memory through the bulk tensor copy engine, two consumer
 // warpgroups of 64 rows each, and an epilogue between the accumulators and memory.
 //
-// A is [M, K], B is [N, K], both bf16 and contiguous along K; sums are float, along K in order; an
-// element's bits depend on its row of A, its row of B and the configuration alone. A may lie in
-// several matrices beside each other along K, B in several below each other along N.
+// A is [M, K], B is [N, K], both bf16 or both e4m3 and contiguous along K; sums are float, along K
+// in order; an element's bits depend on its row of A, its row of B and the configuration alone. A
+// may lie in several matrices beside each other along K, B in several below each other along N.
 //
 // The consumers share every stage but nothing else: while one is in its epilogue the other has the
 // tensor cores to itself, as far as the stages let it lag. An epilogue's length is what counts, so
@@ -30,6 +30,8 @@
 
 #include <cuda_bf16.h>
 
+#include <type_traits>
+
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/sm90/cluster.cuh"
@@ -46,16 +48,19 @@ namespace fairway::sm90 {
 // all.
 constexpr int kCluster = 2;
 
-// In how many matrices A and B lie, and whether there are adapters.
-template <int parts_a = 1, int parts_b = 1, bool adapted = false>
+// In how many matrices A and B lie, whether there are adapters, and the type of the operands'
+// elements.
+template <int parts_a = 1, int parts_b = 1, bool adapted = false, class element = bf16>
 struct WideConfig {
+  using Element = element;
+  static constexpr int kBlockK = kBoxWidth<Element>;  // elements of a stage along K
   static constexpr int kPartsA = parts_a, kPartsB = parts_b;
   static constexpr bool kAdapted = adapted;
   static constexpr int kTileColumns = 256;
   static constexpr int kStages = 4;
   static constexpr int kChunks = kTileColumns / kBox;
-  static constexpr int kBytesA = kTileRows * kBlockK * 2;
-  static constexpr int kBytesB = kTileColumns * kBlockK * 2;
+  static constexpr int kBytesA = kTileRows * kBoxRowBytes;
+  static constexpr int kBytesB = kTileColumns * kBoxRowBytes;
   // Registers of a producer and of a consumer thread, of 3 x 168 in all.
   static constexpr bool kOneProduct = parts_a * parts_b == 1 && !adapted;
   static constexpr int kProducerRegisters = kOneProduct ? 24 : 40;
@@ -82,12 +87,12 @@ template <class Config>
 struct WideAdapters<Config, true> {
   CUtensorMap x[Config::kPartsB];  // tensor_map: rows like A's
   CUtensorMap m;                   // tensor_map_fragments of [documents · width, K]
-  int blocks[Config::kPartsB];     // of 64 along K; none where there is no adapter
+  int blocks[Config::kPartsB];     // along K; none where there is no adapter
   int width;                       // rows of m for a document: C's columns
   const RowTile* tiles;            // [row_groups · kCluster], on the device
 };
 
-// Where each matrix of several begins, in blocks or boxes of 64.
+// Where each matrix of several begins: along K in blocks, along N in boxes of 64.
 struct WideParts {
   int begin[kMaxParts] = {0, INT32_MAX, INT32_MAX};
 };
@@ -95,7 +100,7 @@ struct WideParts {
 struct WideSchedule {
   int column_tiles;
   int row_groups;  // a row tile per block of the cluster
-  int k_blocks;    // blocks of 64 along K
+  int k_blocks;    // of Config::kBlockK
   WideParts along_k, along_n;
 };
 
@@ -192,14 +197,15 @@ __device__ __forceinline__ void wide_load(WideShared<Config>& shared, int stage,
   const WidePart a = wide_part<Config::kPartsA>(schedule.along_k, block);
 #pragma unroll
   for (int i = 0; i < kTileRows / kBox; ++i)
-    tma_load_2d(shared.a[stage] + i * kBoxBytes, &matrices.a[a.index], full, a.offset * kBlockK,
-                row + i * kBox);
+    tma_load_2d(shared.a[stage] + i * kBoxBytes, &matrices.a[a.index], full,
+                a.offset * Config::kBlockK, row + i * kBox);
 #pragma unroll
   for (int i = 0; i < kBoxesB; ++i) {
     const int box = rank * kBoxesB + i;
     const WidePart b = wide_part<Config::kPartsB>(schedule.along_n, column / kBox + box);
     tma_load_5d_multicast(shared.b[stage] + box * kBoxBytes, &matrices.b[b.index], full,
-                          block * kBlockK, 0, 0, 0, b.offset * (kBox / kFragmentRows), kAll);
+                          block * Config::kBlockK, 0, 0, 0, b.offset * (kBox / kFragmentRows),
+                          kAll);
   }
 }
 
@@ -213,13 +219,13 @@ __device__ __forceinline__ void wide_load_adapter(WideShared<Config>& shared, in
   mbarrier_arrive_expect(full, Config::kBytesA + Config::kBytesB);
 #pragma unroll
   for (int i = 0; i < kTileRows / kBox; ++i)
-    tma_load_2d(shared.a[stage] + i * kBoxBytes, &adapters.x[adapter], full, block * kBlockK,
-                tile.begin + i * kBox);
+    tma_load_2d(shared.a[stage] + i * kBoxBytes, &adapters.x[adapter], full,
+                block * Config::kBlockK, tile.begin + i * kBox);
   const int row = tile.doc * adapters.width + column;
 #pragma unroll
   for (int i = 0; i < Config::kTileColumns / kBox; ++i)
-    tma_load_5d(shared.b[stage] + i * kBoxBytes, &adapters.m, full, block * kBlockK, 0, 0, 0,
-                (row + i * kBox) / kFragmentRows);
+    tma_load_5d(shared.b[stage] + i * kBoxBytes, &adapters.m, full, block * Config::kBlockK, 0, 0,
+                0, (row + i * kBox) / kFragmentRows);
 }
 
 // The producer thread.
@@ -250,16 +256,22 @@ __device__ __forceinline__ void wide_produce(WideShared<Config>& shared,
 }
 
 // acc (+)= a block of A times a block of B: issues and commits, without waiting.
+template <class Element>
 __device__ __forceinline__ void wide_issue_block(float (&acc)[128], const uint8_t* a,
                                                  const uint8_t* b, bool accumulate) {
-  constexpr uint32_t kStep = 32;  // bytes of 16 along K
+  constexpr int kStep = 32;  // bytes of one instruction along K
   const uint64_t desc_a = wgmma_descriptor_k(shared_address(a));
   const uint64_t desc_b = wgmma_descriptor_k(shared_address(b));
   wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < kBlockK / 16; ++step)
-    wgmma_m64n256k16<0, 0>(acc, wgmma_advance(desc_a, step * kStep),
-                           wgmma_advance(desc_b, step * kStep), accumulate || step > 0);
+  for (int step = 0; step < kBoxRowBytes / kStep; ++step) {
+    const uint64_t a_step = wgmma_advance(desc_a, step * kStep);
+    const uint64_t b_step = wgmma_advance(desc_b, step * kStep);
+    if constexpr (std::is_same_v<Element, bf16>)
+      wgmma_m64n256k16<0, 0>(acc, a_step, b_step, accumulate || step > 0);
+    else
+      wgmma_m64n256k32_e4m3(acc, a_step, b_step, accumulate || step > 0);
+  }
   wgmma_commit();
 }
 
@@ -279,8 +291,8 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
                                               int consumer, int lane, const Early& early) {
   const auto issue = [&](bool accumulate) {
     mbarrier_wait(&shared.full[ring.stage], ring.parity);
-    wide_issue_block(acc, shared.a[ring.stage] + consumer * kBoxBytes, shared.b[ring.stage],
-                     accumulate);
+    wide_issue_block<typename Config::Element>(acc, shared.a[ring.stage] + consumer * kBoxBytes,
+                                               shared.b[ring.stage], accumulate);
   };
   issue(false);
   int previous = ring.stage;

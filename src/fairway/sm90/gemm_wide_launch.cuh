@@ -68,13 +68,13 @@ void wide_launch(cudaStream_t stream, const WideMatrices<Config>& matrices, int6
 }
 
 // The same for C [m, n] = A [m, k] Bᵀ, B [n, k]: operands in one piece.
-template <class Epilogue>
-void wide_launch(cudaStream_t stream, const bf16* a, const bf16* b, int64_t m, int64_t n, int64_t k,
-                 const typename Epilogue::Params& params) {
-  using Config = WideConfig<>;
+template <class Epilogue, class Element>
+void wide_launch(cudaStream_t stream, const Element* a, const Element* b, int64_t m, int64_t n,
+                 int64_t k, const typename Epilogue::Params& params) {
+  using Config = WideConfig<1, 1, false, Element>;
   const WideMatrices<Config> matrices{{tensor_map(a, m, k, k)}, {tensor_map_fragments(b, n, k, k)}};
   WideSchedule schedule{};
-  schedule.k_blocks = static_cast<int>(k / kBlockK);
+  schedule.k_blocks = static_cast<int>(k / Config::kBlockK);
   wide_launch<Config, Epilogue>(stream, matrices, m, n, schedule, params);
 }
 

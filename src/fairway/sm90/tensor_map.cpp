@@ -19,15 +19,22 @@ decltype(&cuTensorMapEncodeTiled) find_encoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-CUtensorMap encode(const bf16* matrix, uint32_t rank, const cuuint64_t* sizes,
+// An element type as the encoder names it. The engine only moves e4m3, and zero is zero bits.
+template <class T>
+constexpr CUtensorMapDataType kDataType = CU_TENSOR_MAP_DATA_TYPE_UINT8;
+template <>
+constexpr CUtensorMapDataType kDataType<bf16> = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+
+template <class T>
+CUtensorMap encode(const T* matrix, uint32_t rank, const cuuint64_t* sizes,
                    const cuuint64_t* stride_bytes, const cuuint32_t* box,
                    CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   static const auto encoder = find_encoder();
   const cuuint32_t element_strides[5] = {1, 1, 1, 1, 1};
   CUtensorMap map;
   const CUresult result =
-      encoder(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<bf16*>(matrix), sizes,
-              stride_bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+      encoder(&map, kDataType<T>, rank, const_cast<T*>(matrix), sizes, stride_bytes, box,
+              element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   require(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error {} ({} columns, stride {} bytes)",
           static_cast<int>(result), sizes[0], stride_bytes[0]);
@@ -35,10 +42,11 @@ CUtensorMap encode(const bf16* matrix, uint32_t rank, const cuuint64_t* sizes,
 }
 
 // Of boxes of `box_columns` columns.
-CUtensorMap encode_2d(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
-                      int box_rows, int box_columns, CUtensorMapSwizzle swizzle) {
+template <class T>
+CUtensorMap encode_2d(const T* matrix, int64_t rows, int64_t columns, int64_t stride, int box_rows,
+                      int box_columns, CUtensorMapSwizzle swizzle) {
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride_bytes[1] = {static_cast<cuuint64_t>(stride) * sizeof(bf16)};
+  const cuuint64_t stride_bytes[1] = {static_cast<cuuint64_t>(stride) * sizeof(T)};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_columns),
                              static_cast<cuuint32_t>(box_rows)};
   return encode(matrix, 2, sizes, stride_bytes, box, swizzle);
@@ -46,25 +54,34 @@ CUtensorMap encode_2d(const bf16* matrix, int64_t rows, int64_t columns, int64_t
 
 }  // namespace
 
-CUtensorMap tensor_map(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride,
+template <class T>
+CUtensorMap tensor_map(const T* matrix, int64_t rows, int64_t columns, int64_t stride,
                        int box_rows) {
-  return encode_2d(matrix, rows, columns, stride, box_rows, kBox, CU_TENSOR_MAP_SWIZZLE_128B);
+  return encode_2d(matrix, rows, columns, stride, box_rows, kBoxWidth<T>,
+                   CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 CUtensorMap tensor_map_narrow(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride) {
   return encode_2d(matrix, rows, columns, stride, kBox, kNarrowBox, CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
-CUtensorMap tensor_map_fragments(const bf16* matrix, int64_t rows, int64_t columns,
-                                 int64_t stride) {
+template <class T>
+CUtensorMap tensor_map_fragments(const T* matrix, int64_t rows, int64_t columns, int64_t stride) {
   check(rows % kFragmentRows == 0, "tensor_map_fragments: rows");
-  const auto row = static_cast<cuuint64_t>(stride) * sizeof(bf16);
+  const auto row = static_cast<cuuint64_t>(stride) * sizeof(T);
   // Innermost first: column, e, q, j, and the group of 32 rows.
   const cuuint64_t sizes[5] = {static_cast<cuuint64_t>(columns), 2, 4, 4,
                                static_cast<cuuint64_t>(rows / kFragmentRows)};
   const cuuint64_t stride_bytes[4] = {row, 8 * row, 2 * row, kFragmentRows * row};
-  const cuuint32_t box[5] = {kBox, 2, 4, 4, kBox / kFragmentRows};
+  const cuuint32_t box[5] = {kBoxWidth<T>, 2, 4, 4, kBox / kFragmentRows};
   return encode(matrix, 5, sizes, stride_bytes, box);
 }
+
+#define FAIRWAY_INSTANTIATE(T)                                               \
+  template CUtensorMap tensor_map(const T*, int64_t, int64_t, int64_t, int); \
+  template CUtensorMap tensor_map_fragments(const T*, int64_t, int64_t, int64_t);
+FAIRWAY_INSTANTIATE(bf16)
+FAIRWAY_INSTANTIATE(e4m3)
+#undef FAIRWAY_INSTANTIATE
 
 }  // namespace fairway::sm90

@@ -1,11 +1,14 @@
-// wgmma: D[64, N] (+)= A[64, 16] B[16, N] in bf16 with float accumulators, issued by the four warps
-// of a warpgroup. Thread t's accumulator d[4 j + 2 h + e] is
+// wgmma: D[64, N] (+)= A[64, 16] B[16, N] in bf16, or A[64, 32] B[32, N] in e4m3, with float
+// accumulators, issued by the four warps of a warpgroup. Thread t's accumulator d[4 j + 2 h + e] is
 //   row 16 (t / 32) + 8 h + t % 32 / 4, column 8 j + 2 (t % 4) + e.
 // A fragment of A in registers is laid out alike: a[2 j + h] packs e = 0 (low) and 1 of row half h.
 //
 // Use: wgmma_fence(), any number of wgmma calls, wgmma_commit(); the accumulators may be read after
 // wgmma_wait<0>(). `accumulate` false overwrites D. kTransA/kTransB: 0 for an operand that is
-// contiguous along K, 1 for one contiguous along M or N.
+// contiguous along K, 1 for one contiguous along M or N; e4m3 operands are contiguous along K.
+//
+// With e4m3 operands the accumulators keep fewer bits than a float has between two instructions:
+// what is added is cut off some 13 bits below the largest of the terms and the sum so far.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +17,12 @@
 
 namespace fairway::sm90 {
 
-// Operands in shared memory, as TMA writes boxes of 64 elements (128 bytes) x r rows with 128-byte
-// swizzle: row i of a box lies at 128 i, its 16-byte pieces exchanged by i % 8. A box starts at a
-// multiple of 1,024 bytes.
+// Operands in shared memory, as TMA writes boxes of 128 bytes (64 elements of bf16) x r rows with
+// 128-byte swizzle: row i of a box lies at 128 i, its 16-byte pieces exchanged by i % 8. A box
+// starts at a multiple of 1,024 bytes.
 //
-// Contiguous along K: rows are M or N; 16 further along K is 32 bytes further. A tile's rows lie in
-// one box or in boxes that follow each other.
+// Contiguous along K: rows are M or N; 16 further along K (e4m3: 32) is 32 bytes further. A tile's
+// rows lie in one box or in boxes that follow each other.
 __device__ __forceinline__ uint64_t wgmma_descriptor_k(uint32_t address) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   // From one group of 8 rows to the next.
@@ -112,6 +115,17 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                                   \
           "r"(static_cast<int>(accumulate)), "n"(kTransB));                                     \
   }
+// A and B from shared memory, in e4m3.
+#define FAIRWAY_WGMMA_SS_E4M3(N, D, F, A, B, P)                                                \
+  __device__ __forceinline__ void wgmma_m64n##N##k32_e4m3(float (&d)[N / 2], uint64_t a,        \
+                                                          uint64_t b, bool accumulate) {        \
+    asm volatile(                                                                               \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                          \
+        "wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" D "}, "                    \
+        A ", " B ", p, 1, 1;\n}"                                                                \
+        : F(d, 0)                                                                               \
+        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));                                   \
+  }
 
 FAIRWAY_WGMMA_SS(32, FAIRWAY_D16, FAIRWAY_F16, "%16", "%17", "%18", "%19", "%20")
 FAIRWAY_WGMMA_SS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36")
@@ -119,7 +133,9 @@ FAIRWAY_WGMMA_SS(96, FAIRWAY_D48, FAIRWAY_F48, "%48", "%49", "%50", "%51", "%52"
 FAIRWAY_WGMMA_SS(128, FAIRWAY_D64, FAIRWAY_F64, "%64", "%65", "%66", "%67", "%68")
 FAIRWAY_WGMMA_SS(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132")
 FAIRWAY_WGMMA_RS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
+FAIRWAY_WGMMA_SS_E4M3(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130")
 
+#undef FAIRWAY_WGMMA_SS_E4M3
 #undef FAIRWAY_WGMMA_RS
 #undef FAIRWAY_WGMMA_SS
 #undef FAIRWAY_F128

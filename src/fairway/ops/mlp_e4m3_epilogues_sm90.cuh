@@ -1,0 +1,223 @@
+// The MLP's epilogues behind products of e4m3 operands. What an operand was multiplied by is undone
+// on the sums; what becomes an operand of the next product is written twice, rounded to bf16 and
+// from there to e4m3.
+#pragma once
+
+#include "fairway/base/e4m3_cuda.cuh"
+#include "fairway/ops/leaky_sq_epilogues_sm90.cuh"
+#include "fairway/ops/mlp_e4m3.h"
+#include "fairway/sm90/gemm_wide.cuh"
+#include "fairway/sm90/prefetch.cuh"
+
+namespace fairway::cuda {
+
+__device__ __forceinline__ uint4 pack_bf16_8(const float (&v)[8]) {
+  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
+                    pack_bf16(v[6], v[7]));
+}
+
+// The exponents of a thread's two rows of a matrix of `rows`; 0 outside of it.
+struct RowExponents {
+  int32_t of[2];
+
+  __device__ __forceinline__ void load(const int32_t* exponents, int rows,
+                                       const sm90::TileElements& at) {
+    const int row = rows - at.rows_left;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      of[half] = 8 * half < at.rows_left ? __ldg(exponents + row + 8 * half) : 0;
+  }
+};
+
+// z → f in bf16, the signs of z, and f as an operand.
+class LeakySqE4m3Epilogue {
+ public:
+  struct Params {
+    bf16* f;
+    e4m3* f_operand;
+    int rows, columns;
+    uint4* signs;              // [GemmTileAt::slot]
+    const int32_t* exponents;  // [kE4m3Exponents]
+  };
+
+  __device__ __forceinline__ LeakySqE4m3Epilogue(const Params& params, const GemmTileAt& at)
+      : params_(params), at_(at, params.rows, params.columns), slot_(at.slot) {}
+
+  __device__ __forceinline__ void early() {
+    scale_z_ = power_of_two(-__ldg(params_.exponents + kE4m3N)) *
+               power_of_two(-__ldg(params_.exponents + kE4m3Up));
+    scale_f_ = power_of_two(__ldg(params_.exponents + kE4m3F));
+  }
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
+    uint32_t word = 0;
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float z = v[p][i] * scale_z_;
+        word = __funnelshift_l(__float_as_uint(z), word, 1);
+        const float leaky = fmaxf(z, 0.5f * z);
+        v[p][i] = leaky * leaky;
+      }
+      const uint4 f = pack_bf16_8(v[p]);
+      const uint2 operand = e4m3_of_bf16(f, scale_f_);
+      if (at_.valid(c, p)) {
+        *reinterpret_cast<uint4*>(params_.f + at_.offset(c, p)) = f;
+        *reinterpret_cast<uint2*>(params_.f_operand + at_.offset(c, p)) = operand;
+      }
+    }
+    signs_.word[c] = word;
+  }
+
+  __device__ __forceinline__ void finish() {
+    params_.signs[slot_] = {signs_.word[0], signs_.word[1], signs_.word[2], signs_.word[3]};
+  }
+
+ private:
+  const Params& params_;
+  sm90::TileElements at_;
+  int64_t slot_;
+  float scale_z_, scale_f_;
+  Signs signs_;
+};
+
+// df → dz in bf16, in f's place, and dz as an operand.
+class LeakySqE4m3BackwardEpilogue {
+ public:
+  struct Params {
+    bf16* f_to_dz;
+    e4m3* dz_operand;
+    int rows, columns;
+    const uint4* signs;
+    const int32_t* exponents;     // [kE4m3Exponents]
+    const int32_t* dm_exponents;  // [rows]
+  };
+
+  __device__ __forceinline__ LeakySqE4m3BackwardEpilogue(const Params& params, const GemmTileAt& at)
+      : params_(params), at_(at, params.rows, params.columns) {
+    const uint4 signs = __ldg(params.signs + at.slot);
+    signs_ = {signs.x, signs.y, signs.z, signs.w};
+  }
+
+  __device__ __forceinline__ void early() {
+#pragma unroll
+    for (int c = 0; c < 3; ++c) load(c);
+      // The last chunk has no registers until the first is done. A thread's 16-byte pieces of one
+      // row lie in one line of 128 bytes.
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (at_.valid(3, half)) sm90::prefetch_l2(params_.f_to_dz + at_.offset(3, half));
+    dm_.load(params_.dm_exponents, params_.rows, at_);
+    down_ = __ldg(params_.exponents + kE4m3Down);
+    dz_ = __ldg(params_.exponents + kE4m3Dz);
+  }
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
+    if (c == 1) load(3);
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const float scale = power_of_two(-(dm_.of[p % 2] + down_));
+      const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        // unpack_bf16; without `zero` the compiler does it, and so waits for the loads, between the
+        // first products.
+        const float low = __uint_as_float(pairs[i / 2] * 0x10000u + zero);
+        const float high = __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+        v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i, scale);
+        v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1, scale);
+      }
+      const uint4 dz = pack_bf16_8(v[p]);
+      const uint2 operand = e4m3_of_bf16(dz, power_of_two(dm_.of[p % 2] + dz_));
+      if (at_.valid(c, p)) {
+        *reinterpret_cast<uint4*>(params_.f_to_dz + at_.offset(c, p)) = dz;
+        *reinterpret_cast<uint2*>(params_.dz_operand + at_.offset(c, p)) = operand;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void finish() {}
+
+ private:
+  __device__ __forceinline__ void load(int c) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p)
+      in_[c][p] = sm90::load_global_16(params_.f_to_dz + at_.offset(c, p), at_.valid(c, p));
+  }
+  // f'(z) over the root of f(z), times `scale`.
+  __device__ __forceinline__ float slope(int c, int bit, float scale) const {
+    return (signs_.word[c] & (0x80000000u >> bit)) != 0 ? -scale : 2.0f * scale;
+  }
+
+  const Params& params_;
+  sm90::TileElements at_;
+  RowExponents dm_;
+  int32_t down_, dz_;
+  Signs signs_;
+  uint4 in_[4][4];
+};
+
+// The sums by themselves, or with a residual, in bf16.
+template <bool kResidual, bool kOfRows>
+class ScaledE4m3Epilogue {
+ public:
+  struct Params {
+    const bf16* residual;
+    bf16* c;  // may be the residual
+    int rows, columns;
+    const int32_t* exponents;      // [kE4m3Exponents]
+    E4m3Exponent a, b;             // the operands'
+    const int32_t* row_exponents;  // [rows] added to a's
+  };
+
+  __device__ __forceinline__ ScaledE4m3Epilogue(const Params& params, const GemmTileAt& at)
+      : params_(params), at_(at, params.rows, params.columns) {}
+
+  __device__ __forceinline__ void early() {
+    if constexpr (kResidual) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+#pragma unroll
+        for (int p = 0; p < 4; ++p)
+          in_[c][p] = sm90::load_global_16(params_.residual + at_.offset(c, p), at_.valid(c, p));
+    }
+    if constexpr (kOfRows) rows_.load(params_.row_exponents, params_.rows, at_);
+    a_ = __ldg(params_.exponents + params_.a);
+    b_ = __ldg(params_.exponents + params_.b);
+  }
+
+  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const int a = kOfRows ? a_ + rows_.of[p % 2] : a_;
+      const float scale = power_of_two(-a) * power_of_two(-b_);
+      if constexpr (kResidual) {
+        const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+#pragma unroll
+        for (int i = 0; i < 8; i += 2) {
+          // unpack_bf16, kept behind the products by `zero`.
+          const float low = __uint_as_float(pairs[i / 2] * 0x10000u + zero);
+          const float high = __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+          v[p][i] = fmaf(v[p][i], scale, low);
+          v[p][i + 1] = fmaf(v[p][i + 1], scale, high);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[p][i] *= scale;
+      }
+      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.valid(c, p));
+    }
+  }
+
+  __device__ __forceinline__ void finish() {}
+
+ private:
+  const Params& params_;
+  sm90::TileElements at_;
+  RowExponents rows_;
+  int32_t a_, b_;
+  uint4 in_[kResidual ? 4 : 1][4];
+};
+
+}  // namespace fairway::cuda
