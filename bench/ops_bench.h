@@ -101,8 +101,8 @@ struct OpsBench {
   const V pl = vec({2, 2}), rl = vec({2}), dpl = vec({2, 2}), drl = vec({2});
   const F table = take({vocab, D}), wq = take({D, D}), wk = take({kv, D}), wv = take({kv, D}),
           wup = take({hidden, D}), wdown = take({D, hidden});
-  const V dtable = vec({vocab, D}), dwq = vec({D, D}), dwup = vec({hidden, D}),
-          dwdown = vec({D, hidden});
+  const V dtable = vec({vocab, D}), dwq = vec({D, D}), dwk = vec({kv, D}), dwv = vec({kv, D}),
+          dwup = vec({hidden, D}), dwdown = vec({D, hidden});
   const F zf = take({T, hidden});
   const F logits = take({head_rows, vocab});
   const V nll = vec({head_rows}), weight = vec({head_rows});

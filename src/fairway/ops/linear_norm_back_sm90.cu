@@ -142,7 +142,7 @@ void linear_norm_back(cudaStream_t stream, const LinearNormBack& op,
         {sm90::tensor_map(op.dy, op.rows, op.out, op.out)},
         {sm90::tensor_map_fragments(op.w_transposed, op.in, op.out, op.out)}};
     sm90::WideSchedule schedule{};
-    schedule.k_blocks = static_cast<int>(op.out / sm90::kBlockK);
+    schedule.k_blocks = static_cast<int>(op.out / Config::kBlockK);
     sm90::WideAdapters<Config> added{};
     int64_t rows = op.rows;
     if constexpr (kAdapted) {

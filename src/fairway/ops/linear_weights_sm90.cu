@@ -51,13 +51,13 @@ __device__ __forceinline__ void produce(WideShared<Config>& shared, const Gradie
     for (int i = 0; i < kTileRows / kBox; ++i) {
       const WidePart dy = wide_part<3>(g.along_m, unit.row_tile * (kTileRows / kBox) + i);
       tma_load_2d(shared.a[ring.stage] + i * kBoxBytes, &g.dy[dy.index], full, dy.offset * kBox,
-                  k * kBlockK);
+                  k * Config::kBlockK);
     }
 #pragma unroll
     for (int i = 0; i < kBoxesB; ++i) {
       const int box = rank * kBoxesB + i;
       tma_load_2d_multicast(shared.b[ring.stage] + box * kBoxBytes, &g.x, full,
-                            unit.column + box * kBox, k * kBlockK, kAll);
+                            unit.column + box * kBox, k * Config::kBlockK, kAll);
     }
     ring.next();
   }
@@ -76,7 +76,7 @@ __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradie
     const uint64_t b = wgmma_descriptor_mn(shared_address(shared.b[ring.stage]), kBoxBytes);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < kBlockK / 16; ++step)
+    for (int step = 0; step < Config::kBlockK / 16; ++step)
       wgmma_m64n256k16<1, 1>(acc, wgmma_advance(a, step * kStep), wgmma_advance(b, step * kStep),
                              true);
     wgmma_commit();
@@ -169,7 +169,7 @@ int linear_three_backward_weight_slices(const WeightGradients& g) {
   cuda_check(cudaGetDevice(&device), "cudaGetDevice");
   cuda_check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
              "multiprocessors");
-  const int blocks = wide_ceil_div(g.rows, kBlockK);
+  const int blocks = wide_ceil_div(g.rows, Config::kBlockK);
   return std::clamp(processors / (kCluster * tiles(g)), 1, std::max(blocks, 1));
 }
 
@@ -200,7 +200,7 @@ void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& fr
   g.row_groups = wide_ceil_div(m, kCluster * kTileRows);
   g.column_tiles = wide_ceil_div(from.in, Config::kTileColumns);
   g.slices = slices;
-  g.k_blocks = wide_ceil_div(from.rows, kBlockK);
+  g.k_blocks = wide_ceil_div(from.rows, Config::kBlockK);
   g.partial = partial;
 
   constexpr int kBytes = sizeof(WideShared<Config>);

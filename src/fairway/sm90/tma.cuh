@@ -52,16 +52,6 @@ __device__ __forceinline__ void tma_load_5d_multicast(void* to, const CUtensorMa
       : "memory");
 }
 
-__device__ __forceinline__ void tma_load_2d_multicast(void* to, const CUtensorMap* map,
-                                                      uint64_t* bar, int x, int y,
-                                                      uint16_t blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "h"(blocks)
-      : "memory");
-}
-
 // Brings a box into the L2 cache.
 __device__ __forceinline__ void tma_prefetch_2d(const CUtensorMap* map, int x, int y) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x),
