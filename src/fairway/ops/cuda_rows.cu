@@ -10,6 +10,7 @@ __global__ __launch_bounds__(kWarp* kSlices) void add_partials_kernel(const floa
                                                                       int64_t count, int64_t n0,
                                                                       float* out0, int64_t n1,
                                                                       float* out1) {
+  wait_for_earlier_kernels();
   const int x = static_cast<int>(threadIdx.x), slice = static_cast<int>(threadIdx.y);
   const int64_t width = n0 + n1, column = static_cast<int64_t>(blockIdx.x) * kWarp + x;
   const int64_t per_slice = (count + kSlices - 1) / kSlices, begin = slice * per_slice;
@@ -33,8 +34,8 @@ __global__ __launch_bounds__(kWarp* kSlices) void add_partials_kernel(const floa
 void add_partials(CudaDevice& device, const float* partials, int64_t count, int64_t n0, float* out0,
                   int64_t n1, float* out1) {
   if (count == 0 || n0 + n1 == 0 || (out0 == nullptr && out1 == nullptr)) return;
-  add_partials_kernel<<<grid(ceil_div(n0 + n1, kWarp)), dim3(kWarp, kSlices), 0, device.stream()>>>(
-      partials, count, n0, out0, n1, out1);
+  launch_dependent(device.stream(), add_partials_kernel, grid(ceil_div(n0 + n1, kWarp)),
+                   dim3(kWarp, kSlices), 0, partials, count, n0, out0, n1, out1);
   cuda_check_launch("add_partials");
 }
 

@@ -17,6 +17,7 @@
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/add_partials.h"
 #include "fairway/ops/instantiate.h"
 
@@ -218,6 +219,7 @@ template <class T, int kVec, class Op>
 __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows, int64_t D,
                                                              int64_t rows_per_block,
                                                              float* sums_out, float* scalars_out) {
+  wait_for_earlier_kernels();
   constexpr int kIn = Op::kIn, kOut = Op::kOut, kSums = Op::kSums, kScalars = Op::kScalars;
   // Rows in flight: as many as leave two blocks a multiprocessor their registers.
   constexpr int kTensors = (kIn + kOut) * static_cast<int>(sizeof(T)) / 2;
@@ -324,11 +326,11 @@ ColumnSums run_columns(CudaDevice& device, const Op& op, int64_t rows, int64_t D
   }
   const dim3 blocks(grid(result.blocks), grid(tiles)), threads(kColumnThreads, kColumnRows);
   if (packs)
-    column_kernel<T, kPack><<<blocks, threads, 0, device.stream()>>>(op, rows, D, rows_per_block,
-                                                                     result.sums, result.scalars);
+    launch_dependent(device.stream(), column_kernel<T, kPack, Op>, blocks, threads, 0, op, rows, D,
+                     rows_per_block, result.sums, result.scalars);
   else
-    column_kernel<T, 1><<<blocks, threads, 0, device.stream()>>>(op, rows, D, rows_per_block,
-                                                                 result.sums, result.scalars);
+    launch_dependent(device.stream(), column_kernel<T, 1, Op>, blocks, threads, 0, op, rows, D,
+                     rows_per_block, result.sums, result.scalars);
   cuda_check_launch(name);
   return result;
 }

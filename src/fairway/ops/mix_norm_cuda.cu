@@ -17,6 +17,7 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_kernel(const T* x, const
                                                                const float* mix, int64_t rows,
                                                                int64_t D, float eps, float scale,
                                                                T* u, float* rstd_out, T* n) {
+  wait_for_earlier_kernels();
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
@@ -66,6 +67,7 @@ struct Gradient {
 template <class T, int kVec, int kChunks, bool kDu, bool kPlus, bool kWithMix>
 __global__ __launch_bounds__(kRowThreads,
                              sizeof(T) == 2 ? 2 : 1) void mix_norm_backward_kernel(Gradient<T> p) {
+  wait_for_earlier_kernels();
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -218,10 +220,10 @@ void mix_norm(CudaDevice& device, Tensor<const T> x, Tensor<const T> x0, Tensor<
   if (rows == 0) return;
   const bool packs = D % kPack == 0 && aligned16(x.data, x0.data, mix.data, u.data, n.data);
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
-    mix_norm_kernel<T, decltype(vec)::value, decltype(chunks)::value>
-        <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
-            x.data, x0.data, mix.data, rows, D, static_cast<float>(eps), static_cast<float>(scale),
-            u.data, rstd.data, n.data);
+    launch_dependent(
+        device.stream(), mix_norm_kernel<T, decltype(vec)::value, decltype(chunks)::value>,
+        grid(ceil_div(rows, kWarps)), kRowThreads, 0, x.data, x0.data, mix.data, rows, D,
+        static_cast<float>(eps), static_cast<float>(scale), u.data, rstd.data, n.data);
   });
   cuda_check_launch("mix_norm");
 }
@@ -265,9 +267,11 @@ void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, Tensor<
     with_switches(
         static_cast<bool>(in.du), static_cast<bool>(plus), static_cast<bool>(dmix),
         [&](auto du, auto with_plus, auto with_mix) {
-          mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, decltype(du)::value,
-                                   decltype(with_plus)::value, decltype(with_mix)::value>
-              <<<grid(blocks), static_cast<unsigned>(warps * kWarp), shared, device.stream()>>>(p);
+          launch_dependent(
+              device.stream(),
+              mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, decltype(du)::value,
+                                       decltype(with_plus)::value, decltype(with_mix)::value>,
+              grid(blocks), static_cast<unsigned>(warps * kWarp), shared, p);
         });
   });
   cuda_check_launch("mix_norm_backward");

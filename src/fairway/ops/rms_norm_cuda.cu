@@ -29,6 +29,7 @@ template <class T, int kVec, int kChunks>
 __global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int32_t* pick,
                                                            int64_t rows, int64_t D, float eps,
                                                            float scale, float* rstd_out, T* n) {
+  wait_for_earlier_kernels();
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
   const T* xr = x + (pick != nullptr ? static_cast<int64_t>(pick[row]) : row) * D;
@@ -70,6 +71,7 @@ __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn,
                                                                     const int32_t* rows_out,
                                                                     int64_t rows, int64_t D,
                                                                     float scale, T* dx) {
+  wait_for_earlier_kernels();
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
@@ -128,6 +130,7 @@ __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn,
 template <class T, int kVec, int kChunks>
 __global__ __launch_bounds__(kRowThreads) void gather_kernel(const T* x, const int32_t* pick,
                                                              int64_t rows, int64_t D, T* y) {
+  wait_for_earlier_kernels();
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
   const T* xr = x + (pick != nullptr ? static_cast<int64_t>(pick[row]) : row) * D;
@@ -156,9 +159,9 @@ void rms_norm_rows(CudaDevice& device, const T* x, const int32_t* pick, int64_t 
                    double eps, double scale, Accum<T>* rstd, T* n, const char* name) {
   if (rows == 0) return;
   with_row_layout(D % kPack == 0 && aligned16(x, n), D, [&](auto vec, auto chunks) {
-    norm_kernel<T, decltype(vec)::value, decltype(chunks)::value>
-        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
-            x, pick, rows, D, static_cast<float>(eps), static_cast<float>(scale), rstd, n);
+    launch_dependent(device.stream(), norm_kernel<T, decltype(vec)::value, decltype(chunks)::value>,
+                     row_blocks(rows), kRowThreads, 0, x, pick, rows, D, static_cast<float>(eps),
+                     static_cast<float>(scale), rstd, n);
   });
   cuda_check_launch(name);
 }
@@ -177,9 +180,10 @@ void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n
   if (rows == 0) return;
   const bool packs = D % kPack == 0 && aligned16(dn.data, n.data, dx.data);
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
-    norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, false>
-        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
-            dn.data, n.data, rstd.data, nullptr, rows, D, static_cast<float>(scale), dx.data);
+    launch_dependent(device.stream(),
+                     norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, false>,
+                     row_blocks(rows), kRowThreads, 0, dn.data, n.data, rstd.data, nullptr, rows, D,
+                     static_cast<float>(scale), dx.data);
   });
   cuda_check_launch("rms_norm_backward");
 }
@@ -192,9 +196,10 @@ void rms_norm_backward_scatter(CudaDevice& device, Tensor<const T> dn, Tensor<co
   if (N == 0) return;
   const bool packs = D % kPack == 0 && aligned16(dn.data, n.data, dx.data);
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
-    norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, true>
-        <<<row_blocks(N), kRowThreads, 0, device.stream()>>>(dn.data, n.data, rstd.data, rows.data,
-                                                             N, D, 1.0f, dx.data);
+    launch_dependent(device.stream(),
+                     norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, true>,
+                     row_blocks(N), kRowThreads, 0, dn.data, n.data, rstd.data, rows.data, N, D,
+                     1.0f, dx.data);
   });
   cuda_check_launch("rms_norm_backward_scatter");
 }
@@ -204,8 +209,9 @@ void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> ro
   const int64_t N = y.extent(0), D = y.extent(1);
   if (N == 0) return;
   with_row_layout(D % kPack == 0 && aligned16(x.data, y.data), D, [&](auto vec, auto chunks) {
-    gather_kernel<T, decltype(vec)::value, decltype(chunks)::value>
-        <<<row_blocks(N), kRowThreads, 0, device.stream()>>>(x.data, rows.data, N, D, y.data);
+    launch_dependent(device.stream(),
+                     gather_kernel<T, decltype(vec)::value, decltype(chunks)::value>, row_blocks(N),
+                     kRowThreads, 0, x.data, rows.data, N, D, y.data);
   });
   cuda_check_launch("gather_rows");
 }
