@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fairway/base/rng.h"
 #include "fairway/ops/attention_varlen.h"
 #include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/embedding.h"
@@ -17,6 +18,7 @@
 #include "fairway/ops/linear_xent.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/mix_norm.h"
+#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/qkv_rope.h"
 #include "fairway/ops/residual.h"
@@ -70,6 +72,33 @@ class AdapterInputs {
 inline const std::vector<int32_t> kRaggedDocs{7,   8,   39,  71,   104,  231,
                                               359, 488, 488, 2535, 4583, 4583};
 inline const std::vector<int32_t> kShortDocs{5, 42, 42, 305, 306};
+
+// Two layers of an MLP with e4m3 operands, run as the second: its weights are `up` [2, F, D] and
+// `down` [2, D, F]. `roundings` of outputs on the way, `e4m3`: see OpOutput.
+template <class Harness, class T = typename Harness::T>
+void mlp_e4m3_case(Harness& h, Tensor<const T> n, Tensor<const T> dm, Tensor<const T> up,
+                   Tensor<const T> down, int roundings, int e4m3) {
+  const int64_t rows = n.extent(0), F = up.extent(1), D = up.extent(2);
+  const std::vector<double> ln{1, 0.5};
+  const MlpE4m3<T> bank{h.template scratch<T>({2, F, D}), h.template scratch<T>({2, D, F}),
+                        h.out_ints("exponents", {2, kE4m3Exponents})};
+  mlp_e4m3_weights<T>(h.device, up, down, ln, bank);
+  const MlpE4m3<T> w = bank.slice(1);
+  const auto hidden = [&] {
+    return MlpHidden<T>{h.template scratch<T>({rows, F}),
+                        h.template scratch<uint32_t>({mlp_sign_words<T>(rows, F)})};
+  };
+  const auto kept = hidden(), kept_too = hidden();
+  mlp_leaky_sq_e4m3<T>(h.device, n, w, h.in({rows, D}), kept,
+                       h.out("y", {rows, D}, roundings, F, e4m3));
+  mlp_leaky_sq_e4m3<T>(h.device, n, w, {}, kept_too, h.out("m", {rows, D}, roundings, F, e4m3));
+  const auto in_place = h.inout("residual in place", {rows, D}, roundings, F, e4m3);
+  mlp_leaky_sq_e4m3<T>(h.device, n, w, in_place, kept_too, in_place);
+  leaky_sq<T>(h.device, kept, h.out("f", {rows, F}, roundings, D));
+  mlp_leaky_sq_e4m3_backward<T>(
+      h.device, dm, n, kept, w, h.out("dn", {rows, D}, roundings, F, e4m3),
+      h.inout_vec("dwup", {F, D}, roundings, rows), h.inout_vec("dwdown", {D, F}, roundings, rows));
+}
 
 // visit(name, case) for each; case(harness) runs the op and registers its outputs.
 template <class Visitor>
@@ -258,6 +287,47 @@ void for_each_op_case(Visitor&& visit) {
                                h.inout_vec("dwdown", {D, F}, 4, p.rows));
       mlp_leaky_sq_backward<U>(h.device, dm, n, kept_too, up, down,
                                h.out("dn, frozen", {p.rows, D}, 4, F), {}, {});
+    });
+
+  for (const Product p : {Product{70, 24, 40}, {200, 128, 256}, {260, 256, 1024}})
+    visit("mlp_leaky_sq_e4m3_" + std::to_string(p.rows), [=](auto& h) {
+      const int64_t D = p.in, F = p.out;
+      const auto n = h.in({p.rows, D}, 0.5), dm = h.in({p.rows, D}, 0x1p-12);
+      mlp_e4m3_case(h, n, dm, h.in({2, F, D}, 1 / std::sqrt(static_cast<double>(D))),
+                    h.in({2, D, F}, 1 / std::sqrt(static_cast<double>(F))), 4, 1);
+    });
+  // Operands that Q makes small integers, four of them in a row of n and dm: z, f, df and dz are
+  // held exactly by bf16, so that every device rounds the same f and dz, many of them ties, and
+  // errs where it rounds its outputs alone.
+  for (const Product p : {Product{70, 24, 40}, {200, 128, 256}, {300, 256, 384}})
+    visit("mlp_leaky_sq_e4m3_exact_" + std::to_string(p.rows), [=](auto& h) {
+      const int64_t D = p.in, F = p.out;
+      const Philox rng(23, 0);
+      uint64_t draw = 0;
+      const auto weights = [&](int64_t size) {
+        std::vector<double> w(static_cast<size_t>(size));
+        for (double& v : w) {
+          const auto level = static_cast<int>(rng.below(draw++, 7)) - 3;
+          v = level == 0 ? 0 : level + (level % 2 == 0 ? -1.0 : 1.0) / 32;
+        }
+        return w;
+      };
+      const auto sparse = [&](double size, int magnitudes) {
+        std::vector<double> x(static_cast<size_t>(p.rows * D));
+        for (int64_t t = 0; t < p.rows; ++t)
+          for (int i = 0; i < 4; ++i) {
+            const int64_t at =
+                t * D + static_cast<int64_t>(rng.below(draw++, static_cast<uint64_t>(D)));
+            x[static_cast<size_t>(at)] = std::ldexp(rng.below(draw++, 2) == 0 ? size : -size,
+                                                    -static_cast<int>(t) % magnitudes);
+          }
+        return x;
+      };
+      const auto n = h.given({p.rows, D}, sparse(33.0 / 32, 1));
+      const auto dm = h.given({p.rows, D}, sparse(31.0 / 32, 9));
+      const auto up = h.given({2, F, D}, weights(2 * F * D));
+      const auto down = h.given({2, D, F}, weights(2 * F * D));
+      mlp_e4m3_case(h, n, dm, up, down, 1, 0);
     });
 
   for (const Product p : {Product{200, 32, 40}, {300, 64, 320}})

@@ -31,6 +31,7 @@ struct OpOutput {
   std::vector<double> values;
   int roundings = 1;  // to the element type, on the way from the inputs
   int64_t terms = 1;  // of the longest sum
+  int e4m3 = 0;       // roundings to e4m3 of what was rounded before
   bool intact = true;
 };
 
@@ -49,20 +50,29 @@ class OpHarness {
   Tensor<const A> vec(Shape shape, double size = 1, double mean = 0) {
     return input<A>(shape, size, mean);
   }
+  // Values that bf16 holds.
+  Tensor<const T> given(Shape shape, const std::vector<double>& values) {
+    return {place(converted<T>(values), 0), shape};
+  }
   Tensor<const int32_t> ints(const std::vector<int32_t>& values) {
     return {place(values, 0), {std::ssize(values)}};
   }
 
-  // Written by the op: starts as poison. `roundings`, `terms`: see OpOutput.
-  Tensor<T> out(const char* name, Shape shape, int roundings = 1, int64_t terms = 1) {
-    return output<T>(name, shape, std::vector<double>(count(shape), kPoison), roundings, terms);
+  // Written by the op: starts as poison. `roundings`, `terms`, `e4m3`: see OpOutput.
+  Tensor<T> out(const char* name, Shape shape, int roundings = 1, int64_t terms = 1, int e4m3 = 0) {
+    return output<T>(name, shape, std::vector<double>(count(shape), kPoison), roundings, terms,
+                     e4m3);
   }
   Tensor<A> out_vec(const char* name, Shape shape, int roundings = 0, int64_t terms = 1) {
     return output<A>(name, shape, std::vector<double>(count(shape), kPoison), roundings, terms);
   }
+  Tensor<int32_t> out_ints(const char* name, Shape shape) {
+    return output<int32_t>(name, shape, std::vector<double>(count(shape), -1), 0, 1);
+  }
   // Added to, or changed in place: starts with values.
-  Tensor<T> inout(const char* name, Shape shape, int roundings = 1, int64_t terms = 1) {
-    return output<T>(name, shape, values_of(shape, 1, 0), roundings, terms);
+  Tensor<T> inout(const char* name, Shape shape, int roundings = 1, int64_t terms = 1,
+                  int e4m3 = 0) {
+    return output<T>(name, shape, values_of(shape, 1, 0), roundings, terms, e4m3);
   }
   Tensor<A> inout_vec(const char* name, Shape shape, int roundings = 0, int64_t terms = 1) {
     return output<A>(name, shape, values_of(shape, 1, 0), roundings, terms);
@@ -118,13 +128,13 @@ class OpHarness {
   }
   template <class U>
   Tensor<U> output(const char* name, Shape shape, const std::vector<double>& start, int roundings,
-                   int64_t terms) {
+                   int64_t terms, int e4m3 = 0) {
     U* data = place(converted<U>(start), kGuard);
     const size_t n = count(shape);
     fetchers_.push_back([=, this] {
       std::vector<U> host(n + kGuard);
       device.download(host.data(), data, host.size() * sizeof(U));
-      OpOutput o{name, {}, roundings, terms};
+      OpOutput o{name, {}, roundings, terms, e4m3};
       for (size_t i = 0; i < n; ++i) o.values.push_back(to_double(host[i]));
       for (size_t i = n; i < host.size(); ++i) o.intact &= to_double(host[i]) == kSentinel;
       return o;

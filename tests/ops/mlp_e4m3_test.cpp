@@ -1,0 +1,304 @@
+// The MLP with e4m3 operands on the CPU, against the formulas of ops/mlp_e4m3.h written out in
+// double with a rounding to e4m3 of their own. Other devices: device_ops_test.cpp.
+#include "fairway/ops/mlp_e4m3.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "fairway/device/cpu_device.h"
+#include "support/random.h"
+
+namespace fairway {
+namespace {
+
+using testing::Owned;
+using testing::random_doubles;
+using Values = std::vector<double>;
+
+// x, the nearest e4m3 value at the scale 2^e, and how far the next one is if an error of `error`
+// (relative) may make it that one.
+struct Rounded {
+  double value = 0, doubt = 0;
+};
+Rounded nearest_e4m3(double x, int e, double error) {
+  static const Values table = [] {
+    Values v;  // codes 0 to 126
+    for (int exponent = 0; exponent < 16; ++exponent)
+      for (int mantissa = 0; mantissa < 8 && v.size() < 127; ++mantissa)
+        v.push_back(exponent == 0 ? std::ldexp(mantissa, -9)
+                                  : std::ldexp(8 + mantissa, exponent - 10));
+    return v;
+  }();
+  const double scaled = std::ldexp(std::fabs(x), e), unit = std::copysign(std::ldexp(1.0, -e), x);
+  if (scaled >= table.back()) return {table.back() * unit, 0};
+  const auto above =
+      static_cast<size_t>(std::upper_bound(table.begin(), table.end(), scaled) - table.begin());
+  const double low = table[above - 1], high = table[above], middle = (low + high) / 2;
+  const bool up = scaled > middle || (scaled == middle && above % 2 == 0);
+  const double doubt = std::fabs(scaled - middle) <= error * scaled ? high - low : 0;
+  return {(up ? high : low) * unit, doubt * std::fabs(unit)};
+}
+
+// The largest e with x·2^e ≤ most.
+int largest_exponent(double x, double most) {
+  if (x == 0) return 0;
+  int e = kE4m3MaxExponent;
+  while (e > -kE4m3MaxExponent && std::ldexp(x, e) > most) --e;
+  return e;
+}
+double largest_of(const Values& x) {
+  double largest = 0;
+  for (double v : x) largest = std::max(largest, std::fabs(v));
+  return largest;
+}
+double norm_of(const Values& x) {
+  double squares = 0;
+  for (double v : x) squares += v * v;
+  return std::sqrt(squares);
+}
+
+struct Matrices {
+  int64_t rows, D, F;
+  double ln;
+  Values n, dm, up, down, residual;
+  Values dwup, dwdown;  // what gradients are added to
+};
+
+Matrices random_matrices(int64_t rows, int64_t D, int64_t F, double ln) {
+  Matrices m{rows, D, F, ln, {}, {}, {}, {}, {}, {}, {}};
+  m.n = random_doubles(rows * D, 0, ln);
+  m.dm = random_doubles(rows * D, 1, 0x1p-12);
+  for (int64_t t = 0; t < rows; ++t)  // rows of all sizes, one of zeros
+    for (int64_t i = 0; i < D; ++i) {
+      double& v = m.dm[static_cast<size_t>(t * D + i)];
+      v = t == 3 ? 0 : std::ldexp(v, static_cast<int>(-t % 7));
+    }
+  m.up = random_doubles(F * D, 2, 1 / std::sqrt(static_cast<double>(D)));
+  m.down = random_doubles(D * F, 3, 0.1 / std::sqrt(static_cast<double>(F)));
+  m.residual = random_doubles(rows * D, 4);
+  m.dwup = random_doubles(F * D, 5, 1e-3);
+  m.dwdown = random_doubles(D * F, 6, 1e-3);
+  return m;
+}
+
+// y, dn, dwup, dwdown by the formulas, and for y and dn how far a float op may be from them where
+// it rounds f and dz the other way.
+struct Wanted {
+  int exponents[kE4m3Exponents];
+  Values y, dn, dwup, dwdown, y_doubt, dn_doubt;
+};
+Wanted slow(const Matrices& m) {
+  const auto at = [](const Values& x, int64_t row, int64_t width, int64_t column) {
+    return x[static_cast<size_t>(row * width + column)];
+  };
+  const auto [rows, D, F, ln, n, dm, up, down, residual, dwup, dwdown] = m;
+  const double root_f = std::sqrt(static_cast<double>(F)), error = 0x1p-24 * (8 + 4 * root_f);
+  const double s_up = ln * norm_of(up) / root_f, s_down = norm_of(down) / root_f;
+  Wanted w;
+  w.exponents[kE4m3N] = largest_exponent(std::sqrt(static_cast<double>(D)) * ln, 448);
+  w.exponents[kE4m3Up] = largest_exponent(largest_of(up), 448);
+  w.exponents[kE4m3F] = largest_exponent(s_up * s_up, 1);
+  w.exponents[kE4m3Down] = largest_exponent(largest_of(down), 448);
+  w.exponents[kE4m3Dz] = largest_exponent(112 * std::sqrt(17.0 / 8) * s_up * s_down, 1);
+  const auto rounded = [&](const Values& x, int e) {
+    Values q;
+    for (double v : x) q.push_back(nearest_e4m3(v, e, 0).value);
+    return q;
+  };
+  const Values q_up = rounded(up, w.exponents[kE4m3Up]),
+               q_down = rounded(down, w.exponents[kE4m3Down]),
+               q_n = rounded(n, w.exponents[kE4m3N]);
+  w.y = residual;
+  w.dwup = dwup;
+  w.dwdown = dwdown;
+  w.dn.assign(n.size(), 0);
+  w.y_doubt = w.dn_doubt = w.dn;
+  for (int64_t t = 0; t < rows; ++t) {
+    const auto begin = dm.begin() + t * D;
+    const Values row(begin, begin + D);
+    const int e_row = largest_exponent(largest_of(row), 448);
+    const Values q_dm = rounded(row, e_row);
+    for (int64_t j = 0; j < F; ++j) {
+      double z = 0, df = 0;
+      for (int64_t i = 0; i < D; ++i) {
+        z += at(q_n, t, D, i) * at(q_up, j, D, i);
+        df += q_dm[static_cast<size_t>(i)] * at(q_down, i, F, j);
+      }
+      const double f = z > 0 ? z * z : z * z / 4, dz = df * (z > 0 ? 2 * z : z / 2);
+      const Rounded q_f = nearest_e4m3(f, w.exponents[kE4m3F], error);
+      const Rounded q_dz = nearest_e4m3(dz, e_row + w.exponents[kE4m3Dz], error);
+      for (int64_t i = 0; i < D; ++i) {
+        const auto out = static_cast<size_t>(t * D + i);
+        w.y[out] += q_f.value * at(q_down, i, F, j);
+        w.y_doubt[out] += q_f.doubt * std::fabs(at(q_down, i, F, j));
+        w.dn[out] += q_dz.value * at(q_up, j, D, i);
+        w.dn_doubt[out] += q_dz.doubt * std::fabs(at(q_up, j, D, i));
+        w.dwup[static_cast<size_t>(j * D + i)] += dz * at(n, t, D, i);
+        w.dwdown[static_cast<size_t>(i * F + j)] += f * at(dm, t, D, i);
+      }
+    }
+  }
+  return w;
+}
+
+struct Got {
+  Owned<float> y, z, dn, dwup, dwdown, q_up, q_down;
+  std::vector<int32_t> exponents;
+};
+// Rows [begin, end) of the op.
+Got run(CpuDevice& device, const Matrices& m, int64_t begin, int64_t end) {
+  const int64_t rows = end - begin, D = m.D, F = m.F;
+  const auto part = [&](const Values& x) {
+    return Owned<float>({rows, D}, Values(x.begin() + begin * D, x.begin() + end * D));
+  };
+  const Owned<float> n = part(m.n), dm = part(m.dm), residual = part(m.residual);
+  const Owned<float> up({1, F, D}, m.up), down({1, D, F}, m.down);
+  Got r{Owned<float>({rows, D}, 9.0f),  Owned<float>({rows, F}, 9.0f),
+        Owned<float>({rows, D}, 9.0f),  Owned<float>({F, D}, m.dwup),
+        Owned<float>({D, F}, m.dwdown), Owned<float>({1, F, D}, 9.0f),
+        Owned<float>({1, D, F}, 9.0f),  std::vector<int32_t>(kE4m3Exponents)};
+  const MlpE4m3<float> bank{
+      r.q_up.view(), r.q_down.view(), {r.exponents.data(), {1, kE4m3Exponents}}};
+  const double ln[] = {m.ln};
+  mlp_e4m3_weights<float>(device, up.cview(), down.cview(), ln, bank);
+  const MlpE4m3<float> w = bank.slice(0);
+  const MlpHidden<float> hidden{r.z.view(), {}};
+  mlp_leaky_sq_e4m3<float>(device, n.cview(), w, residual.cview(), hidden, r.y.view());
+  mlp_leaky_sq_e4m3_backward<float>(device, dm.cview(), n.cview(), hidden, w, r.dn.view(),
+                                    r.dwup.view(), r.dwdown.view());
+  EXPECT_TRUE(r.y.intact() && r.z.intact() && r.dn.intact() && r.dwup.intact() &&
+              r.dwdown.intact() && r.q_up.intact() && r.q_down.intact());
+  return r;
+}
+Got run(CpuDevice& device, const Matrices& m) {
+  return run(device, m, 0, m.rows);
+}
+
+// |got − want| ≤ doubt + the growth of rounding in a sum of `terms` products of the values' size.
+void expect_near(const Owned<float>& got, const Values& want, const Values& doubt, int64_t terms,
+                 const char* what) {
+  const double growth = 0x1p-24 * (8 + 4 * std::sqrt(static_cast<double>(terms)));
+  double size = 0;
+  for (double v : want) size += v * v / static_cast<double>(want.size());
+  for (size_t i = 0; i < want.size(); ++i)
+    ASSERT_NEAR(got[i], want[i],
+                (doubt.empty() ? 0 : doubt[i]) + growth * (std::sqrt(size) + std::fabs(want[i])))
+        << what << " " << i;
+}
+
+struct Size {
+  int64_t rows, D, F;
+  double ln;
+};
+class MlpE4m3Op : public ::testing::TestWithParam<Size> {
+ protected:
+  Matrices matrices() const {
+    const Size s = GetParam();
+    return random_matrices(s.rows, s.D, s.F, s.ln);
+  }
+};
+
+TEST_P(MlpE4m3Op, IsItsFormulas) {
+  const Matrices m = matrices();
+  CpuDevice device(2);
+  const Got got = run(device, m);
+  const Wanted want = slow(m);
+  for (int i = 0; i < kE4m3Exponents; ++i)
+    EXPECT_EQ(got.exponents[static_cast<size_t>(i)], want.exponents[i]) << i;
+  expect_near(got.y, want.y, want.y_doubt, m.F, "y");
+  expect_near(got.dn, want.dn, want.dn_doubt, m.F, "dn");
+  expect_near(got.dwup, want.dwup, {}, m.rows + m.D, "dwup");
+  expect_near(got.dwdown, want.dwdown, {}, m.rows + m.D, "dwdown");
+  // A doubt would hide what it is about; few are left.
+  const auto certain = std::count(want.dn_doubt.begin(), want.dn_doubt.end(), 0.0);
+  EXPECT_GT(certain, std::ssize(want.dn_doubt) / 2);
+}
+
+TEST_P(MlpE4m3Op, RowsDependOnNothingElse) {
+  const Matrices m = matrices();
+  CpuDevice device(2), one(1);
+  const Got all = run(device, m), alone = run(one, m);
+  EXPECT_TRUE(all.y.same_bits(alone.y));
+  EXPECT_TRUE(all.dn.same_bits(alone.dn));
+  EXPECT_TRUE(all.dwup.same_bits(alone.dwup));
+  EXPECT_TRUE(all.dwdown.same_bits(alone.dwdown));
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 1}, {m.rows / 3, m.rows}}) {
+    const Got part = run(device, m, begin, end);
+    for (size_t i = 0; i < part.y.size(); ++i) {
+      ASSERT_EQ(part.y[i], all.y[static_cast<size_t>(begin * m.D) + i]);
+      ASSERT_EQ(part.dn[i], all.dn[static_cast<size_t>(begin * m.D) + i]);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, MlpE4m3Op,
+                         ::testing::Values(Size{5, 8, 16, 1}, Size{37, 24, 40, 0.5},
+                                           Size{150, 64, 256, 0.3}));
+
+// Scales of matrices that are zero, or too small or large for any: finite, and zero where the
+// matrix is.
+TEST(MlpE4m3, MatricesOfAnySize) {
+  CpuDevice device(1);
+  for (const double size : {0.0, 1e-42, 1e-30, 1e-12, 1e12, 1e30}) {
+    Matrices m = random_matrices(5, 8, 16, 1);
+    for (double& v : m.up) v = static_cast<float>(v * size);
+    for (double& v : m.dwdown) v = 0;
+    const Got got = run(device, m);
+    for (const int32_t e : got.exponents) EXPECT_LE(std::abs(e), kE4m3MaxExponent) << size;
+    EXPECT_EQ(got.exponents[kE4m3Up], largest_exponent(largest_of(m.up), 448)) << size;
+    for (size_t i = 0; i < got.q_up.size(); ++i) {
+      EXPECT_TRUE(std::isfinite(got.q_up[i])) << size;
+      if (m.up[i] == 0) {
+        EXPECT_EQ(got.q_up[i], 0);
+      }
+      if (size == 1e12 || size == 1e-12) {
+        EXPECT_NEAR(got.q_up[i], m.up[i], std::fabs(m.up[i]) / 16) << i;
+      }
+    }
+    if (size > 1e12) continue;  // z² may be infinite
+    for (size_t i = 0; i < got.y.size(); ++i) {
+      EXPECT_TRUE(std::isfinite(got.y[i]) && std::isfinite(got.dn[i])) << size;
+      if (size < 1e-40) {
+        EXPECT_EQ(got.y[i], static_cast<float>(m.residual[i]));
+        EXPECT_EQ(got.dn[i], 0);
+      }
+    }
+  }
+}
+
+// One hidden unit holds all of ‖Wup‖², and an input is its weights: z is 64 times what s says, f
+// 4096 times s² and read as 448, and so is dz beyond its largest.
+TEST(MlpE4m3, SaturatesAtTheLargestValue) {
+  constexpr int64_t kD = 64, kF = 64;
+  Matrices m{1,
+             kD,
+             kF,
+             1.0,
+             Values(kD, 1.0),
+             Values(kD, 1.0),
+             Values(kF * kD, 0.0),
+             Values(kD * kF, 1.0),
+             Values(kD, 0.0),
+             Values(kF * kD, 0.0),
+             Values(kD * kF, 0.0)};
+  std::fill_n(m.up.begin(), kD, 1.0);
+  CpuDevice device(1);
+  const Got got = run(device, m);
+  ASSERT_EQ(got.exponents[kE4m3F], 0);
+  // df = 64, dz = 64·2·64; 1 is dm's largest, so 8 is its exponent.
+  const float largest = std::ldexp(448.0f, -8 - got.exponents[kE4m3Dz]);
+  ASSERT_LT(largest, 64 * 128);
+  for (size_t i = 0; i < kD; ++i) {
+    EXPECT_EQ(got.y[i], 448);
+    EXPECT_EQ(got.dn[i], largest);
+  }
+  // Gradients of weights do not pass through Q: they read f and dz as they are.
+  EXPECT_EQ(got.dwup[0], 64 * 128);
+  EXPECT_EQ(got.dwdown[0], 64 * 64);
+}
+
+}  // namespace
+}  // namespace fairway
