@@ -51,6 +51,7 @@ StepFigures bench_step(const StepOptions& o) {
   TrainConfig train;
   train.batch_tokens = o.tokens;
   train.micro_steps = 1;
+  train.matmul_precision = o.precision;
   Trainer<CpuDevice> trainer(device, o.model, OptimConfig{}, train);
   trainer.init();
   const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len, 1);

@@ -19,6 +19,7 @@ GpuStepFigures bench_step_gpu(const GpuStepOptions& o) {
   TrainConfig train;
   train.batch_tokens = o.tokens * group.size();
   train.micro_steps = group.size();
+  train.matmul_precision = o.precision;
   Trainer<CudaDevice, bf16> trainer(device, o.model, OptimConfig{}, train, &group);
   trainer.init();
   const PackedBatch batch = random_documents(o.tokens, o.model.vocab_size, o.model.max_doc_len,

@@ -14,7 +14,8 @@ struct GpuStepOptions {
   int64_t tokens = 98304;  // of a micro-batch: a step is one on each rank
   int steps = 20;
   bool looped = true;
-  bool graphs = true;             // off: every kernel is launched by itself
+  MatmulPrecision precision = MatmulPrecision::bfloat16;  // or float8
+  bool graphs = true;                                     // off: every kernel is launched by itself
   ProcessGroup* group = nullptr;  // ranks that train together, each on its own GPU; null: one
 };
 
@@ -32,8 +33,8 @@ struct GpuStepFigures {
   std::string memory_report;
 };
 
-// In bf16. Collective over the ranks of a group; the figures are rank 0's. Throws Error without a
-// GPU.
+// Elements are bf16. Collective over the ranks of a group; the figures are rank 0's. Throws Error
+// without a GPU.
 GpuStepFigures bench_step_gpu(const GpuStepOptions& options);
 
 }  // namespace fairway::bench

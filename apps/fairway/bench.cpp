@@ -105,20 +105,22 @@ void cpu_step(const Options& o) {
 
 #if FAIRWAY_WITH_CUDA
 void gpu_step(const Options& o, ProcessGroup& group) {
-  if (products_in(o) != "bfloat16")
-    usage_fail("--matmul-precision {}: on a GPU 'bench step' measures bfloat16; leave it out",
+  const MatmulPrecision precision = device_of(o).precision;
+  if (precision == MatmulPrecision::float32)
+    usage_fail("--matmul-precision {}: on a GPU 'bench step' measures bfloat16 or float8",
                o.precision);
   const auto f = bench::bench_step_gpu({.model = recipe_of(o).model,
                                         .tokens = tokens_of(o),
                                         .steps = o.steps > 0 ? o.steps : 20,
                                         .looped = !o.no_loop,
+                                        .precision = precision,
                                         .graphs = !o.no_graphs,
                                         .group = &group});
   if (!group.root()) return;
   const double flops = f.product_flops + f.attention_flops;
   const double floor = flops / f.matmul_rate;
   fmt::print(
-      "{}{}: {} tokens, {} visits, bf16\n"
+      "{}{}: {} tokens, {} visits, {}\n"
       "ceilings              products {:.0f} TFLOP/s, copy {:.0f} GB/s\n"
       "step                  {:.2f} ms, {:.3f} M tokens/s\n"
       "useful products       {:.1f} TFLOP/s, {:.1f}% of the ceiling ({:.2f} ms at it)\n"
@@ -126,14 +128,16 @@ void gpu_step(const Options& o, ProcessGroup& group) {
       "memory                {:.1f} GiB\n"
       "to the first step     {:.1f} s\n",
       group.size() > 1 ? fmt::format("{} ranks, each ", group.size()) : "", f.device, tokens_of(o),
-      f.visits, f.matmul_rate / 1e12, f.bandwidth / kGiga, 1e3 * f.step_seconds,
-      1e-6 * f.tokens_per_second, flops / f.step_seconds / 1e12, 100 * floor / f.step_seconds,
-      1e3 * floor, 1e3 * f.optimizer_seconds, f.memory / kMebi / 1024, f.start_seconds);
+      f.visits, precision == MatmulPrecision::float8 ? "bf16, the MLP float8" : "bf16",
+      f.matmul_rate / 1e12, f.bandwidth / kGiga, 1e3 * f.step_seconds, 1e-6 * f.tokens_per_second,
+      flops / f.step_seconds / 1e12, 100 * floor / f.step_seconds, 1e3 * floor,
+      1e3 * f.optimizer_seconds, f.memory / kMebi / 1024, f.start_seconds);
   if (o.memory) fmt::print("{}", f.memory_report);
   keep(o, {{"device", f.device},
            {"ranks", group.size()},
            {"tokens", tokens_of(o)},
            {"visits", f.visits},
+           {"matmul_precision", products_in(o)},
            {"step_seconds", f.step_seconds},
            {"tokens_per_second", f.tokens_per_second},
            {"optimizer_seconds", f.optimizer_seconds},
@@ -157,6 +161,7 @@ void step(const Options& o, ProcessGroup& group) {
 }
 
 void ops(const Options& o) {
+  refuse_float8(device_of(o).precision);
   const auto f = bench::bench_ops(
       {.model = recipe_of(o).model, .tokens = tokens_of(o), .device = device_of(o)});
   fmt::print("ceilings: copy {:.1f} GB/s, matrix products {:.1f} GFLOP/s ({})\n\n",
@@ -181,6 +186,7 @@ void ops(const Options& o) {
 }
 
 void ttt(const Options& o) {
+  refuse_float8(device_of(o).precision);
   const Recipe recipe = recipe_of(o);
   const auto f = bench::bench_ttt({.model = recipe.model,
                                    .ttt = recipe.ttt,
@@ -206,6 +212,7 @@ void ttt(const Options& o) {
 }
 
 void quantize(const Options& o) {
+  refuse_float8(device_of(o).precision);
   const Recipe recipe = recipe_of(o);
   const auto f = bench::bench_quantize({.model = recipe.model,
                                         .quant = recipe.quant,
@@ -324,8 +331,10 @@ CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
           "49152 in float32)")
       ->check(CLI::PositiveNumber);
   command
-      ->add_option("--matmul-precision", o->precision,
-                   "Inputs of products: float32, bfloat16, or auto (bfloat16 on a GPU)")
+      ->add_option(
+          "--matmul-precision", o->precision,
+          "Inputs of products: float32, bfloat16, auto (bfloat16 on a GPU), or float8 ('step' "
+          "only)")
       ->capture_default_str();
   return command;
 }

@@ -107,6 +107,7 @@ void print(const Score& s) {
 }
 
 void run(Options o, ProcessGroup& group) {
+  refuse_float8(o.job.device.precision);
   o.job.ttt.window = o.job.eval.window;
   if (!group.root()) o.json = o.nll = "";
   // A path that cannot be written is found out before the work, not after it.
@@ -184,8 +185,9 @@ void add_eval(CLI::App& app, ProcessGroup& group) {
   add_field(*cmd, "--device", job.device.kind, "auto: a GPU where there is one");
   add_field(*cmd, "--threads", job.device.threads,
             "CPU threads (0: one per core); they do not change the result");
-  add_field(*cmd, "--matmul-precision", job.device.precision,
-            "inputs of matrix products; auto: bfloat16 on a GPU, float32 on a CPU");
+  add_field(
+      *cmd, "--matmul-precision", job.device.precision,
+      "inputs of matrix products; auto: bfloat16 on a GPU, float32 on a CPU; float8 is training's");
   add_fields(*cmd, job.eval, "Evaluation");
   add_fields(*cmd, job.ttt, "Test-time training (--mode ttt)");
   cmd->get_option("--lora-init")->type_name("FILE");

@@ -97,6 +97,7 @@ void run(Options& o, ProcessGroup& group) {
   o.job.compare_with_brotli = !o.no_brotli;
   parse_field("--device", o.device, o.job.device.kind);
   parse_field("--matmul-precision", o.precision, o.job.device.precision);
+  refuse_float8(o.job.device.precision);
   if (!o.tokenizer.empty()) {
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     check_tokenizer_matches(o.job.calibration, tokenizer);

@@ -67,6 +67,14 @@ TEST_F(Cli, WrongCommandLinesExitWith2) {
   expect_failed(train("--steps=3"), 2, "--section.key");
   expect_failed(train("--model.num_heads=7"), 2, "num_heads = 7");
   expect_failed(train("--train.steps=many"), 2, "'many' is not an integer");
+  expect_failed(train("--train.matmul_precision=fp8"), 2, "auto, float32, bfloat16, float8");
+  const std::vector<std::string> float8 = {"--matmul-precision", "float8", "--device", "cpu"};
+  const auto in_float8 = [&](std::vector<std::string> words) {
+    words.insert(words.end(), float8.begin(), float8.end());
+    return fairway(words);
+  };
+  expect_failed(in_float8({"eval", "x", "--data", "y"}), 2, "only training computes in it");
+  expect_failed(in_float8({"bench", "ops"}), 2, "only training computes in it");
   write_file(at("toy.toml"), "[model]\nnum_layers = \"four\"\n");
   expect_failed(train("--train.steps=3"), 2, at("toy.toml") + ":2:");
   EXPECT_FALSE(fs::exists(at("run")));

@@ -79,13 +79,15 @@ struct TrainedRun {
 
 // The route changes half-way. `bucket`: of cu_seqlens, see make_cu_seqlens.
 template <class Device, class T>
-TrainedRun trained(Device& device, int steps, int64_t bucket = 64) {
+TrainedRun trained(Device& device, int steps, int64_t bucket = 64,
+                   MatmulPrecision precision = MatmulPrecision::automatic) {
   const ModelConfig model = small_model();
   OptimConfig optim;
   optim.muon_momentum_warmup_steps = 50;
   TrainConfig train;
   train.batch_tokens = 4096;
   train.micro_steps = 2;
+  train.matmul_precision = precision;
   Trainer<Device, T> trainer(device, model, optim, train);
   trainer.warm_up(2);
   trainer.init();
@@ -103,24 +105,31 @@ TrainedRun trained(Device& device, int steps, int64_t bucket = 64) {
   return run;
 }
 
-TEST_F(GpuRuns, TwoHundredStepsTwiceAreTheSameBits) {
+// And something has been learned.
+void expect_same_bits_twice(MatmulPrecision precision) {
   CudaDevice first, second;
-  const TrainedRun a = trained<CudaDevice, bf16>(first, 200);
-  const TrainedRun b = trained<CudaDevice, bf16>(second, 200);
+  const TrainedRun a = trained<CudaDevice, bf16>(first, 200, 64, precision);
+  const TrainedRun b = trained<CudaDevice, bf16>(second, 200, 64, precision);
   EXPECT_EQ(a.losses, b.losses);
   EXPECT_EQ(a.weights, b.weights);
   EXPECT_EQ(a.ema, b.ema);
-  EXPECT_LT(a.losses.back(), 0.6 * a.losses.front());  // and it has learned something
+  EXPECT_LT(a.losses.back(), 0.6 * a.losses.front());
+}
+TEST_F(GpuRuns, TwoHundredStepsTwiceAreTheSameBits) {
+  expect_same_bits_twice(MatmulPrecision::bfloat16);
+}
+TEST_F(GpuRuns, TwoHundredStepsInFloat8TwiceAreTheSameBits) {
+  expect_same_bits_twice(MatmulPrecision::float8);
 }
 
 // Graphs of both routes and of several numbers of segments, replayed in turn.
 template <class T>
-void expect_graphs_change_nothing() {
+void expect_graphs_change_nothing(MatmulPrecision precision = MatmulPrecision::automatic) {
   constexpr int kSteps = 24, kBucket = 4;
   CudaDevice with, without;
   without.use_graphs(false);
-  const TrainedRun a = trained<CudaDevice, T>(with, kSteps, kBucket);
-  const TrainedRun b = trained<CudaDevice, T>(without, kSteps, kBucket);
+  const TrainedRun a = trained<CudaDevice, T>(with, kSteps, kBucket, precision);
+  const TrainedRun b = trained<CudaDevice, T>(without, kSteps, kBucket, precision);
   EXPECT_EQ(a.losses, b.losses);
   EXPECT_EQ(a.norms, b.norms);
   EXPECT_TRUE(a == b);
@@ -130,6 +139,10 @@ TEST_F(GpuRuns, GraphsChangeNothingInBf16) {
 }
 TEST_F(GpuRuns, GraphsChangeNothingInFloat32) {
   expect_graphs_change_nothing<float>();
+}
+
+TEST_F(GpuRuns, GraphsChangeNothingInFloat8) {
+  expect_graphs_change_nothing<bf16>(MatmulPrecision::float8);
 }
 
 // A loss that is not finite leaves weights and state as they were, and the next step is sound.
@@ -175,6 +188,26 @@ TEST_F(GpuRuns, TrainingFollowsTheCpu) {
   for (size_t i = 0; i < kSteps; ++i) {
     const double learned = 0x1p-9 * want.losses[0] + std::fabs(want.losses[0] - want.losses[i]);
     EXPECT_NEAR(in_float.losses[i], want.losses[i], 0x1p-6 * learned + 1e-5) << "step " << i;
+    EXPECT_NEAR(in_bf16.losses[i], want.losses[i], 0x1p-4 * learned) << "step " << i;
+  }
+}
+
+// The same operands of the MLP's products, but for those that lie so near to the middle between two
+// values of e4m3 that other errors decide: in float32 few at first, more as weights drift apart.
+TEST_F(GpuRuns, TrainingInFloat8FollowsTheCpu) {
+  constexpr int kSteps = 20;
+  constexpr auto kFloat8 = MatmulPrecision::float8;
+  CpuDevice cpu;
+  CudaDevice gpu;
+  const TrainedRun want = trained<CpuDevice, float>(cpu, kSteps, 64, kFloat8);
+  const TrainedRun in_float = trained<CudaDevice, float>(gpu, kSteps, 64, kFloat8);
+  const TrainedRun in_bf16 = trained<CudaDevice, bf16>(gpu, kSteps, 64, kFloat8);
+  EXPECT_NEAR(in_float.losses[0], want.losses[0], 0x1p-13 * want.losses[0]);
+  EXPECT_NEAR(in_float.norms[0], want.norms[0], 0x1p-10 * want.norms[0]);
+  EXPECT_NEAR(in_bf16.norms[0], want.norms[0], 0x1p-4 * want.norms[0]);
+  for (size_t i = 0; i < kSteps; ++i) {
+    const double learned = 0x1p-8 * want.losses[0] + std::fabs(want.losses[0] - want.losses[i]);
+    EXPECT_NEAR(in_float.losses[i], want.losses[i], 0x1p-5 * learned) << "step " << i;
     EXPECT_NEAR(in_bf16.losses[i], want.losses[i], 0x1p-4 * learned) << "step " << i;
   }
 }

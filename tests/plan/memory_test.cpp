@@ -46,6 +46,19 @@ TEST(RankMemory, OnGpusProductsReadRoundedMatrices) {
   EXPECT_EQ(floats["residual stream"], 2 * memory["residual stream"]);
 }
 
+TEST(RankMemory, Float8KeepsItsOperandsOfTheMlpBesideTheMatrices) {
+  PlanInputs in = small_run();
+  auto without = by_name(rank_memory(in.model, in.train, 1));
+  in.train.matmul_precision = MatmulPrecision::float8;
+  auto memory = by_name(rank_memory(in.model, in.train, 1));
+  const ModelConfig& c = in.model;
+  // Wup and Wdown in bf16, or twice in e4m3; five exponents a layer, in whole pieces of an arena.
+  const int64_t matrices = int64_t{2} * c.num_layers * c.model_dim * c.mlp_dim();
+  EXPECT_EQ(memory["e4m3 matrices"], 2 * matrices + (4 * 5 * c.num_layers + 63) / 64 * 64);
+  memory.erase("e4m3 matrices");
+  EXPECT_EQ(memory, without);
+}
+
 TEST(RankMemory, BanksStateIsSharedOutInWholeMatrices) {
   const PlanInputs in = small_run();
   const int64_t flat = flat_size(in.model), banks = bank_size(in.model);

@@ -154,6 +154,17 @@ TEST(Recipe, FirstDifferenceNamesTheKey) {
   EXPECT_FALSE(first_difference(was, is, {"model.num_layers"}));
 }
 
+TEST(Recipe, Float8IsAMatmulPrecision) {
+  const Recipe r = parse_recipe("[train]\nmatmul_precision = \"float8\"\n", "r.toml");
+  EXPECT_EQ(r.train.matmul_precision, MatmulPrecision::float8);
+  EXPECT_EQ(parse_recipe(to_toml(r), "r.toml"), r);
+  Recipe overridden;
+  apply_overrides(overridden, std::vector<std::string>{"--train.matmul_precision", "float8"});
+  EXPECT_EQ(overridden, r);
+  EXPECT_EQ(override_error({"--train.matmul_precision", "fp8"}),
+            "--train.matmul_precision: 'fp8' is not one of auto, float32, bfloat16, float8");
+}
+
 // The record is the default: the file and the code cannot drift apart.
 TEST(Recipe, RecordIsTheDefaults) {
   Recipe r = read_recipe(FAIRWAY_TEST_DATA "/../recipes/record.toml", {});

@@ -118,6 +118,40 @@ TEST_F(Training, ResumeEqualsUninterrupted) {
   }
 }
 
+// Also on a CPU, which emulates it: other numbers than float32's, but near them, and as
+// reproducible.
+TEST_F(Training, Float8LearnsAndResumesToTheSameBits) {
+  run.train.steps = 60;
+  run.train.checkpoint_every = 25;
+  run.train.keep_checkpoints = 10;
+  auto plain = into("float32");
+  train(plain);
+  run.train.matmul_precision = MatmulPrecision::float8;
+  train(run);
+  const auto loss = losses(run), want = losses(plain);
+  ASSERT_EQ(loss.size(), want.size());
+  EXPECT_EQ(loss[0], want[0]);  // Wdown begins at zero
+  EXPECT_NE(loss[1], want[1]);
+  const double learned = want.front() - want.back();
+  ASSERT_GT(learned, 1);
+  EXPECT_NEAR(loss.back(), want.back(), 0.1 * learned);
+
+  auto other = into("from25");
+  other.train.matmul_precision = MatmulPrecision::float8;
+  other.train.threads = 2;
+  fs::create_directories(other.out / "checkpoints");
+  fs::copy(checkpoint(run, 25), checkpoint(other, 25));
+  fs::copy(run.out / "metrics.jsonl", other.out / "metrics.jsonl");
+  train(other);
+  EXPECT_EQ(model_bytes(run), model_bytes(other));
+  EXPECT_EQ(losses(run), losses(other));
+  EXPECT_NE(model_bytes(run), model_bytes(plain));
+  EXPECT_EQ(testing::tensors_of(checkpoint(run, 60)), testing::tensors_of(checkpoint(other, 60)));
+
+  run.train.matmul_precision = MatmulPrecision::float32;
+  EXPECT_THAT(error_of(run), HasSubstr("train.matmul_precision was float8, now float32"));
+}
+
 TEST_F(Training, OnlyTheNewestCheckpointsStay) {
   run.train.checkpoint_every = 3;
   run.train.keep_checkpoints = 2;

@@ -14,6 +14,11 @@ DeviceKind resolve(DeviceKind kind) {
   return DeviceKind::cpu;
 }
 
+void refuse_float8(MatmulPrecision precision) {
+  if (precision == MatmulPrecision::float8)
+    usage_fail("--matmul-precision float8: only training computes in it; use bfloat16 or auto");
+}
+
 int64_t pass_tokens(const DeviceChoice& choice) {
   if (resolve(choice.kind) == DeviceKind::cpu) return kPassTokens<CpuDevice, float>;
   return choice.precision == MatmulPrecision::float32 ? kPassTokens<CudaDevice, float>

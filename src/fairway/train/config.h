@@ -66,8 +66,8 @@ struct TrainConfig {
     f("device", c.device, "auto (a GPU where there is one), cpu or cuda");
     f("threads", c.threads, "CPU threads (0: one per core); does not change the result");
     f("matmul_precision", c.matmul_precision,
-      "inputs of matrix products: float32, bfloat16, or auto (bfloat16 on a GPU, float32 on a "
-      "CPU)");
+      "inputs of matrix products: float32, bfloat16, float8 (the MLP's in training, the others as "
+      "auto), or auto (bfloat16 on a GPU, float32 on a CPU)");
   }
 };
 
