@@ -27,6 +27,7 @@ OpsFigures bench_ops(const OpsOptions& o) {
     OpsFigures figures = ceilings(device, o.model, o.tokens);
     OpsBench<Device, E> bench(device, o, figures);
     bench.model();
+    bench.mlp_e4m3();
     bench.adapters();
     bench.optimizer();
     return figures;

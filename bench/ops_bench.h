@@ -34,6 +34,7 @@ struct OpsBench {
   OpsBench& operator=(const OpsBench&) = delete;
 
   void model();      // ops of the model's layers, its embedding and its head
+  void mlp_e4m3();   // the MLP with e4m3 operands
   void adapters();   // low-rank adapters, alone and beside the maps that they belong to
   void optimizer();  // on the whole model's parameters
 

@@ -90,8 +90,8 @@ void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16>
   const Tensor<e4m3> dz = workspace<e4m3>(device, kHiddenSlot, rows, F);
   cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
   cuda::mlp_e4m3_down_backward(device.stream(), in.x.data, in.exponents,
-                               OperandPair(w.wdown).transposed, e, hidden.signs.data, rows, D, F,
-                               hidden.z.data, dz.data);
+                               OperandPair(w.wdown).transposed, e, hidden.z.data, hidden.signs.data,
+                               rows, D, F, hidden.z.data, dz.data);
   linear_backward_weight<bf16>(device, hidden.z, n, dwup);
   cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, OperandPair(w.wup).transposed,
                              e, rows, D, F, dn.data);

@@ -82,11 +82,12 @@ class LeakySqE4m3Epilogue {
   Signs signs_;
 };
 
-// df → dz in bf16, in f's place, and dz as an operand.
+// df → dz in bf16, and dz as an operand.
 class LeakySqE4m3BackwardEpilogue {
  public:
   struct Params {
-    bf16* f_to_dz;
+    const bf16* f;
+    bf16* dz;  // may be f
     e4m3* dz_operand;
     int rows, columns;
     const uint4* signs;
@@ -107,7 +108,7 @@ class LeakySqE4m3BackwardEpilogue {
       // row lie in one line of 128 bytes.
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      if (at_.valid(3, half)) sm90::prefetch_l2(params_.f_to_dz + at_.offset(3, half));
+      if (at_.valid(3, half)) sm90::prefetch_l2(params_.f + at_.offset(3, half));
     dm_.load(params_.dm_exponents, params_.rows, at_);
     down_ = __ldg(params_.exponents + kE4m3Down);
     dz_ = __ldg(params_.exponents + kE4m3Dz);
@@ -131,7 +132,7 @@ class LeakySqE4m3BackwardEpilogue {
       const uint4 dz = pack_bf16_8(v[p]);
       const uint2 operand = e4m3_of_bf16(dz, power_of_two(dm_.of[p % 2] + dz_));
       if (at_.valid(c, p)) {
-        *reinterpret_cast<uint4*>(params_.f_to_dz + at_.offset(c, p)) = dz;
+        *reinterpret_cast<uint4*>(params_.dz + at_.offset(c, p)) = dz;
         *reinterpret_cast<uint2*>(params_.dz_operand + at_.offset(c, p)) = operand;
       }
     }
@@ -143,7 +144,7 @@ class LeakySqE4m3BackwardEpilogue {
   __device__ __forceinline__ void load(int c) {
 #pragma unroll
     for (int p = 0; p < 4; ++p)
-      in_[c][p] = sm90::load_global_16(params_.f_to_dz + at_.offset(c, p), at_.valid(c, p));
+      in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
   }
   // f'(z) over the root of f(z), times `scale`.
   __device__ __forceinline__ float slope(int c, int bit, float scale) const {

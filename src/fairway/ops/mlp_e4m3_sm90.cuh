@@ -34,10 +34,10 @@ void mlp_e4m3_down(cudaStream_t stream, const e4m3* f, const e4m3* wdown, const 
                    const bf16* residual, int64_t T, int64_t D, int64_t F, bf16* y);
 
 // dm [T, D] and wdownᵀ [F, D] as operands, f and signs as mlp_e4m3_up left them → dz [T, F] =
-// (dm wdown)⊙f'(z) in f's place, and its operand.
+// (dm wdown)⊙f'(z), which may be f itself, and its operand.
 void mlp_e4m3_down_backward(cudaStream_t stream, const e4m3* dm, const int32_t* dm_exponents,
-                            const e4m3* wdown_transposed, const int32_t* exponents,
-                            const void* signs, int64_t T, int64_t D, int64_t F, bf16* f_to_dz,
+                            const e4m3* wdown_transposed, const int32_t* exponents, const bf16* f,
+                            const void* signs, int64_t T, int64_t D, int64_t F, bf16* dz,
                             e4m3* dz_operand);
 
 // dz [T, F] and wupᵀ [D, F] as operands → dn [T, D] = dz wup.

@@ -1,0 +1,95 @@
+// The MLP with e4m3 operands: the whole op, and on Hopper each of its kernels.
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "fairway/ops/mlp_e4m3.h"
+#include "fairway/ops/rms_norm.h"
+#include "ops_bench.h"
+#if FAIRWAY_WITH_CUDA
+#include "fairway/ops/mlp_e4m3_sm90.cuh"
+#include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#endif
+
+namespace fairway::bench {
+
+namespace {
+
+#if FAIRWAY_WITH_CUDA
+// Each kernel by itself, on the operands of the op. A product of e4m3 operands may take half as
+// long as one of bf16.
+void measure_kernels(OpsBench<CudaDevice, bf16>& b, const MlpE4m3<bf16>& w, Tensor<const bf16> n,
+                     Tensor<const bf16> dm, const MlpHidden<bf16>& hidden, Tensor<bf16> y) {
+  if (b.device.capability() != 90 || !cuda::mlp_e4m3_fits(b.D, b.hidden)) return;
+  const auto stream = b.device.stream();
+  const int64_t T = b.T, D = b.D, F = b.hidden;
+  const auto* const up = reinterpret_cast<const e4m3*>(w.wup.data);
+  const auto* const down = reinterpret_cast<const e4m3*>(w.wdown.data);
+  const int32_t* const e = w.exponents.data;
+  const auto bytes = [&](int64_t count) {
+    b.memory.push_back(b.device.allocate(static_cast<size_t>(count)));
+    return b.memory.back().data();
+  };
+  const auto operand = [&](int64_t count) { return reinterpret_cast<e4m3*>(bytes(count)); };
+  e4m3 *const n8 = operand(T * D), *const dm8 = operand(T * D), *const wide = operand(T * F);
+  auto* const rows = reinterpret_cast<int32_t*>(bytes(T * 4));
+  const double flops = 2 * b.TF * static_cast<double>(D), signs = b.TF / 8;
+  const auto measure = [&](const char* name, double moved, double operations, auto&& work) {
+    b.measure_bytes(name, moved, operations, work);
+    auto& figure = b.figures.ops.back();
+    figure.floor = std::max(moved / b.figures.bandwidth, operations / (2 * b.figures.rate));
+  };
+  measure("e4m3 operand of n", 3 * b.TD, 0,
+          [&] { cuda::mlp_e4m3_operand_n(stream, n.data, e, T, D, n8); });
+  measure("e4m3 operand of dm", 3 * b.TD, 0,
+          [&] { cuda::mlp_e4m3_operand_dm(stream, dm.data, T, D, dm8, rows); });
+  measure("e4m3 up", b.TD + b.DF + 3 * b.TF + signs, flops, [&] {
+    cuda::mlp_e4m3_up(stream, n8, up, e, T, D, F, hidden.z.data, wide, hidden.signs.data);
+  });
+  measure("e4m3 down", b.TF + b.DF + 4 * b.TD, flops,
+          [&] { cuda::mlp_e4m3_down(stream, wide, down, e, dm.data, T, D, F, y.data); });
+  const Tensor<bf16> dz = b.take_as(bf16{}, {T, F});
+  measure("e4m3 down backward", b.TD + b.DF + 5 * b.TF + signs, flops, [&] {
+    cuda::mlp_e4m3_down_backward(stream, dm8, rows, down + D * F, e, hidden.z.data,
+                                 hidden.signs.data, T, D, F, dz.data, wide);
+  });
+  measure("e4m3 up backward", b.TF + b.DF + 2 * b.TD, flops,
+          [&] { cuda::mlp_e4m3_up_backward(stream, wide, rows, up + F * D, e, T, D, F, y.data); });
+}
+#endif
+template <class Device, class E>
+void measure_kernels(OpsBench<Device, E>&, const MlpE4m3<E>&, Tensor<const E>, Tensor<const E>,
+                     const MlpHidden<E>&, Tensor<E>) {}
+
+}  // namespace
+
+template <class Device, class E>
+void OpsBench<Device, E>::mlp_e4m3() {
+  // Of their own: what other measurements leave may be no numbers.
+  const F input = take({T, D}), normed = take({T, D}), residual = take({T, D}), out = take({T, D}),
+          dm = take({T, D});
+  const F up = take({1, hidden, D}), down = take({1, D, hidden});
+  const MlpE4m3<E> bank{take({1, hidden, D}), take({1, D, hidden}),
+                        take_as(int32_t{}, {1, kE4m3Exponents})};
+  const std::vector<double> ln{1};
+  measure("mlp_e4m3_weights", 4 * DF, 0, [&] { mlp_e4m3_weights<E>(device, up, down, ln, bank); });
+  const MlpE4m3<E> w = bank.slice(0);
+  const MlpHidden<E> kept{zf, take_as(uint32_t{}, {mlp_sign_words<E>(T, hidden)})};
+  rms_norm<E>(device, input, c.norm_eps, 1, rstd, normed);
+  const auto forward = [&] { mlp_leaky_sq_e4m3<E>(device, normed, w, residual, kept, out); };
+  const double flops = 2 * TF * static_cast<double>(D);
+  measure("mlp_leaky_sq_e4m3", 3 * TD + TF + 2 * DF, 2 * flops, forward);
+  // Together: by itself the backward pass would find dz where it left it instead of f.
+  measure("mlp_leaky_sq_e4m3 and its backward", 6 * TD + 3 * TF + 6 * DF, 6 * flops, [&] {
+    forward();
+    mlp_leaky_sq_e4m3_backward<E>(device, dm, normed, kept, w, out, dwup, dwdown);
+  });
+  forward();
+  measure_kernels(*this, w, Tensor<const E>(normed), Tensor<const E>(dm), kept, out);
+}
+
+#define FAIRWAY_INSTANTIATE(Device, E) template void OpsBench<Device, E>::mlp_e4m3();
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway::bench
