@@ -77,6 +77,11 @@ inline Packed pack_to(CudaDevice& device, int64_t docs, const Matrix& m, int til
   return {to, chunks, tile_n, static_cast<int>(tiles), static_cast<int>(slabs)};
 }
 
+inline uint4* packed_workspace(CudaDevice& device, int64_t chunks) {
+  return reinterpret_cast<uint4*>(
+      device.workspace(kSlotPacked, static_cast<size_t>(chunks) * sizeof(uint4)));
+}
+
 inline Packed pack(CudaDevice& device, int64_t docs, const Matrix& m, int tile_n, int64_t tiles,
                    int64_t slabs) {
   return pack_to(device, docs, m, tile_n, tiles, slabs,

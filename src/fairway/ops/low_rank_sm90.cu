@@ -17,9 +17,11 @@ namespace {
 constexpr int64_t kMostWidth = 2 * kPanel;  // whose dxa one cluster sums
 constexpr int64_t kMostRank = 96;           // that block 1 has registers for
 
-// Whether pairs of floats at even places of each document are aligned.
-bool pairs_aligned(const float* first, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(first) % sizeof(float2) == 0 && stride % 2 == 0;
+// Whether Floats (float2 or float4) at multiples of their size are aligned in each document.
+template <class Floats>
+bool aligned(const float* first, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(first) % sizeof(Floats) == 0 &&
+         stride * static_cast<int64_t>(sizeof(float)) % static_cast<int64_t>(sizeof(Floats)) == 0;
 }
 
 // f(the smallest kernel rank that holds `rank`), as a compile-time constant.
@@ -39,13 +41,13 @@ void divide_ups(std::span<const LowRankUpBackward<bf16>> ups, UpsBackward& u) {
   for (int i = 0; i < static_cast<int>(ups.size()); ++i) {
     const int panels = ups[static_cast<size_t>(i)].up.out > kPanel ? 2 : 1;
     if (panels == 1 && half_free >= 0) {
-      u.job[half_free].panel[1] = {i, 0, u.panels++};
+      u.job[half_free].panel[1] = {i, 0};
       u.job[half_free].panels = 2;
       half_free = -1;
       continue;
     }
     UpsJob& job = u.job[u.jobs];
-    for (int p = 0; p < panels; ++p) job.panel[p] = {i, p * kPanel, u.panels++};
+    for (int p = 0; p < panels; ++p) job.panel[p] = {i, p * kPanel};
     job.panels = panels;
     if (panels == 1) half_free = u.jobs;
     ++u.jobs;
@@ -73,7 +75,8 @@ bool low_rank_ups_backward_fits_sm90(const CudaDevice& device,
   return device.capability() == 90 && dxa.extent(0) > 0 &&
          std::all_of(ups.begin(), ups.end(), [](const LowRankUpBackward<bf16>& one) {
            return one.up.rank <= kMostRank && one.up.out <= kMostWidth &&
-                  pairs_aligned(one.db, one.up.stride);
+                  aligned<float4>(one.up.b, one.up.stride) &&
+                  aligned<float2>(one.db, one.up.stride);
          });
 }
 
@@ -81,7 +84,7 @@ bool low_rank_down_gradient_fits_sm90(const CudaDevice& device, int64_t rows,
                                       const LowRankDown<float>& da) {
   return device.capability() == 90 && rows > 0 &&
          std::all_of(da.a.begin(), da.a.begin() + da.count,
-                     [&](const float* a) { return pairs_aligned(a, da.stride); });
+                     [&](const float* a) { return aligned<float2>(a, da.stride); });
 }
 
 void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
@@ -97,17 +100,6 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
   u.xa = sm90::tensor_map_narrow(xa.data, rows, xa.extent(1), xa.extent(1));
   divide_ups(ups, u);
 
-  UpsPack pack{};
-  pack.rank = u.rank;
-  for (int j = 0; j < u.jobs; ++j)
-    for (int p = 0; p < u.job[j].panels; ++p) {
-      const UpsPanel& panel = u.job[j].panel[p];
-      const auto& up = ups[static_cast<size_t>(panel.adapter)].up;
-      pack.panel[panel.slot] = {up.b + panel.column * rank,
-                                up.out_scale ? up.out_scale + panel.column : nullptr, up.stride,
-                                static_cast<int>(std::min<int64_t>(up.out - panel.column, kPanel))};
-    }
-
   int64_t floats = 0;
   for (const auto& one : ups) floats += partial_floats(rows, one.db ? 1 : 0, one.up.out, rank);
   float* partial = partial_workspace(device, floats);
@@ -115,6 +107,7 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
   for (size_t i = 0; i < ups.size(); ++i) {
     const auto& [up, dy, db] = ups[i];
     u.adapter[i].dy = sm90::tensor_map(dy.data, rows, up.out, up.out);
+    u.adapter[i].up = up;
     u.adapter[i].column = static_cast<int>(up.place * rank);
     if (!db) continue;
     u.adapter[i].db = sums.gradient[i] = ups_gradient(ups[i], xa, partial);
@@ -123,13 +116,7 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
 
   with_ups_rank(rank, [&](auto kernel_rank) {
     constexpr int kRank = decltype(kernel_rank)::value;
-    constexpr int kBytes = sizeof(UpsShared<kRank>), kPieces = kPanelElements<kRank> / kPack;
-    uint4* const b = packed_workspace(device, docs * u.panels * kPieces);
-    u.b = reinterpret_cast<const bf16*>(b);
-    const dim3 pack_grid(kPieces / kPackThreads, static_cast<unsigned>(u.panels),
-                         static_cast<unsigned>(docs));
-    ups_pack_kernel<kRank><<<pack_grid, kPackThreads, 0, device.stream()>>>(pack, b);
-    cuda_check_launch("low_rank: packing");
+    constexpr int kBytes = sizeof(UpsShared<kRank>);
     allow_shared(ups_backward_kernel<kRank>, kBytes);
     const unsigned clusters =
         most_doc_tiles<kChunkRows>(rows, docs) * static_cast<unsigned>(u.jobs);

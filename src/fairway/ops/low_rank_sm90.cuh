@@ -27,12 +27,11 @@ constexpr int kRowBytes = kBox * 2, kNarrowRowBytes = kNarrowBox * 2;  // of a b
 template <int kN, int kTransA, int kTransB>
 __device__ __forceinline__ void multiply(float (&d)[kN / 2], uint64_t a, uint64_t b,
                                          bool accumulate) {
-  static_assert(kN == 32 || kN == 64 || kN == 96 || kN == 128 || kN == 256);
+  static_assert(kN == 32 || kN == 64 || kN == 96 || kN == 128);
   if constexpr (kN == 32) wgmma_m64n32k16<kTransA, kTransB>(d, a, b, accumulate);
   if constexpr (kN == 64) wgmma_m64n64k16<kTransA, kTransB>(d, a, b, accumulate);
   if constexpr (kN == 96) wgmma_m64n96k16<kTransA, kTransB>(d, a, b, accumulate);
   if constexpr (kN == 128) wgmma_m64n128k16<kTransA, kTransB>(d, a, b, accumulate);
-  if constexpr (kN == 256) wgmma_m64n256k16<kTransA, kTransB>(d, a, b, accumulate);
 }
 
 // A chunk of a document's rows, known to the compiler as the same in all lanes.

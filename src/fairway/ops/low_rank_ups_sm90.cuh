@@ -11,23 +11,23 @@
 
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/ops/low_rank_sm90.cuh"
-#include "fairway/sm90/bulk_copy.cuh"
 #include "fairway/sm90/cluster.cuh"
 #include "fairway/sm90/tma.cuh"
 
 namespace fairway::cuda::low_rank_sm90 {
 
-constexpr int kUpsThreads = 3 * kWarpgroupThreads;  // two warpgroups multiply, one loads
+// Two warpgroups multiply, one loads.
+constexpr int kUpsConsumers = 2 * kWarpgroupThreads;
+constexpr int kUpsThreads = kUpsConsumers + kWarpgroupThreads;
 // Registers of a thread that loads and of the others, of 3 x 168 in all.
 constexpr int kUpsLoaderRegisters = 40, kUpsRegisters = 232;
 constexpr int kUpsRing = 4;  // stages
 constexpr int kPanel = 256, kPanelBoxes = kPanel / kBox;
-constexpr int kMostPanels = 2 * kMaxLowRankGroup;
 
-// Elements of a panel of B as block 0 reads it: [kPanelBoxes][kRank][64], row n of a box for column
-// panel_column(n) of B, its 16-byte pieces exchanged by n % 8.
+// Bytes of a panel of B as block 0 reads it, bf16 [kPanelBoxes][kRank][64]: row n of a box is
+// column panel_row⁻¹(n) of B, its 16-byte pieces exchanged by n % 8.
 template <int kRank>
-constexpr int kPanelElements = kRank* kPanel;
+constexpr int kPanelBytes = kRank* kPanel * 2;
 
 // Of every 32 rows n of a box: as accumulator columns they leave a lane with 8 neighbouring
 // columns.
@@ -37,7 +37,6 @@ __host__ __device__ constexpr int panel_row(int column) {
 
 struct UpsPanel {
   int adapter, column;  // of dy, its first
-  int slot;             // among all panels of a document
 };
 struct UpsJob {
   UpsPanel panel[2];
@@ -46,16 +45,16 @@ struct UpsJob {
 
 struct UpsAdapter {
   CUtensorMap dy;  // tensor_map
-  int column;      // of xa and dxa, its first
-  Gradient db;     // of this adapter alone; without d not wanted
+  LowRankUp<const float> up;
+  int column;   // of xa and dxa, its first
+  Gradient db;  // of this adapter alone; without d not wanted
 };
 
 struct UpsBackward {
   const int32_t* doc_rows;
-  int docs, jobs, panels, rank;
+  int docs, jobs, rank;
   int64_t pitch;  // of dxa
   bf16* dxa;
-  const bf16* b;   // [docs, panels][kPanelElements]
   CUtensorMap xa;  // tensor_map_narrow
   UpsJob job[kMaxLowRankGroup];
   UpsAdapter adapter[kMaxLowRankGroup];
@@ -67,10 +66,10 @@ struct alignas(1024) UpsShared {
   static constexpr int kNarrowBoxes = kRank / kNarrowBox;
   uint8_t dy[kUpsRing][kPanelBoxes * kBoxBytes];
   union {
-    uint8_t b[2][kPanelElements<kRank> * 2];               // block 0
+    uint8_t b[2][kPanelBytes<kRank>];                      // block 0
     uint8_t xa[kUpsRing][kNarrowBoxes * kNarrowBoxBytes];  // block 1
   };
-  uint64_t full[kUpsRing], empty[kUpsRing], b_full;
+  uint64_t full[kUpsRing], empty[kUpsRing];
 };
 static_assert(sizeof(UpsShared<96>) <= 232448, "shared memory of a block");
 
@@ -88,14 +87,6 @@ __device__ __forceinline__ void ups_load(UpsShared<kRank>& shared, const UpsBack
                                          const UpsJob& job, const DocTile& chunk, int steps,
                                          int block) {
   constexpr int kBoxes = kPanelBoxes / 2, kNarrowBoxes = UpsShared<kRank>::kNarrowBoxes;
-  constexpr int kPanelBytes = kPanelElements<kRank> * 2;
-  if (block == 0) {
-    mbarrier_arrive_expect(&shared.b_full, static_cast<uint32_t>(job.panels) * kPanelBytes);
-    for (int p = 0; p < job.panels; ++p)
-      bulk_load(shared.b[p],
-                u.b + (int64_t{chunk.doc} * u.panels + job.panel[p].slot) * kPanelElements<kRank>,
-                kPanelBytes, &shared.b_full);
-  }
   const uint32_t bytes =
       kPanelBoxes * kBoxBytes + (block == 0 ? 0 : kNarrowBoxes * kNarrowBoxBytes);
   for (int i = 0; i < steps; ++i) {
@@ -117,6 +108,51 @@ __device__ __forceinline__ void ups_load(UpsShared<kRank>& shared, const UpsBack
     for (int b = 0; b < kNarrowBoxes; ++b)
       tma_load_2d(shared.xa[step.stage] + b * kNarrowBoxBytes, &u.xa, full,
                   adapter.column + b * kNarrowBox, row);
+  }
+}
+
+// A panel of one document's B to shared memory, by the threads of both warpgroups: all loads, then
+// all stores. What lies outside of B is zero.
+template <int kRank>
+__device__ __forceinline__ void ups_fill(uint8_t* to, const LowRankUp<const float>& up, int doc,
+                                         int column, int rank, int thread) {
+  // A thread's shares: 8 rows of 4 neighbouring columns each.
+  constexpr int kQuads = kRank / 4, kShares = kPanel / 8 * kQuads / kUpsConsumers;
+  const float* const from = up.b + doc * up.stride + int64_t{column} * rank;
+  const float* const scale = up.out_scale ? up.out_scale + column : nullptr;
+  const int rows = static_cast<int>(up.out) - column;
+  float4 v[kShares][8] = {};
+  float factor[kShares][8] = {};
+#pragma unroll
+  for (int i = 0; i < kShares; ++i) {
+    const int share = i * kUpsConsumers + thread;
+    const int row = share / kQuads * 8, first = share % kQuads * 4;
+    if (row >= rows || first >= rank) continue;  // `rows` and `rank` are multiples of 8
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      v[i][k] = __ldg(reinterpret_cast<const float4*>(from + int64_t{row + k} * rank + first));
+      factor[i][k] = scale ? __ldg(scale + row + k) : 1.0f;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kShares; ++i) {
+    const int share = i * kUpsConsumers + thread;
+    const int piece = share / kQuads, first = share % kQuads * 4;
+    const auto pair = [&](int k, float low, float high) {
+      return pack_bf16(factor[i][k] * low, factor[i][k + 1] * high);
+    };
+    const float4(&x)[8] = v[i];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const auto at = [&](int k) {
+        return c == 0 ? x[k].x : c == 1 ? x[k].y : c == 2 ? x[k].z : x[k].w;
+      };
+      const int n = panel_row(first + c);
+      *reinterpret_cast<uint4*>(to + (piece / 8 * kRank + n) * kRowBytes +
+                                ((piece % 8) ^ (n % 8)) * 16) = {
+          pair(0, at(0), at(1)), pair(2, at(2), at(3)), pair(4, at(4), at(5)),
+          pair(6, at(6), at(7))};
+    }
   }
 }
 
@@ -152,8 +188,12 @@ template <int kRank>
 __device__ __forceinline__ void ups_products(UpsShared<kRank>& shared, const UpsBackward& u,
                                              const UpsJob& job, const DocTile& chunk, int warpgroup,
                                              int warp, int lane) {
+  for (int p = 0; p < job.panels; ++p)
+    ups_fill<kRank>(shared.b[p], u.adapter[job.panel[p].adapter].up, chunk.doc, job.panel[p].column,
+                    u.rank, kWarpgroupThreads * warpgroup + 32 * warp + lane);
+  fence_async_shared();
+  named_barrier_sync(1, kUpsConsumers);
   float sum[kRank / 2];
-  mbarrier_wait(&shared.b_full, 0);
 #pragma unroll 1
   for (int row = kStageRows * warpgroup; row < chunk.rows; row += 2 * kStageRows) {
 #pragma unroll 1
@@ -225,18 +265,25 @@ __device__ __forceinline__ void ups_gradient(UpsShared<kRank>& shared, const Ups
   const int column = 2 * (lane % 4);
   const int first = job.panel[panel].column + 16 * warp + lane / 4;
   float* const d = sums_of(g, chunk, 0) + column;
+  float scale[kPanelBoxes][2];
+#pragma unroll
+  for (int box = 0; box < kPanelBoxes; ++box)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = first + box * kBox + 8 * h;
+      scale[box][h] = g.wide_scale && row < g.width ? __ldg(g.wide_scale + row) : 1.0f;
+    }
 #pragma unroll
   for (int box = 0; box < kPanelBoxes; ++box)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = first + box * kBox + 8 * h;
       if (row >= g.width) continue;
-      const float scale = g.wide_scale ? g.wide_scale[row] : 1.0f;
 #pragma unroll
       for (int j = 0; j < kRank / 8; ++j)
         if (column + 8 * j < g.rank)
           *reinterpret_cast<float2*>(d + int64_t{row} * g.wide_step + 8 * j) = {
-              scale * sum[box][4 * j + 2 * h], scale * sum[box][4 * j + 2 * h + 1]};
+              scale[box][h] * sum[box][4 * j + 2 * h], scale[box][h] * sum[box][4 * j + 2 * h + 1]};
     }
 }
 
@@ -258,7 +305,6 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kUpsThreads, 1)
       mbarrier_init(&shared.full[i], 1);
       mbarrier_init(&shared.empty[i], 2 * 4);  // the warps of a warpgroup of both blocks
     }
-    mbarrier_init(&shared.b_full, 1);
     mbarrier_init_fence();
   }
   cluster_sync();
@@ -278,46 +324,6 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kUpsThreads, 1)
   }
   // The other block may still send here, or arrive at barriers here.
   cluster_sync();
-}
-
-// B of all adapters' panels. Grid (pieces of 16 bytes, panels, documents). What lies outside of B
-// is zero.
-struct UpsPack {
-  struct Panel {
-    const float* b;      // of the first document, from the panel's first row on
-    const float* scale;  // factors of these rows; null: 1
-    int64_t stride;
-    int rows;
-  };
-  Panel panel[kMostPanels];
-  int rank;
-};
-constexpr int kPackThreads = 256;
-template <int kRank>
-__global__ void __launch_bounds__(kPackThreads)
-    ups_pack_kernel(const __grid_constant__ UpsPack pack, uint4* to) {
-  constexpr int kPieces = kPanelElements<kRank> / 8;
-  static_assert(kPieces % kPackThreads == 0);
-  const UpsPack::Panel& panel = pack.panel[blockIdx.y];
-  // Eight columns of four pieces a warp: whole sectors on both sides.
-  const int i = static_cast<int>(blockIdx.x * kPackThreads + threadIdx.x);
-  const int piece = i / 8 % 8, column = i / 64 % (kRank / 8) * 8 + i % 8;
-  const int box = i / (8 * kRank);
-  const int first = box * kBox + 8 * piece;
-  float v[8] = {};
-  if (column < pack.rank) {
-    const float* const from = panel.b + blockIdx.z * panel.stride + column;
-#pragma unroll
-    for (int k = 0; k < 8; ++k)
-      if (first + k < panel.rows) {
-        v[k] = from[int64_t{first + k} * pack.rank];
-        if (panel.scale) v[k] *= panel.scale[first + k];
-      }
-  }
-  const int row = panel_row(column);
-  to[(int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * kPieces + (box * kRank + row) * 8 +
-     (piece ^ (row % 8))] = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
-                             pack_bf16(v[6], v[7])};
 }
 
 }  // namespace fairway::cuda::low_rank_sm90
