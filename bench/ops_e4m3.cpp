@@ -75,7 +75,9 @@ void OpsBench<Device, E>::mlp_e4m3() {
   measure("mlp_e4m3_weights", 4 * DF, 0, [&] { mlp_e4m3_weights<E>(device, up, down, ln, bank); });
   const MlpE4m3<E> w = bank.slice(0);
   const MlpHidden<E> kept{zf, take_as(uint32_t{}, {mlp_sign_words<E>(T, hidden)})};
-  rms_norm<E>(device, input, c.norm_eps, 1, rstd, normed);
+  measure("norm_mlp_leaky_sq_e4m3", 4 * TD + TF + 2 * DF, 4 * TF * static_cast<double>(D), [&] {
+    norm_mlp_leaky_sq_e4m3<E>(device, input, c.norm_eps, 1, rstd, normed, w, residual, kept, out);
+  });
   const auto forward = [&] { mlp_leaky_sq_e4m3<E>(device, normed, w, residual, kept, out); };
   const double flops = 2 * TF * static_cast<double>(D);
   measure("mlp_leaky_sq_e4m3", 3 * TD + TF + 2 * DF, 2 * flops, forward);

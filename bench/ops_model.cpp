@@ -6,7 +6,6 @@
 #include "fairway/ops/linear_xent.h"
 #include "fairway/ops/linear_xsa.h"
 #include "fairway/ops/mix_norm.h"
-#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
@@ -93,19 +92,6 @@ void OpsBench<Device, E>::model() {
     forward();
     mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, dwup, dwdown, {},
                              {rstd, 1, lane, {}});
-  });
-  const MlpE4m3<E> bank{take({1, hidden, D}), take({1, D, hidden}),
-                        take_as(int32_t{}, {1, kE4m3Exponents})};
-  const double ln[] = {1};
-  measure("mlp_e4m3_weights", 4 * DF, 0, [&] {
-    mlp_e4m3_weights<E>(device, {wup.data, {1, hidden, D}}, {wdown.data, {1, D, hidden}}, ln, bank);
-  });
-  const MlpE4m3<E> e4m3 = bank.slice(0);
-  measure("mlp_leaky_sq_e4m3", 3 * TD + TF + 2 * DF, 4 * TF * static_cast<double>(D),
-          [&] { mlp_leaky_sq_e4m3<E>(device, x, e4m3, z, kept, y); });
-  measure("mlp_leaky_sq_e4m3, forward and backward", both_bytes, both_flops, [&] {
-    mlp_leaky_sq_e4m3<E>(device, x, e4m3, z, kept, y);
-    mlp_leaky_sq_e4m3_backward<E>(device, y, x, kept, e4m3, z, dwup, dwdown);
   });
   measure("linear_three backward, input", 3 * TD + 2 * n(D, D), 4 * TD * static_cast<double>(D),
           [&] {

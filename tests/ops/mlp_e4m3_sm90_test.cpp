@@ -45,6 +45,7 @@ class DeviceArray {
     memory_ = gpu()->allocate(bytes.size());
     gpu()->upload(memory_.data(), bytes.data(), bytes.size());
   }
+  int64_t count() const { return static_cast<int64_t>(count_); }
   U* data() const { return reinterpret_cast<U*>(memory_.data()); }
   std::vector<U> read() const {
     std::vector<std::byte> bytes(count_ * sizeof(U) + kGuard);
@@ -494,6 +495,41 @@ TEST_F(GpuE4m3, RowsHaveTheSameBitsAmongOthers) {
   EXPECT_EQ(again.dn, together.dn);
   EXPECT_EQ(again.dwup, together.dwup);
   EXPECT_EQ(again.dwdown, together.dwdown);
+}
+
+TEST_F(GpuE4m3, NormInFrontChangesNoBit) {
+  // A row in registers, in more of them, and read twice.
+  for (const auto& [T, D, F] :
+       {std::array<int64_t, 3>{300, 512, 640}, {37, 896, 128}, {9, 1152, 256}}) {
+    SCOPED_TRACE(D);
+    const DeviceArray<bf16> x(normals(T * D, 21, 3)), up(normals(F * D, 22, 0.05)),
+        down(normals(D * F, 23, 0.05)), up_operand(F * D), down_operand(D * F);
+    const DeviceArray<int32_t> exponents(kE4m3Exponents);
+    const MlpE4m3<bf16> bank{{up_operand.data(), {1, F, D}},
+                             {down_operand.data(), {1, D, F}},
+                             {exponents.data(), {1, kE4m3Exponents}}};
+    const double ln = 0.7, eps = 0x1p-23;
+    mlp_e4m3_weights<bf16>(*gpu(), {up.data(), {1, F, D}}, {down.data(), {1, D, F}}, {&ln, 1},
+                           bank);
+    const auto run = [&](auto&& op) {
+      const DeviceArray<float> rstd(T);
+      const DeviceArray<bf16> n(T * D), f(T * F), y(T * D);
+      const DeviceArray<uint32_t> signs(mlp_sign_words<bf16>(T, F));
+      const Tensor<const bf16> in{x.data(), {T, D}};
+      const MlpHidden<bf16> hidden{{f.data(), {T, F}}, {signs.data(), {signs.count()}}};
+      op(*gpu(), in, eps, ln, Tensor<float>{rstd.data(), {T}}, Tensor<bf16>{n.data(), {T, D}},
+         bank.slice(0), in, hidden, Tensor<bf16>{y.data(), {T, D}});
+      const auto r = rstd.read();
+      std::vector<double> all(r.begin(), r.end());
+      for (const auto* one : {&n, &f, &y}) {
+        const auto values = values_of(one->read());
+        all.insert(all.end(), values.begin(), values.end());
+      }
+      return all;
+    };
+    EXPECT_EQ(run([](auto&&... a) { norm_mlp_leaky_sq_e4m3<bf16>(a...); }),
+              run([](auto&&... a) { norm_mlp_leaky_sq_e4m3_steps<bf16>(a...); }));
+  }
 }
 
 }  // namespace

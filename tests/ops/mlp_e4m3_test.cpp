@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ostream>
 #include <vector>
 
 #include "fairway/device/cpu_device.h"
@@ -193,6 +194,10 @@ struct Size {
   int64_t rows, D, F;
   double ln;
 };
+void PrintTo(const Size& s, std::ostream* out) {
+  *out << s.rows << " rows, " << s.D << " to " << s.F << ", ln " << s.ln;
+}
+
 class MlpE4m3Op : public ::testing::TestWithParam<Size> {
  protected:
   Matrices matrices() const {

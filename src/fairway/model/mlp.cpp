@@ -9,14 +9,18 @@
 namespace fairway {
 
 template <class Device, class T>
-void mlp_forward(Device& device, int s, const Layer<const T>& layer,
+void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                 const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> residual,
-                 Tensor<T> out) {
+                 const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> x,
+                 Tensor<const T> residual, Tensor<T> out) {
+  const double eps = net.config.norm_eps,
+               ln = net.config.ln(net.route[static_cast<size_t>(s)].layer);
   if (e4m3) {
-    mlp_leaky_sq_e4m3<T>(device, acts.mlp_in, e4m3, residual, acts.hidden, out);
+    norm_mlp_leaky_sq_e4m3<T>(device, x, eps, ln, acts.rstd_mlp, acts.mlp_in, e4m3, residual,
+                              acts.hidden, out);
     return;
   }
+  rms_norm<T>(device, x, eps, ln, acts.rstd_mlp, acts.mlp_in);
   adapt_down<Device, T>(device, slot_down(lora, s, {Adapter::mlp}), acts.mlp_in, acts.mlp_xa);
   mlp_leaky_sq<T>(device, acts.mlp_in, layer.wup, wdown_scaled, residual, acts.hidden, out,
                   {slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), acts.mlp_xa});
@@ -45,9 +49,9 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                         \
-  template void mlp_forward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*,  \
-                            Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&,           \
-                            Tensor<const T>, Tensor<T>);                                       \
+  template void mlp_forward(Device&, const Network&, int, const Layer<const T>&,               \
+                            const Lora<const Accum<T>>*, Tensor<const T>, const MlpE4m3<T>&,   \
+                            const VisitActs<T>&, Tensor<const T>, Tensor<const T>, Tensor<T>); \
   template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*, \
                              Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&, double,  \
                              Tensor<const T>, Tensor<T>, Tensor<T>, const Layer<Accum<T>>&,    \

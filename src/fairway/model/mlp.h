@@ -1,4 +1,4 @@
-// The MLP sub-layer, from its normalised input to what it adds. Internal to model/.
+// The MLP sub-layer: forward from before its norm, backward to behind it. Internal to model/.
 #pragma once
 
 #include "fairway/model/layer.h"
@@ -6,14 +6,14 @@
 
 namespace fairway {
 
-// From acts' mlp_in: fills hidden (where it is kept), mlp_xa and out = residual + mlp_scale⊙MLP
-// (null residual: without). `wdown_scaled`: Wdown with the scale folded in; `e4m3`: it and Wup as
-// e4m3 operands, which are then read instead (null: not).
+// From x: fills acts' rstd_mlp, mlp_in, hidden (where it is kept), mlp_xa and out = residual +
+// mlp_scale⊙MLP (null residual: without); x may be the residual. `wdown_scaled`: Wdown with the
+// scale folded in; `e4m3`: it and Wup as e4m3 operands, which are then read instead (null: not).
 template <class Device, class T>
-void mlp_forward(Device& device, int s, const Layer<const T>& layer,
+void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                 const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> residual,
-                 Tensor<T> out);
+                 const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> x,
+                 Tensor<const T> residual, Tensor<T> out);
 
 // From dout, the gradient of what was added: what goes back through the norm (of scale `ln`) is
 // added to dx, which may be dout; where there is a place for them, weight gradients accumulate and

@@ -177,12 +177,11 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
                 v.rstd_attn, v.attn_in);
     if (serial) {
       attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, u, h);
-      rms_norm<T>(device, h, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
-      mlp_forward<Device, T>(device, s, layer, lora, wdown, e4m3, v, h, output_of(net, acts, s));
+      mlp_forward<Device, T>(device, net, s, layer, lora, wdown, e4m3, v, h, h,
+                             output_of(net, acts, s));
     } else {
       attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, {}, v.a);
-      rms_norm<T>(device, v.lane1, c.norm_eps, ln, v.rstd_mlp, v.mlp_in);
-      mlp_forward<Device, T>(device, s, layer, lora, wdown, e4m3, v, {}, v.m);
+      mlp_forward<Device, T>(device, net, s, layer, lora, wdown, e4m3, v, v.lane1, {}, v.m);
       const LaneJoin<T> join = lane_join_of(v, layer);
       if (s + 1 < net.slots())
         lane_join<T>(device, join, output_of(net, acts, s),

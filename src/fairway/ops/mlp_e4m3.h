@@ -30,6 +30,7 @@
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 #include "fairway/ops/mlp_leaky_sq.h"
+#include "fairway/ops/rms_norm.h"
 
 namespace fairway {
 
@@ -86,6 +87,27 @@ void mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> n, const MlpE4m3<T>& w
 template <class T>
 void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& w,
                        Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
+
+// The same and the norm in front of it: x [T, D] → rstd [T], n [T, D] = rms(x)·ln as rms_norm has
+// them, then as above. x may be the residual.
+template <class T>
+void norm_mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> x, double eps, double ln,
+                            Tensor<T> rstd, Tensor<T> n, const MlpE4m3<T>& w,
+                            Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
+template <class T>
+void norm_mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> x, double eps, double ln,
+                            Tensor<Accum<T>> rstd, Tensor<T> n, const MlpE4m3<T>& w,
+                            Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y);
+
+// Step by step, with the same bits.
+template <class T, class Device>
+void norm_mlp_leaky_sq_e4m3_steps(Device& device, Tensor<const T> x, double eps, double ln,
+                                  Tensor<Accum<T>> rstd, Tensor<T> n, const MlpE4m3<T>& w,
+                                  Tensor<const T> residual, const MlpHidden<T>& hidden,
+                                  Tensor<T> y) {
+  rms_norm<T>(device, x, eps, ln, rstd, n);
+  mlp_leaky_sq_e4m3<T>(device, n, w, residual, hidden, y);
+}
 
 // From dm [T, D] and what was kept, which is lost: dn [T, D] = dz Wup is written; dwup [F, D] and
 // dwdown [D, F] accumulate.

@@ -114,6 +114,13 @@ void mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> n, const MlpE4m3<T>& w
 }
 
 template <class T>
+void norm_mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> x, double eps, double ln,
+                            Tensor<T> rstd, Tensor<T> n, const MlpE4m3<T>& w,
+                            Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+  norm_mlp_leaky_sq_e4m3_steps<T>(device, x, eps, ln, rstd, n, w, residual, hidden, y);
+}
+
+template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
                                 Tensor<T> dwup, Tensor<T> dwdown) {
@@ -153,6 +160,9 @@ void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<co
                                  std::span<const double>, const MlpE4m3<T>&);                      \
   template void mlp_leaky_sq_e4m3(CpuDevice&, Tensor<const T>, const MlpE4m3<T>&, Tensor<const T>, \
                                   const MlpHidden<T>&, Tensor<T>);                                 \
+  template void norm_mlp_leaky_sq_e4m3(CpuDevice&, Tensor<const T>, double, double, Tensor<T>,     \
+                                       Tensor<T>, const MlpE4m3<T>&, Tensor<const T>,              \
+                                       const MlpHidden<T>&, Tensor<T>);                            \
   template void mlp_leaky_sq_e4m3_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,           \
                                            const MlpHidden<T>&, const MlpE4m3<T>&, Tensor<T>,      \
                                            Tensor<T>, Tensor<T>);

@@ -11,6 +11,7 @@
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "fairway/ops/rms_norm_cuda.h"
 
 namespace fairway {
 
@@ -64,17 +65,16 @@ void weights_sm90(CudaDevice& device, Tensor<const bf16> wup, Tensor<const bf16>
                                  reinterpret_cast<e4m3*>(to.wdown.data));
 }
 
-void forward_sm90(CudaDevice& device, Tensor<const bf16> n, const MlpE4m3<bf16>& w,
-                  Tensor<const bf16> residual, const MlpHidden<bf16>& hidden, Tensor<bf16> y) {
+// The forward pass from n as an operand.
+void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>& w,
+                   Tensor<const bf16> residual, const MlpHidden<bf16>& hidden, Tensor<bf16> y) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   check(cuda::leaky_sq_sign_bytes(rows, F) <=
             static_cast<size_t>(hidden.signs.size()) * sizeof(uint32_t),
         "mlp_leaky_sq_e4m3: signs");
   const int32_t* const e = w.exponents.data;
-  const Tensor<e4m3> in = workspace<e4m3>(device, kRowsSlot, rows, D);
   const Tensor<e4m3> f = workspace<e4m3>(device, kHiddenSlot, rows, F);
-  cuda::mlp_e4m3_operand_n(device.stream(), n.data, e, rows, D, in.data);
-  cuda::mlp_e4m3_up(device.stream(), in.data, OperandPair(w.wup).straight, e, rows, D, F,
+  cuda::mlp_e4m3_up(device.stream(), n.data, OperandPair(w.wup).straight, e, rows, D, F,
                     hidden.z.data, f.data, hidden.signs.data);
   cuda::mlp_e4m3_down(device.stream(), f.data, OperandPair(w.wdown).straight, e, residual.data,
                       rows, D, F, y.data);
@@ -122,7 +122,9 @@ void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& 
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      forward_sm90(device, n, w, residual, hidden, y);
+      const Tensor<e4m3> in = workspace<e4m3>(device, kRowsSlot, rows, D);
+      cuda::mlp_e4m3_operand_n(device.stream(), n.data, w.exponents.data, rows, D, in.data);
+      products_sm90(device, in, w, residual, hidden, y);
       return;
     }
   const int32_t* const e = w.exponents.data;
@@ -138,6 +140,21 @@ void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& 
     round_rows_to_e4m3<T>(device, f, e + kE4m3F, nullptr, f.data);
   }
   linear_adapted<T>(device, f, w.wdown, residual, {}, y);
+}
+
+template <class T>
+void norm_mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> x, double eps, double ln,
+                            Tensor<Accum<T>> rstd, Tensor<T> n, const MlpE4m3<T>& w,
+                            Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+  const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  if constexpr (std::is_same_v<T, bf16>)
+    if (fits_sm90<T>(device, D, F)) {
+      const Tensor<e4m3> in = workspace<e4m3>(device, kRowsSlot, rows, D);
+      rms_norm_e4m3(device, x, eps, ln, rstd, n, w.exponents.data + kE4m3N, in.data);
+      products_sm90(device, in, w, residual, hidden, y);
+      return;
+    }
+  norm_mlp_leaky_sq_e4m3_steps<T>(device, x, eps, ln, rstd, n, w, residual, hidden, y);
 }
 
 template <class T>
@@ -177,6 +194,9 @@ void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<c
                                  std::span<const double>, const MlpE4m3<T>&);                 \
   template void mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, const MlpE4m3<T>&,            \
                                   Tensor<const T>, const MlpHidden<T>&, Tensor<T>);           \
+  template void norm_mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, double, double,          \
+                                       Tensor<Accum<T>>, Tensor<T>, const MlpE4m3<T>&,        \
+                                       Tensor<const T>, const MlpHidden<T>&, Tensor<T>);      \
   template void mlp_leaky_sq_e4m3_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,     \
                                            const MlpHidden<T>&, const MlpE4m3<T>&, Tensor<T>, \
                                            Tensor<Accum<T>>, Tensor<Accum<T>>);

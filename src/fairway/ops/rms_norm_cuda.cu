@@ -1,4 +1,6 @@
 // A warp per row, the row in registers where it fits (with_row_layout).
+#include "fairway/base/check.h"
+#include "fairway/base/e4m3_cuda.cuh"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rms_norm_cuda.h"
@@ -25,10 +27,28 @@ __device__ __forceinline__ void clear(float (&v)[kVec]) {
   for (int i = 0; i < kVec; ++i) v[i] = 0.0f;
 }
 
-template <class T, int kVec, int kChunks>
+// Where n goes as an operand; nowhere.
+struct NoOperand {
+  template <int kVec>
+  __device__ __forceinline__ void store(int64_t, const float (&)[kVec]) const {}
+};
+struct E4m3Operand {
+  e4m3* to;
+  const int32_t* exponent;
+
+  // Rounded to bf16 first, as what reads n finds it.
+  __device__ __forceinline__ void store(int64_t at, const float (&v)[kPack]) const {
+    const uint4 n = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
+                               pack_bf16(v[6], v[7]));
+    *reinterpret_cast<uint2*>(to + at) = e4m3_of_bf16(n, power_of_two(__ldg(exponent)));
+  }
+};
+
+template <class T, int kVec, int kChunks, class Operand>
 __global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int32_t* pick,
                                                            int64_t rows, int64_t D, float eps,
-                                                           float scale, float* rstd_out, T* n) {
+                                                           float scale, float* rstd_out, T* n,
+                                                           Operand operand) {
   wait_for_earlier_kernels();
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
@@ -60,6 +80,7 @@ __global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int
 #pragma unroll
     for (int i = 0; i < kVec; ++i) y[i] = v[c][i] * g;
     store<kVec>(nr + j, y);
+    operand.store(row * D + j, y);
   });
 }
 
@@ -159,11 +180,27 @@ void rms_norm_rows(CudaDevice& device, const T* x, const int32_t* pick, int64_t 
                    double eps, double scale, Accum<T>* rstd, T* n, const char* name) {
   if (rows == 0) return;
   with_row_layout(D % kPack == 0 && aligned16(x, n), D, [&](auto vec, auto chunks) {
-    launch_dependent(device.stream(), norm_kernel<T, decltype(vec)::value, decltype(chunks)::value>,
+    launch_dependent(device.stream(),
+                     norm_kernel<T, decltype(vec)::value, decltype(chunks)::value, NoOperand>,
                      row_blocks(rows), kRowThreads, 0, x, pick, rows, D, static_cast<float>(eps),
-                     static_cast<float>(scale), rstd, n);
+                     static_cast<float>(scale), rstd, n, NoOperand{});
   });
   cuda_check_launch(name);
+}
+
+void rms_norm_e4m3(CudaDevice& device, Tensor<const bf16> x, double eps, double scale,
+                   Tensor<float> rstd, Tensor<bf16> n, const int32_t* exponent, e4m3* operand) {
+  const int64_t rows = x.extent(0), D = x.extent(1);
+  if (rows == 0) return;
+  check(D % kPack == 0 && aligned16(x.data, n.data, operand), "rms_norm_e4m3: alignment");
+  with_row_layout(true, D, [&](auto vec, auto chunks) {
+    if constexpr (decltype(vec)::value == kPack)
+      norm_kernel<bf16, kPack, decltype(chunks)::value>
+          <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
+              x.data, nullptr, rows, D, static_cast<float>(eps), static_cast<float>(scale),
+              rstd.data, n.data, E4m3Operand{operand, exponent});
+  });
+  cuda_check_launch("rms_norm_e4m3");
 }
 
 template <class T>
