@@ -121,6 +121,17 @@ TEST(E4m3, RoundsToNearestEvenAndSaturates) {
   check_e4m3<double>();
 }
 
+TEST(E4m3, CodesInMemory) {
+  for (int code = 0; code < 0x7F; ++code) {
+    const auto value = e4m3_value<float>(code);
+    EXPECT_EQ(to_e4m3(value).bits, code);
+    EXPECT_EQ(to_e4m3(-value).bits, code | 0x80);
+    EXPECT_EQ(to_e4m3(std::nextafter(value, 0.0f)).bits, code);  // rounds up again
+  }
+  EXPECT_EQ(to_e4m3(kInf).bits, 0x7E);
+  EXPECT_EQ(to_e4m3(std::numeric_limits<float>::quiet_NaN()).bits & 0x7F, 0x7F);
+}
+
 TEST(E4m3, LargestExponentThatDoesNotSaturate) {
   EXPECT_EQ(e4m3_exponent(0), 0);
   EXPECT_EQ(e4m3_exponent(448), 0);

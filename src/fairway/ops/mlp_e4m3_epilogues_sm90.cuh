@@ -11,11 +11,6 @@
 
 namespace fairway::cuda {
 
-__device__ __forceinline__ uint4 pack_bf16_8(const float (&v)[8]) {
-  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
-                    pack_bf16(v[6], v[7]));
-}
-
 // The exponents of a thread's two rows of a matrix of `rows`; 0 outside of it.
 struct RowExponents {
   int32_t of[2];
@@ -104,11 +99,7 @@ class LeakySqE4m3BackwardEpilogue {
   __device__ __forceinline__ void early() {
 #pragma unroll
     for (int c = 0; c < 3; ++c) load(c);
-      // The last chunk has no registers until the first is done. A thread's 16-byte pieces of one
-      // row lie in one line of 128 bytes.
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (at_.valid(3, half)) sm90::prefetch_l2(params_.f + at_.offset(3, half));
+    prefetch(3);  // there are no registers for it until the first chunk is done
     dm_.load(params_.dm_exponents, params_.rows, at_);
     down_ = __ldg(params_.exponents + kE4m3Down);
     dz_ = __ldg(params_.exponents + kE4m3Dz);
@@ -145,6 +136,12 @@ class LeakySqE4m3BackwardEpilogue {
 #pragma unroll
     for (int p = 0; p < 4; ++p)
       in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
+  }
+  // Of each of the two rows the line of 128 bytes in which a thread's pieces lie.
+  __device__ __forceinline__ void prefetch(int c) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (at_.valid(c, half)) sm90::prefetch_l2(params_.f + at_.offset(c, half));
   }
   // f'(z) over the root of f(z), times `scale`.
   __device__ __forceinline__ float slope(int c, int bit, float scale) const {

@@ -38,9 +38,8 @@ struct E4m3Operand {
 
   // Rounded to bf16 first, as what reads n finds it.
   __device__ __forceinline__ void store(int64_t at, const float (&v)[kPack]) const {
-    const uint4 n = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
-                               pack_bf16(v[6], v[7]));
-    *reinterpret_cast<uint2*>(to + at) = e4m3_of_bf16(n, power_of_two(__ldg(exponent)));
+    *reinterpret_cast<uint2*>(to + at) =
+        e4m3_of_bf16(pack_bf16_8(v), power_of_two(__ldg(exponent)));
   }
 };
 
