@@ -96,11 +96,9 @@ void for_each_op_case(Visitor&& visit) {
       const auto list = h.ints(ids);
       const auto x = h.in(rows);
       gather_rows<U>(h.device, x, list, h.out("gathered", {N, D}));
-      gather_rows<U>(h.device, x, {}, h.out("all", rows));
-      const auto n = h.in({N, D}), dn = h.in({N, D});
-      const auto rstd = h.vec({N}, 0.1, 1);
-      rms_norm_backward_scatter<U>(h.device, dn, n, rstd, list, h.inout("scattered", rows, 1, D));
-      rms_norm_backward_scatter<U>(h.device, dn, n, rstd, {}, h.out("in place", {N, D}, 1, D));
+      add_rows<U>(h.device, h.in({N, D}), list, h.inout("added to", rows));
+      rms_norm_backward_write<U>(h.device, h.in({N, D}), h.in({N, D}), h.vec({N}, 0.1, 1),
+                                 h.out("dx", {N, D}, 1, D));
     });
     visit(named("mix_norm"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -522,8 +520,8 @@ void for_each_op_case(Visitor&& visit) {
             linear_xent<U>(
                 h.device, in, z,
                 {h.out_vec("nll", {N}, 2, V), dx, factor, h.inout_vec("dw", {V, D}, 5, N)});
-            rms_norm_backward_scatter<U>(h.device, dx, h.in({N, D}), factor, {},
-                                         h.out("dx, norm undone", {N, D}, 6, V));
+            rms_norm_backward_write<U>(h.device, dx, h.in({N, D}), factor,
+                                       h.out("dx, norm undone", {N, D}, 6, V));
             in.d_nll = nullptr;
             linear_xent<U>(h.device, in, z, {h.out_vec("nll, evaluation", {N}, 2, V), {}, {}, {}});
           });

@@ -7,20 +7,21 @@
 
 namespace fairway {
 
-// y2 [T, H, d] = xsa(attention), lse [H, T], y_dot_v [T, H].
+// y2 [Q, H, d] = xsa(attention), lse [H, Q], y_dot_v [Q, H]. Segments with cu_queries have
+// query_rows too.
 template <class T>
 void attention_xsa(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<T> lse,
                    Tensor<T> y_dot_v) {
   attention_varlen<T>(device, q, k, v, segments, y2, lse);
-  xsa<T>(device, y2, v, y_dot_v);
+  xsa<T>(device, y2, v, y_dot_v, segments.query_rows);
 }
 template <class T>
 void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
                    Tensor<Accum<T>> y_dot_v);
 
-// dy: the gradient of y2, which becomes that of attention's own output. delta [H, T]: scratch.
+// dy: the gradient of y2, which becomes that of attention's own output. delta [H, Q]: scratch.
 // dq, dk, dv written; rope as in attention_varlen_backward.
 template <class T, class Device>
 void attention_xsa_backward(Device& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
@@ -28,7 +29,9 @@ void attention_xsa_backward(Device& device, Tensor<const T> q, Tensor<const T> k
                             Tensor<const T> y2, Tensor<const Accum<T>> y_dot_v, Tensor<T> dy,
                             Tensor<Accum<T>> delta, Tensor<T> dq, Tensor<T> dk, Tensor<T> dv,
                             const RopeBackward<T>* rope = nullptr) {
-  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
+  // Where rows are no queries, dv begins with nothing.
+  if (segments.query_rows) device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
+  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta, segments.query_rows);
   attention_varlen_backward<T>(device, q, k, v, segments, lse, dy, delta, dq, dk, dv, rope);
 }
 
