@@ -57,7 +57,7 @@ struct RopeBackward {
   Tensor<const Accum<T>> cosine, sine;    // [T, rotary_dims/2]
   Tensor<Accum<T>> dq_gain;               // [H], accumulates; null: not wanted
   // [Q, rotary_dims/2] of q's rows, where they are not k's (attention_varlen.h); null: they are.
-  Tensor<const Accum<T>> q_cosine, q_sine;
+  Tensor<const Accum<T>> q_cosine{}, q_sine{};
 
   struct Table {
     Tensor<const Accum<T>> cosine, sine;
