@@ -538,7 +538,7 @@ void for_each_op_case(Visitor&& visit) {
               const RopeBackward<U> rope{
                   h.vec({Q, H}, 0.1, 1), h.vec({T, K}, 0.1, 1),
                   h.vec({H}, 0.1, 1.5),  h.vec({T, half}),
-                  h.vec({T, half}),      h.inout_vec("dq_gain", {H}, 10, Q * d),
+                  h.vec({T, half}),      h.inout_vec("dq_gain", {H}, 10, T * d),
                   h.vec({Q, half}),      h.vec({Q, half})};
               const auto y = h.out("y", picked, 4, T);
               const auto lse = h.out_vec("lse", {H, Q}, 0, T);

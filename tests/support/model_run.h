@@ -41,6 +41,9 @@ class ModelRun {
     nll_ = device.allocate(targets.size() * sizeof(Accum<T>));
   }
 
+  // The weight of each row's nll in the loss that gradients are of, instead of 1/N each.
+  void weigh_rows(const std::vector<Accum<T>>& weights) { d_nll_ = upload(weights); }
+
   // Mean nll; with dweights or dlora also its gradients (those of
   // weights accumulated, those of adapters written). Every pointer is the
   // device's.
