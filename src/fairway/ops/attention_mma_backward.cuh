@@ -104,10 +104,14 @@ __global__ void __launch_bounds__(kThreads)
     load_tile(shared.own[0], k + kv_at, kv_stride, rows);
     load_tile(shared.own[1], v + kv_at, kv_stride, rows);
   }
+  const bool sees_diagonal = first_tile == tile.index;
+  const int length = tile.length - first_tile * kTile;
+  const int first_query = tile.first_query - first_tile * kTile;
+  const int query_begin = tile.query_begin + first_tile * kTile;
   const auto load = [&](int i, int stage) {
-    const int head = kv * group + i / per_head, query0 = (first_tile + i % per_head) * kTile;
-    const int left = tile.length - query0, first_row = max(0, tile.first_query - query0);
-    const int64_t first = int64_t{tile.query_begin} + query0, at = (first * H + head) * kD;
+    const int head = kv * group + i / per_head, query0 = i % per_head * kTile;
+    const int left = length - query0, first_row = max(0, first_query - query0);
+    const int64_t first = query_begin + query0, at = (first * H + head) * kD;
     load_tile(shared.stage[stage][0], q + at, q_stride, left, first_row);
     load_tile(shared.stage[stage][1], dy + at, q_stride, left, first_row);
     const int row = static_cast<int>(threadIdx.x);
@@ -118,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
   pipelined<Shared::kStages>(group * per_head, load, [&](int i, int stage) {
-    const bool diagonal = first_tile == tile.index && i % per_head == 0;
+    const bool diagonal = sees_diagonal && i % per_head == 0;
     const Tile<kD>&queries = shared.stage[stage][0], &dys = shared.stage[stage][1];
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kChunk) {
