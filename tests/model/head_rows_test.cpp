@@ -23,16 +23,22 @@ using testing::ModelRun;
 const std::vector<int32_t> kStarts{0, 1, 201, 271, 401, 461, 462, 532, 700};
 const std::vector<int32_t> kScored{1, 40, 70, 90, 1, 1, 0, 166};
 
-struct Shape_ {
+struct Width {
   const char* name;
   int dim, heads, kv_heads;
 };
+void PrintTo(const Width& w, std::ostream* out) {
+  *out << w.name;
+}
 struct Variant {
   const char* name;
   int parallel_start_layer, xsa_last_n;
 };
+void PrintTo(const Variant& v, std::ostream* out) {
+  *out << v.name;
+}
 // The record's heads; heads that do not pair, and no tiles of four; heads of width 8.
-const Shape_ kShapes[] = {
+const Width kWidths[] = {
     {"record_heads", 512, 8, 4}, {"lone_heads", 192, 3, 3}, {"small", 32, 4, 2}};
 const Variant kVariants[] = {{"lanes_xsa", 2, 3},
                              {"lanes", 2, 0},
@@ -40,7 +46,7 @@ const Variant kVariants[] = {{"lanes_xsa", 2, 3},
                              {"serial_xsa", 0, 3},
                              {"serial", 0, 0}};
 
-using Case = std::tuple<Shape_, Variant>;
+using Case = std::tuple<Width, Variant>;
 
 std::vector<float> random_floats(int64_t n, uint64_t stream, double size) {
   const Philox rng(7, stream);
@@ -62,13 +68,13 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
 class HeadRows : public ::testing::TestWithParam<Case> {
  protected:
   HeadRows() {
-    const auto& [shape, variant] = GetParam();
+    const auto& [width, variant] = GetParam();
     config = testing::small_model(/*vocab_size=*/64);
-    config.model_dim = shape.dim;
-    config.num_heads = shape.heads;
-    config.num_kv_heads = shape.kv_heads;
+    config.model_dim = width.dim;
+    config.num_heads = width.heads;
+    config.num_kv_heads = width.kv_heads;
     config.mlp_mult = 2;
-    config.rope_dims = shape.dim / shape.heads == 64 ? 16 : 4;
+    config.rope_dims = width.dim / width.heads == 64 ? 16 : 4;
     config.max_doc_len = 512;
     config.num_loops = 0;
     config.parallel_start_layer = variant.parallel_start_layer;
@@ -197,7 +203,7 @@ TEST_P(HeadRows, CpuFloat) {
 }
 
 const auto kCases =
-    ::testing::Combine(::testing::ValuesIn(kShapes), ::testing::ValuesIn(kVariants));
+    ::testing::Combine(::testing::ValuesIn(kWidths), ::testing::ValuesIn(kVariants));
 const auto kNames = [](const auto& info) {
   return std::string(std::get<0>(info.param).name) + "_" + std::get<1>(info.param).name;
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <ostream>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -78,6 +79,9 @@ struct HeadsCase {
   int rope_dims;
   std::vector<int32_t> cu_seqlens;
 };
+inline void PrintTo(const HeadsCase& c, std::ostream* out) {
+  *out << c.name;
+}
 inline const std::vector<HeadsCase> kHeadsCases{
     {"one_token", 2, 1, 8, 8, {0, 1}},
     {"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
