@@ -103,13 +103,13 @@ TEST_P(ModelGradient, EveryParameterMatchesTheComplexStep) {
 
 TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
   // Two documents; only some rows reach the head.
-  const std::vector<int32_t> rows{3, 4, 9, 11}, targets{3, 1, 7, 0};
+  const std::vector<int32_t> rows{3, 4, 9, 10, 11}, targets{3, 1, 7, 6, 0};
   const std::vector<int32_t> segments{0, 5, 12};
   const int slots = static_cast<int>(make_route(config, GetParam().looped).size());
   const LoraLayout layout(config, slots, {.rank = 3});
   std::vector<double> adapters = random_values(2 * layout.size(), 1, 0.3);
   std::vector<double> gradient(adapters.size(), 7.0);  // every element is written
-  const std::vector<int32_t> doc_rows{0, 5, 12}, head_rows{0, 2, 4};
+  const std::vector<int32_t> doc_rows{0, 5, 12}, head_rows{0, 2, 5};
   const auto lora_of = [&]<class T>(T* base) {
     return Lora<T>{
         &layout,  base, layout.size(), 2, {doc_rows.data(), {3}}, {head_rows.data(), {3}},
@@ -145,6 +145,37 @@ TEST_P(ModelGradient, EveryAdapterMatchesTheComplexStep) {
             << name << (offset == a ? ".A" : ".B") << " of document " << doc;
       }
     });
+}
+
+// Scored rows alone, and all rows where the others have no weight in the loss.
+TEST_P(ModelGradient, SomeRowsAreAllRowsWithoutTheOthersLosses) {
+  const std::vector<int32_t> rows{0, 4, 5, 6, 7, 11}, starts{0, 1, 5, 8, 12};
+  std::vector<int32_t> targets;
+  std::vector<double> row_weights(kInputs.size(), 0.0);
+  for (const int32_t row : rows) {
+    targets.push_back(kTargets[static_cast<size_t>(row)]);
+    row_weights[static_cast<size_t>(row)] = 1.0 / static_cast<double>(rows.size());
+  }
+  const auto w = weights_view(config, static_cast<const double*>(params.data()));
+  ModelRun<double> all(device, config, GetParam().looped, kInputs, kTargets, starts);
+  all.weigh_rows(row_weights);
+  ModelRun<double> some(device, config, GetParam().looped, kInputs, targets, starts, rows);
+  std::vector<double> of_all(params.size()), of_some(params.size());
+  const Weights<double> dw = weights_view(config, of_some.data());
+  const Weights<double> dw_of_all = weights_view(config, of_all.data());
+  all.loss(w, nullptr, &dw_of_all);
+  some.loss(w, nullptr, &dw);
+  for (size_t i = 0; i < rows.size(); ++i)
+    EXPECT_EQ(some.nll[i], all.nll[static_cast<size_t>(rows[i])]) << i;
+  for_each(dw, [&](const char* name, ParamGroup, Tensor<double> g) {
+    double norm = 0, error = 0;
+    for (int64_t i = 0; i < g.size(); ++i) {
+      const double want = of_all[static_cast<size_t>(g.data - of_some.data() + i)];
+      norm += want * want;
+      error += std::pow(g[i] - want, 2);
+    }
+    EXPECT_LE(std::sqrt(error), kTolerance * std::sqrt(norm)) << name;
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(

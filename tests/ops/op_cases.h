@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <ostream>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -102,6 +103,45 @@ void mlp_e4m3_case(Harness& h, Tensor<const T> n, Tensor<const T> dm, Tensor<con
       h.inout_vec("dwup", {F, D}, roundings, rows), h.inout_vec("dwdown", {D, F}, roundings, rows));
 }
 
+// Heads on packed buffers.
+struct HeadsCase {
+  const char* name;
+  int64_t H, K, d;
+  int rope_dims;
+  std::vector<int32_t> cu_seqlens;
+};
+inline void PrintTo(const HeadsCase& c, std::ostream* out) {
+  *out << c.name;
+}
+inline const std::vector<HeadsCase> kHeadsCases{
+    {"one_token", 2, 1, 8, 8, {0, 1}},
+    {"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
+    {"around_a_tile", 2, 1, 16, 16, {0, 63, 127, 192, 257}},
+    {"grouped", 8, 2, 32, 16, {0, 33, 300}},
+    {"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}},
+    {"lone_heads", 3, 3, 64, 64, {0, 1, 65, 193, 300}},
+    {"rotary_48", 4, 2, 64, 48, {0, 127}},
+    {"rotary_32", 2, 1, 64, 32, {0, 70, 71}},
+    {"rotary_24", 2, 2, 64, 24, {0, 77}},
+    {"odd_width", 3, 1, 10, 4, {0, 90}}};
+
+// Queries that are the last rows of each segment: many of them or few, sometimes all or none.
+struct LastQueries {
+  std::vector<int32_t> starts{0}, rows;
+  int64_t Q() const { return std::ssize(rows); }
+
+  LastQueries(const std::vector<int32_t>& cu_seqlens, bool few) {
+    for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
+      const int32_t length = cu_seqlens[s + 1] - cu_seqlens[s], third = (length + 2) / 3;
+      const int32_t counts[2][6] = {{third, length, 1, 0, length, 70},
+                                    {40, third, length, 3, 70, 32}};
+      for (int32_t left = std::min(length, counts[few][s % 6]); left > 0; --left)
+        rows.push_back(cu_seqlens[s + 1] - left);
+      starts.push_back(static_cast<int32_t>(rows.size()));
+    }
+  }
+};
+
 // visit(name, case) for each; case(harness) runs the op and registers its outputs.
 template <class Visitor>
 void for_each_op_case(Visitor&& visit) {
@@ -127,11 +167,9 @@ void for_each_op_case(Visitor&& visit) {
       const auto list = h.ints(ids);
       const auto x = h.in(rows);
       gather_rows<U>(h.device, x, list, h.out("gathered", {N, D}));
-      gather_rows<U>(h.device, x, {}, h.out("all", rows));
-      const auto n = h.in({N, D}), dn = h.in({N, D});
-      const auto rstd = h.vec({N}, 0.1, 1);
-      rms_norm_backward_scatter<U>(h.device, dn, n, rstd, list, h.inout("scattered", rows, 1, D));
-      rms_norm_backward_scatter<U>(h.device, dn, n, rstd, {}, h.out("in place", {N, D}, 1, D));
+      add_rows<U>(h.device, h.in({N, D}), list, h.inout("added to", rows));
+      rms_norm_backward_write<U>(h.device, h.in({N, D}), h.in({N, D}), h.vec({N}, 0.1, 1),
+                                 h.out("dx", {N, D}, 1, D));
     });
     visit(named("mix_norm"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
@@ -448,6 +486,22 @@ void for_each_op_case(Visitor&& visit) {
                   {h.out("q_rot", q_shape, 4, D), h.out("k_rot", kv_shape, 4, D),
                    h.out("v", kv_shape, 1, D), h.out_vec("rstd_q", {T, H}, 1, D),
                    h.out_vec("rstd_k", {T, K}, 1, D)});
+      QkvMaps<U> q_alone = maps, keys_alone = maps;
+      q_alone.wk = q_alone.wv = {};
+      keys_alone.wq = {};
+      const auto n = h.in({T, D});
+      qkv_rope<U>(h.device, n, q_alone,
+                  {h.out("q_rot alone", q_shape, 4, D),
+                   {},
+                   {},
+                   h.out_vec("rstd_q alone", {T, H}, 1, D),
+                   {}});
+      qkv_rope<U>(h.device, n, keys_alone,
+                  {{},
+                   h.out("k_rot alone", kv_shape, 4, D),
+                   h.out("v alone", kv_shape, 1, D),
+                   {},
+                   h.out_vec("rstd_k alone", {T, K}, 1, D)});
     });
 
   struct QkvAdaptedCase {
@@ -486,6 +540,22 @@ void for_each_op_case(Visitor&& visit) {
                           {h.out("q_rot", q_shape, 6, D), h.out("k_rot", kv_shape, 6, D),
                            h.out("v", kv_shape, 4, D), h.out_vec("rstd_q", {T, H}, 4, D),
                            h.out_vec("rstd_k", {T, K}, 4, D)});
+      QkvMaps<U> q_alone = maps, keys_alone = maps;
+      q_alone.wk = q_alone.wv = {};
+      keys_alone.wq = {};
+      const auto n = h.in({T, D});
+      qkv_rope_adapted<U>(h.device, n, q_alone, {adapters.q, {}, {}, adapters.xa},
+                          {h.out("q_rot alone", q_shape, 6, D),
+                           {},
+                           {},
+                           h.out_vec("rstd_q alone", {T, H}, 4, D),
+                           {}});
+      qkv_rope_adapted<U>(h.device, n, keys_alone, {{}, adapters.k, adapters.v, adapters.xa},
+                          {{},
+                           h.out("k_rot alone", kv_shape, 6, D),
+                           h.out("v alone", kv_shape, 4, D),
+                           {},
+                           h.out_vec("rstd_k alone", {T, K}, 4, D)});
     });
 
   // G adapters of rank R on each of some documents' rows.
@@ -528,21 +598,7 @@ void for_each_op_case(Visitor&& visit) {
           h.out("dx of three, no adapter", x_shape, 4, back_terms));
     });
 
-  struct Heads {
-    const char* name;
-    int64_t H, K, d;
-    int rope_dims;
-    std::vector<int32_t> cu_seqlens;
-  };
-  for (const Heads& c :
-       {Heads{"one_token", 2, 1, 8, 8, {0, 1}},
-        Heads{"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
-        Heads{"around_a_tile", 2, 1, 16, 16, {0, 63, 127, 192, 257}},
-        Heads{"grouped", 8, 2, 32, 16, {0, 33, 300}},
-        Heads{"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}},
-        Heads{"lone_heads", 3, 3, 64, 64, {0, 1, 65, 193, 300}},
-        Heads{"rotary_48", 4, 2, 64, 48, {0, 127}}, Heads{"rotary_32", 2, 1, 64, 32, {0, 70, 71}},
-        Heads{"rotary_24", 2, 2, 64, 24, {0, 77}}, Heads{"odd_width", 3, 1, 10, 4, {0, 90}}}) {
+  for (const HeadsCase& c : kHeadsCases) {
     const int64_t T = c.cu_seqlens.back(), H = c.H, K = c.K, d = c.d;
     const Shape q_shape{T, H, d}, kv_shape{T, K, d};
     // Gains of about q's size. The op asks for no rotation: any cosines and sines will do.
@@ -620,6 +676,51 @@ void for_each_op_case(Visitor&& visit) {
         back("dy again", "dv again", h.out("dq, not normed", q_shape, 13, T + D),
              h.out("dk, not normed", kv_shape, 13, T + D), &rope);
       });
+    for (const bool few : {false, true})
+      visit(std::string(few ? "attention_few_queries_" : "attention_last_queries_") + c.name,
+            [=, segments = c.cu_seqlens, half = c.rope_dims / 2](auto& h) {
+              using U = typename std::remove_reference_t<decltype(h)>::T;
+              using A = Accum<U>;
+              const LastQueries last(segments, few);
+              const int64_t Q = last.Q();
+              const Shape picked{Q, H, d};
+              const AttentionSegments queries(h.ints(segments), h.ints(last.starts),
+                                              h.ints(last.rows));
+              const auto q = h.in(picked, 1.5), k = h.in(kv_shape, 1.5), v = h.in(kv_shape),
+                         dy = h.in(picked);
+              const RopeBackward<U> rope{
+                  h.vec({Q, H}, 0.1, 1), h.vec({T, K}, 0.1, 1),
+                  h.vec({H}, 0.1, 1.5),  h.vec({T, half}),
+                  h.vec({T, half}),      h.inout_vec("dq_gain", {H}, 10, T * d),
+                  h.vec({Q, half}),      h.vec({Q, half})};
+              const auto y = h.out("y", picked, 4, T);
+              const auto lse = h.out_vec("lse", {H, Q}, 0, T);
+              attention_varlen<U>(h.device, q, k, v, queries, y, lse);
+              const auto delta = h.out_vec("delta", {H, Q}, 6, d);
+              attention_delta<U>(h.device, y, dy, delta);
+              attention_varlen_backward<U>(h.device, q, k, v, queries, lse, dy, delta,
+                                           h.out("dq", picked, 8, T), h.out("dk", kv_shape, 8, T),
+                                           h.inout("dv", kv_shape, 8, T));
+              attention_varlen_backward<U>(h.device, q, k, v, queries, lse, dy, delta,
+                                           h.out("dq, not normed", picked, 10, T),
+                                           h.out("dk, not normed", kv_shape, 10, T),
+                                           h.inout("dv again", kv_shape, 8, T), &rope);
+              if (T == 1) return;  // see attention_xsa
+              const auto y2 = h.out("y2", picked, 4, T);
+              const auto lse2 = h.out_vec("lse with xsa", {H, Q}, 0, T);
+              const auto y_dot_v = h.out_vec("y·v", {Q, H}, 4, T);
+              attention_xsa<U>(h.device, q, k, v, queries, y2, lse2, y_dot_v);
+              const auto xsa_dy = h.inout("dy", picked, 8, d);
+              const auto xsa_dv = h.out("dv with xsa", kv_shape, 10, T);
+              const auto xsa_delta = h.template scratch<A>({H, Q});
+              // Where rows are no queries, dv begins with nothing.
+              h.device.zero(xsa_dv.data, static_cast<size_t>(xsa_dv.size()) * sizeof(U));
+              xsa_backward<U>(h.device, y2, v, y_dot_v, xsa_dy, xsa_dv, xsa_delta,
+                              queries.query_rows);
+              attention_varlen_backward<U>(h.device, q, k, v, queries, lse2, xsa_dy, xsa_delta,
+                                           h.out("dq with xsa", picked, 10, T),
+                                           h.out("dk with xsa", kv_shape, 10, T), xsa_dv);
+            });
     visit(std::string("xsa_") + c.name, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto v = h.in(kv_shape);
@@ -714,8 +815,8 @@ void for_each_op_case(Visitor&& visit) {
             linear_xent<U>(
                 h.device, in, z,
                 {h.out_vec("nll", {N}, 2, V), dx, factor, h.inout_vec("dw", {V, D}, 5, N)});
-            rms_norm_backward_scatter<U>(h.device, dx, h.in({N, D}), factor, {},
-                                         h.out("dx, norm undone", {N, D}, 6, V));
+            rms_norm_backward_write<U>(h.device, dx, h.in({N, D}), factor,
+                                       h.out("dx, norm undone", {N, D}, 6, V));
             in.d_nll = nullptr;
             linear_xent<U>(h.device, in, z, {h.out_vec("nll, evaluation", {N}, 2, V), {}, {}, {}});
           });

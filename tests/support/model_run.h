@@ -1,6 +1,7 @@
 // A model with its buffers, for tests: forward, loss and backward on one packed buffer.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -25,7 +26,8 @@ class ModelRun {
            const std::vector<int32_t>& cu_seqlens, const std::vector<int32_t>& rows = {},
            const LoraConfig* lora = nullptr)
       : device_(device), net(config, looped) {
-    batch = {ints(inputs), ints(cu_seqlens), ints(rows), ints(targets)};
+    batch = {ints(inputs), ints(cu_seqlens), ints(rows), ints(starts_among(rows, cu_seqlens)),
+             ints(targets)};
     Arena dry;
     take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry, lora);
     acts_memory_ = device.allocate(dry.peak());
@@ -38,6 +40,9 @@ class ModelRun {
     d_nll_ = upload(weights);
     nll_ = device.allocate(targets.size() * sizeof(Accum<T>));
   }
+
+  // The weight of each row's nll in the loss that gradients are of, instead of 1/N each.
+  void weigh_rows(const std::vector<Accum<T>>& weights) { d_nll_ = upload(weights); }
 
   // Mean nll; with dweights or dlora also its gradients (those of
   // weights accumulated, those of adapters written). Every pointer is the
@@ -60,6 +65,15 @@ class ModelRun {
   }
 
  private:
+  // Where each segment's rows begin among `rows`, then their number; none if all rows are meant.
+  static std::vector<int32_t> starts_among(const std::vector<int32_t>& rows,
+                                           const std::vector<int32_t>& cu_seqlens) {
+    std::vector<int32_t> starts;
+    for (const int32_t begin : rows.empty() ? std::vector<int32_t>{} : cu_seqlens)
+      starts.push_back(
+          static_cast<int32_t>(std::lower_bound(rows.begin(), rows.end(), begin) - rows.begin()));
+    return starts;
+  }
   template <class U>
   typename Device::Buffer upload(const std::vector<U>& values) {
     auto buffer = device_.allocate(values.size() * sizeof(U));

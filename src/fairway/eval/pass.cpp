@@ -1,5 +1,6 @@
 #include "fairway/eval/pass.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "fairway/device/run_types.h"
@@ -28,9 +29,14 @@ Pass<Device, T>::Pass(Device& device, const Network& net, const Weights<const T>
       capacity_(capacity),
       forward_(device, kGraphs),
       backward_(device, kGraphs) {
-  Arena dry;
+  // Where only some rows are scored, the last visit needs less of most things, but a few of its
+  // own.
+  Capacity fewer = capacity_;
+  fewer.scored = std::min(capacity_.scored, capacity_.rows - 1);
+  Arena dry, dry_fewer;
   take(dry, capacity_);
-  memory_ = device_.allocate(dry.peak());
+  take(dry_fewer, fewer);
+  memory_ = device_.allocate(std::max(dry.peak(), dry_fewer.peak()));
 }
 
 template <class Device, class T>
@@ -40,7 +46,7 @@ typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capac
   l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
   l.rows = arena.take<int32_t>("rows", {size.scored});
   l.targets = arena.take<int32_t>("targets", {size.scored});
-  l.head_rows = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
+  l.cu_rows = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
   l.nll = arena.take<float>("nll", {size.scored});
   l.d_nll = arena.take<float>("d_nll", {size.scored});
   l.acts = take_acts<T>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena,
@@ -60,7 +66,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   rows_.clear();
   targets_.clear();
   d_nll_.clear();
-  head_rows_.assign(1, 0);
+  cu_rows_.assign(1, 0);
   for (const Window& w : windows) {
     const auto row = static_cast<int32_t>(inputs_.size());
     inputs_.resize(inputs_.size() + static_cast<size_t>(w.rows()));
@@ -72,7 +78,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
     targets_.resize(rows_.size());
     stream.copy(w.score_from + 1, w.scored(), targets_.data() + scored);
     d_nll_.resize(rows_.size(), 1.0f / static_cast<float>(w.scored()));
-    head_rows_.push_back(static_cast<int32_t>(rows_.size()));
+    cu_rows_.push_back(static_cast<int32_t>(rows_.size()));
   }
   const Capacity size{static_cast<int64_t>(inputs_.size()), static_cast<int64_t>(rows_.size()),
                       static_cast<int64_t>(windows.size()), train, lora ? capacity_.lora : nullptr};
@@ -91,16 +97,19 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   upload(l.rows, rows_);
   upload(l.targets, targets_);
   if (train) upload(l.d_nll, d_nll_);
+  upload(l.cu_rows, cu_rows_);
   // Without a list of rows all of them reach the head.
-  const Batch batch{l.inputs, l.cu_seqlens,
-                    size.scored == size.rows ? Tensor<const int32_t>() : l.rows, l.targets};
+  Batch batch{l.inputs, l.cu_seqlens, {}, {}, l.targets};
+  if (size.scored < size.rows) {
+    batch.rows = l.rows;
+    batch.cu_rows = l.cu_rows;
+  }
   Lora<const float> adapters;
   Lora<float> gradients;
   if (lora) {
-    upload(l.head_rows, head_rows_);
     const auto view = [&]<class U>(U* docs) {
-      return Lora<U>{lora->layout, docs,        lora->stride, size.windows,
-                     l.cu_seqlens, l.head_rows, head_rows_};
+      return Lora<U>{lora->layout, docs,      lora->stride, size.windows,
+                     l.cu_seqlens, l.cu_rows, cu_rows_};
     };
     adapters = view(lora->docs);
     gradients = view(lora->gradients);
@@ -114,7 +123,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   if (lora) {
     key.insert(key.end(), {address(lora->layout), address(lora->docs), address(lora->gradients),
                            lora->stride});
-    key.insert(key.end(), head_rows_.begin(), head_rows_.end());
+    key.insert(key.end(), cu_rows_.begin(), cu_rows_.end());
   }
   forward_.run(key, [&] {
     forward(device_, net_, weights_, with, batch, l.acts, l.scratch);

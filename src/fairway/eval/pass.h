@@ -48,7 +48,7 @@ class Pass {
 
  private:
   struct Layout {
-    Tensor<int32_t> inputs, cu_seqlens, rows, targets, head_rows;
+    Tensor<int32_t> inputs, cu_seqlens, rows, targets, cu_rows;
     Tensor<float> nll, d_nll;
     Acts<T> acts;
     Arena scratch;
@@ -60,7 +60,7 @@ class Pass {
   Weights<const T> weights_;
   Capacity capacity_;
   typename Device::Buffer memory_;
-  std::vector<int32_t> inputs_, cu_seqlens_, rows_, targets_, head_rows_;  // host side of one pass
+  std::vector<int32_t> inputs_, cu_seqlens_, rows_, targets_, cu_rows_;  // host side of one pass
   std::vector<float> nll_, d_nll_;
   typename Device::Graphs forward_, backward_;
 };

@@ -14,32 +14,38 @@ bool is_skip_source(const Route& route, int s) {
   return std::any_of(route.begin(), route.end(), [&](const Visit& v) { return v.skip_from == s; });
 }
 
-// The tensors that a sub-layer fills; one set a visit for a backward pass, one set in all without.
+// The tensors that a sub-layer fills, N of its T rows going on from attention's input; one set a
+// visit for a backward pass, one set in all without.
 template <class T>
-VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, bool keep, Arena& arena,
+VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, int64_t N, bool keep, Arena& arena,
                         const LoraConfig* lora) {
+  const bool picks = N < T_;
   const int64_t D = c.model_dim, H = c.num_heads, K = c.num_kv_heads, d = c.head_dim();
   VisitActs<T> v;
   v.rstd_attn = arena.take<Accum<T>>("norms", {T_});
   v.attn_in = arena.take<T>("sub-layer inputs", {T_, D});
-  v.q_rot = arena.take<T>("q, k, v", {T_, H, d});
+  v.q_rot = arena.take<T>("q, k, v", {N, H, d});
   v.k_rot = arena.take<T>("q, k, v", {T_, K, d});
   v.v = arena.take<T>("q, k, v", {T_, K, d});
-  v.rstd_q = arena.take<Accum<T>>("norms", {T_, H});
+  v.rstd_q = arena.take<Accum<T>>("norms", {N, H});
   v.rstd_k = arena.take<Accum<T>>("norms", {T_, K});
-  v.lse = arena.take<Accum<T>>("attention lse", {H, T_});
-  v.y = arena.take<T>("attention y", {T_, H, d});
-  v.y_dot_v = arena.take<Accum<T>>("attention y·v", {T_, H});
-  v.rstd_mlp = arena.take<Accum<T>>("norms", {T_});
-  v.mlp_in = arena.take<T>("sub-layer inputs", {T_, D});
+  v.lse = arena.take<Accum<T>>("attention lse", {H, N});
+  v.y = arena.take<T>("attention y", {N, H, d});
+  v.y_dot_v = arena.take<Accum<T>>("attention y·v", {N, H});
+  v.rstd_mlp = arena.take<Accum<T>>("norms", {N});
+  v.mlp_in = arena.take<T>("sub-layer inputs", {N, D});
   if (lora) {
-    v.attn_xa = arena.take<T>("adapters", {T_, lora->attn_columns()});
-    if (lora->mlp) v.mlp_xa = arena.take<T>("adapters", {T_, lora->mlp_columns()});
+    v.attn_xa = arena.take<T>("adapters", {T_, picks ? lora->key_columns() : lora->attn_columns()});
+    if (lora->mlp) v.mlp_xa = arena.take<T>("adapters", {N, lora->mlp_columns()});
+  }
+  if (picks) {
+    v.picked.attn_in = arena.take<T>("sub-layer inputs", {N, D});
+    if (lora) v.picked.attn_xa = arena.take<T>("adapters", {N, lora->query_columns()});
   }
   if (keep) {
-    v.hidden.z = arena.take<T>("MLP hidden", {T_, c.mlp_dim()});
+    v.hidden.z = arena.take<T>("MLP hidden", {N, c.mlp_dim()});
     v.hidden.signs =
-        arena.take<uint32_t>("MLP hidden", {mlp_sign_words<T>(T_, int64_t{c.mlp_dim()})});
+        arena.take<uint32_t>("MLP hidden", {mlp_sign_words<T>(N, int64_t{c.mlp_dim()})});
   }
   return v;
 }
@@ -51,7 +57,8 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
                   bool for_backward, Arena& arena, const LoraConfig* lora, bool mlp_e4m3) {
   const int64_t D = config.model_dim, F = config.mlp_dim(), L = config.num_layers;
   const int slots = static_cast<int>(route.size());
-  const auto stream = [&] { return arena.take<T>("residual stream", {rows, D}); };
+  const auto stream_of = [&](int64_t n) { return arena.take<T>("residual stream", {n, D}); };
+  const auto stream = [&] { return stream_of(rows); };
   Acts<T> acts;
   acts.emb_rstd = arena.take<Accum<T>>("norms", {rows});
   acts.x0 = stream();
@@ -67,7 +74,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   VisitActs<T> shared;
   Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
   if (!for_backward) {
-    shared = take_visit<T>(config, rows, false, arena, lora);
+    shared = take_visit<T>(config, rows, rows, false, arena, lora);
     for (int i = 0; i < 2; ++i) lane0[i] = stream();
     mixed = stream();
     lane_a = stream();
@@ -76,7 +83,10 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   }
   for (int s = 0; s < slots; ++s) {
     const Visit& visit = route[static_cast<size_t>(s)];
-    VisitActs<T> v = for_backward ? take_visit<T>(config, rows, true, arena, lora) : shared;
+    const bool picks = s + 1 == slots && head_rows < rows;
+    VisitActs<T> v = for_backward || picks ? take_visit<T>(config, rows, picks ? head_rows : rows,
+                                                           for_backward, arena, lora)
+                                           : shared;
     if (s == 0)
       v.x_pre = acts.x0;
     else if (for_backward || is_skip_source(route, s - 1))
@@ -86,8 +96,12 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
     v.x = v.x_pre;
     if (visit.skip >= 0) v.x = for_backward ? stream() : mixed;
     if (visit.join == Join::parallel) {
-      v.a = for_backward ? stream() : lane_a;
-      v.m = for_backward ? stream() : lane_m;
+      if (picks)
+        for (Tensor<T>* t : {&v.a, &v.m, &v.picked.x, &v.picked.lane1}) *t = stream_of(head_rows);
+      else {
+        v.a = for_backward ? stream() : lane_a;
+        v.m = for_backward ? stream() : lane_m;
+      }
       if (visit.first_parallel)
         v.lane1 = v.x_pre;
       else
@@ -95,10 +109,10 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
     }
     acts.visits.push_back(v);
   }
-  acts.final_x = stream();
+  acts.final_x = stream_of(head_rows);
   acts.head_rstd = arena.take<Accum<T>>("norms", {head_rows});
   acts.head_in = arena.take<T>("head input", {head_rows, D});
-  if (for_backward) acts.d_final_x = stream();
+  if (for_backward) acts.d_final_x = stream_of(head_rows);
   return acts;
 }
 

@@ -16,7 +16,19 @@
 
 namespace fairway {
 
-// What one visit of the route saves for its backward.
+// The last visit's part of the rows that reach the head, where these are not all: there N rows go
+// on from attention's input, and only keys and values are all rows'.
+template <class T>
+struct PickedRows {
+  Tensor<T> attn_in;   // [N, D] of VisitActs::attn_in
+  Tensor<T> attn_xa;   // [N, adapters·R] attn_in Aᵀ of q and o (with adapters only)
+  Tensor<T> x, lane1;  // [N, D] of VisitActs::x and lane1 (parallel visits only)
+
+  explicit operator bool() const { return static_cast<bool>(attn_in); }
+};
+
+// What one visit of the route saves for its backward. Where rows are picked, all from q_rot on but
+// k_rot, rstd_k, v and attn_xa have N rows instead of T.
 template <class T>
 struct VisitActs {
   Tensor<T> x;                 // [T, D] input of the block (lane 0), after the skip mix
@@ -35,8 +47,11 @@ struct VisitActs {
   Tensor<Accum<T>> rstd_mlp;   // [T]    1/rms of the MLP's input stream
   Tensor<T> mlp_in;            // [T, D] rms(stream)·ln: the input of Wup
   MlpHidden<T> hidden;         // [T, F] of the MLP; backward consumes it
-  Tensor<T> attn_xa, mlp_xa;   // [T, adapters·R] attn_in Aᵀ, mlp_in Aᵀ (with adapters only)
+  // [T, adapters·R] attn_in Aᵀ, mlp_in Aᵀ (with adapters only); where rows are picked, attn_xa is
+  // of k and v alone.
+  Tensor<T> attn_xa, mlp_xa;
   Tensor<T> a, m;  // [T, D] attn_scale⊙attention, mlp_scale⊙MLP (parallel visits only)
+  PickedRows<T> picked;
 };
 
 template <class T>
@@ -48,13 +63,14 @@ struct Acts {
   Tensor<T> wdown_scaled;  // [L, D, F]
   MlpE4m3<T> mlp_e4m3;     // Wup and the scaled Wdown as e4m3 operands; null where they are not
   std::vector<VisitActs<T>> visits;
-  Tensor<T> final_x;           // [T, D] after the last visit and the join of the lanes
+  Tensor<T> final_x;           // [N, D] after the last visit and the join of the lanes
   Tensor<Accum<T>> head_rstd;  // [N]
-  Tensor<T> head_in;           // [N, D] rms(x) of the rows that reach the head
-  Tensor<T> d_final_x;         // [T, D] gradient that head_loss leaves for backward
+  Tensor<T> head_in;           // [N, D] rms(final_x)
+  Tensor<T> d_final_x;         // [N, D] gradient that head_loss leaves for backward
 };
 
-// Lays the tensors out in `arena` (dry or real). Without `for_backward`, visits share their
+// Lays the tensors out in `arena` (dry or real), for batches whose `rows` are given if head_rows <
+// rows and null if they are equal. Without `for_backward`, visits share their
 // tensors: only what the rest of the forward pass reads is kept apart. `lora`: what adapters there
 // may be; null: none. `mlp_e4m3`: whether the MLP's products have e4m3 operands (ops/mlp_e4m3.h),
 // for which there is a backward pass and no adapters.

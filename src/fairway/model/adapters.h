@@ -11,13 +11,17 @@
 
 namespace fairway {
 
-// The adapters of attn_in, in the order of their columns in VisitActs::attn_xa.
-inline constexpr std::initializer_list<Adapter> kAttnAdapters{Adapter::q, Adapter::k, Adapter::v,
-                                                              Adapter::o};
+// Adapters of one input, in the order of their columns in xa. attn_in's are one group, or two where
+// only some rows are picked to go on.
+using AdapterGroup = std::initializer_list<Adapter>;
+inline constexpr AdapterGroup kAttnAdapters{Adapter::q, Adapter::k, Adapter::v, Adapter::o};
+inline constexpr AdapterGroup kKeyAdapters{Adapter::k, Adapter::v};
+inline constexpr AdapterGroup kQueryAdapters{Adapter::q, Adapter::o};
+inline constexpr AdapterGroup kMlpAdapters{Adapter::mlp};
 
 // The A of those of `kinds` in slot s that are switched on.
 template <class T>
-LowRankDown<T> slot_down(const Lora<T>* lora, int s, std::initializer_list<Adapter> kinds) {
+LowRankDown<T> slot_down(const Lora<T>* lora, int s, AdapterGroup kinds) {
   LowRankDown<T> down;
   if (!lora) return down;
   for (const Adapter kind : kinds)
@@ -32,16 +36,15 @@ LowRankDown<T> slot_down(const Lora<T>* lora, int s, std::initializer_list<Adapt
   return down;
 }
 
-// The B of adapter `kind` of slot s. `out_scale`: see LowRankUp.
+// The B of adapter `kind` of slot s, which is one of `group`. `out_scale`: see LowRankUp.
 template <class T>
-LowRankUp<T> slot_up(const Lora<T>* lora, int s, Adapter kind,
+LowRankUp<T> slot_up(const Lora<T>* lora, int s, Adapter kind, AdapterGroup group,
                      const std::remove_const_t<T>* out_scale = nullptr) {
   if (!lora) return {};
   const LowRank<T> first = lora->layout->slot(lora->docs, s, kind);
   int place = 0;
-  if (kind != Adapter::mlp)
-    for (const Adapter before : kAttnAdapters)
-      if (before < kind && lora->layout->slot(lora->docs, s, before)) ++place;
+  for (const Adapter before : group)
+    if (before < kind && lora->layout->slot(lora->docs, s, before)) ++place;
   return {first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
           first.out, place,        out_scale};
 }

@@ -91,15 +91,7 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
   const int64_t N = batch.N();
   const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena,
                                                       lora ? &lora->layout->config() : nullptr);
-  // Rows that are picked are gathered first, and normed where they lie then.
-  Tensor<T> raw{acts.final_x.data, acts.head_in.shape};
-  if (batch.rows) {
-    raw = acts.head_in;
-    gather_rows<T>(device, acts.final_x, batch.rows, raw);
-  }
-  rms_norm<T>(device, raw, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
-  if (d_nll && batch.rows)
-    device.zero(acts.d_final_x.data, static_cast<size_t>(acts.d_final_x.size()) * sizeof(T));
+  rms_norm<T>(device, acts.final_x, net.config.norm_eps, 1.0, acts.head_rstd, acts.head_in);
 
   for (const Chunk& chunk : head_chunks(N, lora, kHeadChunk<T>)) {
     const int64_t begin = chunk.begin, rows = chunk.end - begin;
@@ -118,11 +110,8 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
       adapted_xent<Device, T>(device, in, *lora, dlora, chunk, scratch, z, out);
     else
       linear_xent<T>(device, in, z, out);
-    if (!d_nll) continue;
-    // The norm's backward goes by its output: the gathered rows themselves are gone.
-    const Tensor<const int32_t> row_ids{batch.rows ? batch.rows.data + begin : nullptr, {rows}};
-    const Tensor<T> to = batch.rows ? acts.d_final_x : rows_of(acts.d_final_x, begin, chunk.end);
-    rms_norm_backward_scatter<T>(device, dx, x, rstd, row_ids, to);
+    if (d_nll)
+      rms_norm_backward_write<T>(device, dx, x, rstd, rows_of(acts.d_final_x, begin, chunk.end));
   }
 }
 

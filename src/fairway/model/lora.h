@@ -21,7 +21,9 @@ struct LoraConfig {
   int rank = 96;  // R
   bool k = true, o = true, mlp = true;
   // Columns of x Aᵀ of all adapters of attention's input, and of the MLP's.
-  int64_t attn_columns() const { return int64_t{2 + k + o} * rank; }
+  int64_t attn_columns() const { return key_columns() + query_columns(); }
+  int64_t key_columns() const { return int64_t{1 + k} * rank; }    // of k and v
+  int64_t query_columns() const { return int64_t{1 + o} * rank; }  // of q and o
   int64_t mlp_columns() const { return mlp ? rank : 0; }
   bool operator==(const LoraConfig&) const = default;
 };
@@ -94,6 +96,13 @@ struct Lora {
   int64_t count = 0;
   Tensor<const int32_t> doc_rows, doc_head_rows;  // [count + 1] each, device memory
   std::span<const int32_t> host_doc_head_rows;    // doc_head_rows once more, in host memory
+
+  // The same adapters for tensors that hold the rows that reach the head alone.
+  Lora of_head_rows() const {
+    Lora lora = *this;
+    lora.doc_rows = doc_head_rows;
+    return lora;
+  }
 };
 
 }  // namespace fairway

@@ -21,9 +21,10 @@ void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>
     return;
   }
   rms_norm<T>(device, x, eps, ln, acts.rstd_mlp, acts.mlp_in);
-  adapt_down<Device, T>(device, slot_down(lora, s, {Adapter::mlp}), acts.mlp_in, acts.mlp_xa);
-  mlp_leaky_sq<T>(device, acts.mlp_in, layer.wup, wdown_scaled, residual, acts.hidden, out,
-                  {slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), acts.mlp_xa});
+  adapt_down<Device, T>(device, slot_down(lora, s, kMlpAdapters), acts.mlp_in, acts.mlp_xa);
+  mlp_leaky_sq<T>(
+      device, acts.mlp_in, layer.wup, wdown_scaled, residual, acts.hidden, out,
+      {slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data), acts.mlp_xa});
 }
 
 template <class Device, class T>
@@ -38,14 +39,14 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
     rms_norm_backward<T>(device, dn, acts.mlp_in, acts.rstd_mlp, ln, dx);
     return;
   }
-  const auto down = slot_down(lora, s, {Adapter::mlp});
-  adapt_up_backward<Device, T>(device, slot_up(lora, s, Adapter::mlp, layer.mlp_scale.data), dout,
-                               acts.mlp_xa, dxa, slot_up(dlora, s, Adapter::mlp));
+  const auto down = slot_down(lora, s, kMlpAdapters);
+  adapt_up_backward<Device, T>(
+      device, slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data), dout, acts.mlp_xa,
+      dxa, slot_up(dlora, s, Adapter::mlp, kMlpAdapters));
   mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
                            dlayer.wup, dwdown_scaled, {down, dxa},
                            {acts.rstd_mlp, ln, dx, acts.mlp_xa});
-  adapt_down_gradient<Device, T>(device, down, dxa, acts.mlp_in,
-                                 slot_down(dlora, s, {Adapter::mlp}));
+  adapt_down_gradient<Device, T>(device, down, dxa, acts.mlp_in, slot_down(dlora, s, kMlpAdapters));
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                         \

@@ -24,43 +24,64 @@ namespace {
 
 template <class T>
 struct ForwardScratch {
-  RopeTable<T> rope;
-  Tensor<T> u, h;  // [T, D] the stream before and after attention
+  RopeTable<T> rope, picked_rope;  // the latter of the rows that reach the head, if not all do
+  Tensor<T> u, h;                  // [T, D] the stream before and after attention
 };
 template <class T>
-ForwardScratch<T> take_forward_scratch(const Network& net, int64_t rows, Arena& arena) {
+ForwardScratch<T> take_forward_scratch(const Network& net, int64_t rows, int64_t head_rows,
+                                       Arena& arena) {
   const auto stream = [&] {
     return arena.take<T>("forward scratch", {rows, net.config.model_dim});
   };
   ForwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
+  if (head_rows < rows) s.picked_rope = take_rope_table<T>(net.config, head_rows, arena);
   s.u = stream();
   s.h = stream();
   return s;
 }
 
+// Gradients within a visit, [rows, D] each.
+template <class T>
+struct VisitGradients {
+  Tensor<T> d0, d1;  // of the stream (lane 0) and of lane 1
+  Tensor<T> da, dm;  // of what parallel sub-layers add
+  Tensor<T> dn;      // of a sub-layer's input
+};
+template <class T>
+VisitGradients<T> take_visit_gradients(int64_t rows, int64_t D, Arena& arena) {
+  VisitGradients<T> g;
+  for (Tensor<T>* t : {&g.d0, &g.d1, &g.da, &g.dm, &g.dn})
+    *t = arena.take<T>("backward scratch", {rows, D});
+  return g;
+}
+
+// What is named `picked` is of the rows that reach the head, if not all do.
 template <class T>
 struct BackwardScratch {
-  RopeTable<T> rope;
-  AttnScratch<T> attn;
-  Tensor<T> d0, d1;  // [T, D] gradients of the stream (lane 0) and of lane 1
-  Tensor<T> dx0;     // [T, D]
-  Tensor<T> da, dm;  // [T, D] gradients of what parallel sub-layers add
-  Tensor<T> dn;      // [T, D]
-  Tensor<T> dskip;   // [num_skip, T, D] gradients on their way from a skip's end to its source
+  RopeTable<T> rope, picked_rope;
+  AttnScratch<T> attn, picked_attn;
+  VisitGradients<T> all, picked;
+  Tensor<T> dx0;    // [T, D]
+  Tensor<T> dskip;  // [num_skip, T, D] gradients on their way from a skip's end to its source
   // Gradients of Acts' scaled matrices; null without weight gradients.
   Tensor<Accum<T>> dwo_scaled, dwdown_scaled;
   Tensor<T> mlp_dxa;  // like VisitActs::mlp_xa
 };
 template <class T>
-BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, bool with_weights,
-                                         Arena& arena, const LoraConfig* lora) {
+BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, int64_t head_rows,
+                                         bool with_weights, Arena& arena, const LoraConfig* lora) {
   const int64_t D = net.config.model_dim, L = net.config.num_layers;
-  const auto stream = [&] { return arena.take<T>("backward scratch", {rows, D}); };
   BackwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
-  s.attn = take_attn_scratch<T>(net.config, rows, arena, lora);
-  for (Tensor<T>* t : {&s.d0, &s.d1, &s.dx0, &s.da, &s.dm, &s.dn}) *t = stream();
+  s.attn = take_attn_scratch<T>(net.config, rows, rows, arena, lora);
+  s.all = take_visit_gradients<T>(rows, D, arena);
+  s.dx0 = arena.take<T>("backward scratch", {rows, D});
+  if (head_rows < rows) {
+    s.picked_rope = take_rope_table<T>(net.config, head_rows, arena);
+    s.picked_attn = take_attn_scratch<T>(net.config, rows, head_rows, arena, lora);
+    s.picked = take_visit_gradients<T>(head_rows, D, arena);
+  }
   s.dskip = arena.take<T>("skip gradients", {num_skip_weights(net.config), rows, D});
   if (with_weights) {
     s.dwo_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, D});
@@ -90,7 +111,9 @@ LaneShares lane_shares(FinalLane lane) {
 
 template <class T>
 LaneJoin<T> lane_join_of(const VisitActs<T>& v, const Layer<const T>& layer) {
-  return {v.x, v.lane1, v.a, v.m, layer.post_lambdas, layer.resid_lambdas};
+  const bool picks = static_cast<bool>(v.picked);
+  return {picks ? v.picked.x : v.x, picks ? v.picked.lane1 : v.lane1, v.a, v.m, layer.post_lambdas,
+          layer.resid_lambdas};
 }
 
 // Wo of all layers: the second half of its bank.
@@ -104,6 +127,25 @@ template <class Device, class T>
 AttentionSegments plan_segments(Device& device, const ModelConfig& c, const Batch& batch) {
   return attention_plan<T>(device, {batch.T(), c.num_heads, c.num_kv_heads, c.head_dim()},
                            batch.cu_seqlens);
+}
+
+// The rows that reach the head as the last visit's queries, where `batch` picks them. `rope`, that
+// of all rows, is gathered into `picked`.
+template <class Device, class T>
+AttnQueries<T> pick_queries(Device& device, const Batch& batch, const RopeTable<T>& rope,
+                            const RopeTable<T>& picked, const Lora<const Accum<T>>* head_lora) {
+  if (batch.rows) {
+    gather_rows<Accum<T>>(device, rope.cosine, batch.rows, picked.cosine);
+    gather_rows<Accum<T>>(device, rope.sine, batch.rows, picked.sine);
+  }
+  return {{batch.cu_seqlens, batch.cu_rows, batch.rows}, picked, head_lora};
+}
+
+// The first n rows of scratch.
+template <class T>
+Tensor<T> first_rows(Tensor<T> t, int64_t n) {
+  t.shape.extent[0] = n;
+  return t;
 }
 
 template <class T>
@@ -129,15 +171,23 @@ void zero(Device& device, Tensor<T> t) {
   device.zero(t.data, bytes_of(t));
 }
 
+// The gradient of all rows, of which only those of `rows` have one.
+template <class Device, class T>
+void spread_rows(Device& device, Tensor<const T> picked, Tensor<const int32_t> rows,
+                 Tensor<T> all) {
+  zero(device, all);
+  add_rows<T>(device, picked, rows, all);
+}
+
 }  // namespace
 
 template <class T>
 size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward,
                      const LoraConfig* lora) {
   Arena forward_arena, head_arena, backward_arena;
-  take_forward_scratch<T>(net, rows, forward_arena);
+  take_forward_scratch<T>(net, rows, head_rows, forward_arena);
   take_head_scratch<T>(net.config, head_rows, for_backward, head_arena, lora);
-  if (for_backward) take_backward_scratch<T>(net, rows, true, backward_arena, lora);
+  if (for_backward) take_backward_scratch<T>(net, rows, head_rows, true, backward_arena, lora);
   return std::max({forward_arena.peak(), head_arena.peak(), backward_arena.peak()});
 }
 
@@ -146,12 +196,18 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
              const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
              Arena arena) {
   const ModelConfig& c = net.config;
-  const ForwardScratch<T> scratch = take_forward_scratch<T>(net, batch.T(), arena);
-  const auto& [rope, u, h] = scratch;
+  check(static_cast<bool>(acts.visits.back().picked) == static_cast<bool>(batch.rows),
+        "forward: activations laid out for other head rows");
+  const int64_t N = acts.final_x.extent(0);
+  const ForwardScratch<T> scratch = take_forward_scratch<T>(net, batch.T(), N, arena);
+  const auto& [rope, picked_rope, u, h] = scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   embed<T>(device, batch.inputs, w.tok_emb, c.norm_eps, acts.emb_rstd, acts.x0);
 
-  const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
+  const AttnQueries<T> all_queries{plan_segments<Device, T>(device, c, batch), rope, lora};
+  const auto head_lora = lora ? lora->of_head_rows() : Lora<const Accum<T>>{};
+  const AttnQueries<T> picked_queries =
+      pick_queries<Device, T>(device, batch, rope, picked_rope, lora ? &head_lora : nullptr);
   fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
   fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
   if (acts.mlp_e4m3) {
@@ -175,14 +231,27 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
 
     mix_norm<T>(device, v.x, acts.x0, layer.resid_mix, c.norm_eps, ln, serial ? u : Tensor<T>{},
                 v.rstd_attn, v.attn_in);
+    const bool picks = static_cast<bool>(v.picked);
+    const AttnQueries<T>& queries = picks ? picked_queries : all_queries;
+    if (picks) gather_rows<T>(device, v.attn_in, batch.rows, v.picked.attn_in);
     if (serial) {
-      attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, u, h);
-      mlp_forward<Device, T>(device, net, s, layer, lora, wdown, e4m3, v, h, h,
+      Tensor<T> before = u, after = h;
+      if (picks) {
+        before = after = first_rows(h, N);
+        gather_rows<T>(device, u, batch.rows, before);
+      }
+      attn_forward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, before, after);
+      mlp_forward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, after, after,
                              output_of(net, acts, s));
     } else {
-      attn_forward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, {}, v.a);
-      mlp_forward<Device, T>(device, net, s, layer, lora, wdown, e4m3, v, v.lane1, {}, v.m);
+      if (picks) {
+        gather_rows<T>(device, v.x, batch.rows, v.picked.x);
+        gather_rows<T>(device, v.lane1, batch.rows, v.picked.lane1);
+      }
       const LaneJoin<T> join = lane_join_of(v, layer);
+      attn_forward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, {}, v.a);
+      mlp_forward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, join.lane1, {},
+                             v.m);
       if (s + 1 < net.slots())
         lane_join<T>(device, join, output_of(net, acts, s),
                      acts.visits[static_cast<size_t>(s + 1)].lane1);
@@ -197,12 +266,16 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
               const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena arena) {
   const ModelConfig& c = net.config;
+  const int64_t N = acts.final_x.extent(0);
   const BackwardScratch<T> scratch = take_backward_scratch<T>(
-      net, batch.T(), dweights != nullptr, arena, lora ? &lora->layout->config() : nullptr);
-  const auto& [rope, attn, d0, d1, dx0, da, dm, dn, dskip, dwo_bank, dwdown_bank, mlp_dxa] =
-      scratch;
+      net, batch.T(), N, dweights != nullptr, arena, lora ? &lora->layout->config() : nullptr);
+  const auto& [rope, picked_rope, all_attn, picked_attn, all, picked, dx0, dskip, dwo_bank,
+               dwdown_bank, mlp_dxa] = scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
-  const AttentionSegments segments = plan_segments<Device, T>(device, c, batch);
+  const AttnQueries<T> all_queries{plan_segments<Device, T>(device, c, batch), rope, lora};
+  const auto head_lora = lora ? lora->of_head_rows() : Lora<const Accum<T>>{};
+  const AttnQueries<T> picked_queries =
+      pick_queries<Device, T>(device, batch, rope, picked_rope, lora ? &head_lora : nullptr);
   // Adapters alone need no gradient of x0, nor of the first visit's input.
   const Tensor<T> to_x0 = dweights ? dx0 : Tensor<T>{};
   if (dweights) {
@@ -212,7 +285,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
   }
 
   // The gradient of the last visit's output; lane_end_backward goes by acts.d_final_x itself.
-  if (net.route.back().join == Join::serial) scale_to<T>(device, acts.d_final_x, 1.0, d0);
+  if (net.route.back().join == Join::serial)
+    scale_to<T>(device, acts.d_final_x, 1.0, batch.rows ? picked.d0 : all.d0);
 
   for (int s = net.slots() - 1; s >= 0; --s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
@@ -226,27 +300,33 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const Tensor<Accum<T>> dwdown = row_of(dwdown_bank, visit.layer);
     const double ln = c.ln(visit.layer);
     const bool ends_here = s == 0 && !dweights;
-    const Tensor<T> attn_dn = ends_here ? Tensor<T>{} : dn;
+    const Tensor<T> attn_dn = ends_here ? Tensor<T>{} : all.dn;
+    const bool picks = static_cast<bool>(v.picked);
+    const AttnQueries<T>& queries = picks ? picked_queries : all_queries;
+    const AttnScratch<T>& attn = picks ? picked_attn : all_attn;
+    const auto& [d0, d1, da, dm, dn] = picks ? picked : all;
+    const Tensor<T> dxa_of_mlp = first_rows(mlp_dxa, d0.extent(0));
     // d0 is the gradient of this visit's output and becomes that of its input, to which skip
     // connections and lane 1 bring gradients back too. The last op that writes d0 adds one of them
     // without a pass of its own, unless the visit is in lanes and has no skip.
     std::vector<Tensor<const T>> joining;
-    if (visit.first_parallel) joining.push_back(d1);
+    if (visit.first_parallel) joining.push_back(all.d1);
     for (const Visit& later : net.route)
       if (later.skip >= 0 && later.skip_from == s - 1 && &later != &visit)
         joining.push_back(dskip.slice(later.skip));
 
-    MixNormGradient<T> into{dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
+    MixNormGradient<T> into{all.dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, e4m3, v, ln, d0, d0, dn, dlayer,
-                              dwdown, dlora, mlp_dxa);  // d0 is now dh
-      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, d0, attn_dn,
+      mlp_backward<Device, T>(device, s, layer, queries.lora, wdown, e4m3, v, ln, d0, d0, dn,
+                              dlayer, dwdown, dlora, dxa_of_mlp);  // d0 is now dh
+      attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, d0, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
-      into.du = d0;  // u reaches h beside attention too
+      if (picks) spread_rows<Device, T>(device, d0, batch.rows, all.d0);
+      into.du = all.d0;  // u reaches h beside attention too
       // The first visit's input is x0 itself.
       mix_norm_backward<T>(device, into, visit.skip >= 0 ? Tensor<const T>{} : take_last(joining),
-                           s > 0 ? d0 : Tensor<T>{}, to_x0, dlayer.resid_mix);
+                           s > 0 ? all.d0 : Tensor<T>{}, to_x0, dlayer.resid_mix);
     } else {
       const LaneJoin<T> join = lane_join_of(v, layer);
       if (s + 1 < net.slots())
@@ -255,21 +335,25 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       else
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, s, layer, lora, wdown, e4m3, v, ln, dm, d1, dn, dlayer,
-                              dwdown, dlora, mlp_dxa);
-      attn_backward<Device, T>(device, net, s, layer, lora, segments, rope, wo, v, da, attn_dn,
+      mlp_backward<Device, T>(device, s, layer, queries.lora, wdown, e4m3, v, ln, dm, d1, dn,
+                              dlayer, dwdown, dlora, dxa_of_mlp);
+      attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, da, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
-      mix_norm_backward<T>(device, into, d0, d0, to_x0, dlayer.resid_mix);
+      if (picks) {
+        spread_rows<Device, T>(device, d0, batch.rows, all.d0);
+        spread_rows<Device, T>(device, d1, batch.rows, all.d1);
+      }
+      mix_norm_backward<T>(device, into, all.d0, all.d0, to_x0, dlayer.resid_mix);
     }
     if (visit.skip >= 0)
       skip_mix_backward<T>(
           device, v.x_pre, output_of(net, acts, visit.skip_from), w.skip_weights.slice(visit.skip),
-          row_of(w.skip_gates, visit.skip), take_last(joining), d0,
+          row_of(w.skip_gates, visit.skip), take_last(joining), all.d0,
           visit.skip_from == s - 1 ? Tensor<T>{} : dskip.slice(visit.skip),
           dweights ? dweights->skip_weights.slice(visit.skip) : Tensor<Accum<T>>{},
           dweights ? row_of(dweights->skip_gates, visit.skip) : Tensor<Accum<T>>{});
-    while (!joining.empty()) add<T>(device, take_last(joining), d0);
+    while (!joining.empty()) add<T>(device, take_last(joining), all.d0);
   }
   if (dweights) {
     fold_scale_backward<T>(device, dwo_bank, wo_bank(w), w.attn_scale, wo_bank(*dweights),

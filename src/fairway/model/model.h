@@ -17,8 +17,10 @@ namespace fairway {
 struct Batch {
   Tensor<const int32_t> inputs;      // [T] token ids
   Tensor<const int32_t> cu_seqlens;  // [S + 1] segment starts, then T; entries of T may pad the end
-  Tensor<const int32_t> rows;        // [N] ascending rows that reach the head; null: all (N = T)
-  Tensor<const int32_t> targets;     // [N] the token to predict at each of those rows
+  // The rows that reach the head: the last ones of each segment, ascending. Null: all (N = T).
+  Tensor<const int32_t> rows;     // [N], N < T
+  Tensor<const int32_t> cu_rows;  // [S + 1] where each segment's begin in `rows`, then N
+  Tensor<const int32_t> targets;  // [N] the token to predict at each row that reaches the head
 
   int64_t T() const { return inputs.size(); }
   int64_t N() const { return targets.size(); }
@@ -39,7 +41,8 @@ template <class T>
 size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward,
                      const LoraConfig* lora = nullptr);
 
-// Runs the route: fills `acts` up to final_x. Token ids must be < V.
+// Runs the route: fills `acts` up to final_x. Token ids must be < V. Where only some rows reach the
+// head, the last visit computes keys and values of all rows and the rest of those rows alone.
 template <class Device, class T>
 void forward(Device& device, const Network& net, const Weights<const T>& w,
              const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,

@@ -37,7 +37,7 @@ constexpr size_t BackwardKeysShared::kBytes() {
   return sizeof(BackwardKeysShared) + 1024;
 }
 
-// q, dy: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64. Tiles of 64 keys.
+// q, dy: maps of [Q, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64. Tiles of 64 keys.
 static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
     backward_keys_kernel(const __grid_constant__ CUtensorMap q_map,
                          const __grid_constant__ CUtensorMap dy_map,
@@ -59,11 +59,14 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
   const int kv = static_cast<int>(blockIdx.x) % K, group = H / K;
   const bool loader = thread == 0;
 
-  // Step i takes tile tile.index + i % per_head of query head i / per_head, the diagonal one first.
-  const int per_head = (tile.length + kTile - 1) / kTile - tile.index, count = group * per_head;
+  // Step i takes tile first_tile + i % per_head of query head i / per_head, the diagonal one first
+  // where it holds queries.
+  const int first_tile = max(tile.index, tile.first_query / kTile);
+  const int per_head = max(0, (tile.length + kTile - 1) / kTile - first_tile);
+  const int count = group * per_head;
   const auto load = [&](int i) {
-    const int s = i % kStages, query_tile = tile.index + i % per_head;
-    const int head = kv * group + i / per_head, row = tile.begin + query_tile * kTile;
+    const int s = i % kStages, query_tile = first_tile + i % per_head;
+    const int head = kv * group + i / per_head, row = tile.query_begin + query_tile * kTile;
     mbarrier_arrive_expect(&shared.full[s], 2 * kTileBytes + sizeof(RowTerms));
     tma_load_2d(shared.stage[s].q, &q_map, &shared.full[s], head * kTile, row);
     tma_load_2d(shared.stage[s].dy, &dy_map, &shared.full[s], head * kTile, row);
@@ -93,8 +96,17 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
   const int64_t stride = static_cast<int64_t>(K) * kTile;
   const int64_t at = (tile.begin + row0) * stride + kv * kTile;
   if (thread < min(rows, kTile)) prefetch_l2(dv + at + thread * stride);
-  const auto rope_rows = [&] { return rope_tile(rope, rope.rstd_k, K, kv, tile.begin + row0); };
-  if (rope.cosine != nullptr && thread < min(rows, kTile)) prefetch(rope_rows(), thread);
+  const auto rope_rows = [&] {
+    const int64_t first = int64_t{tile.begin} + row0;
+    return RopeTile{rope.rstd_k + first * K + kv,
+                    K,
+                    rope.cosine + first * rope.half,
+                    rope.sine + first * rope.half,
+                    rope.half,
+                    0,
+                    rows};
+  };
+  if (rope.cosine != nullptr && thread < kTile) prefetch(rope_rows(), thread);
   const auto release = [&](int stage) {
     if (lane == 0) mbarrier_arrive(&shared.empty[stage]);
     __syncwarp();
@@ -107,7 +119,7 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
       mbarrier_wait(&shared.full[s], parity);
       key_step(
           dkey, dvalue, shared.k, shared.v, shared.stage[s].q, shared.stage[s].dy,
-          shared.row_terms[s], left == per_head, to_log2, warp, lane,
+          shared.row_terms[s], first_tile == tile.index && left == per_head, to_log2, warp, lane,
           [&] {
             if (used >= 0) release(used);
           },
@@ -124,12 +136,12 @@ static __global__ void __launch_bounds__(kWarpgroupThreads, 3)
     wgmma_wait<0>();
     wgmma_pin(dkey);
     wgmma_pin(dvalue);
-    release(used);
+    if (used >= 0) release(used);
   }
   float factor = scale;
   if (rope.cosine != nullptr) {
     float of_gain[2];  // k has none
-    rope_backward(dkey, scale, 1, shared.k, rope_rows(), rows, warp, lane, of_gain);
+    rope_backward(dkey, scale, 1, shared.k, rope_rows(), warp, lane, of_gain);
     factor = 1;
   }
   store_key_gradients(dkey, dvalue, factor, shared.k, shared.v, warp, lane, dk + at, dv + at,

@@ -34,14 +34,14 @@ constexpr size_t BackwardQueriesShared::kBytes() {
   return sizeof(BackwardQueriesShared) + 1024;
 }
 
-// q, dy: maps of [T, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64.
+// q, dy: maps of [Q, H·64], k, v: maps of [T, K·64], in boxes of 64 x 64.
 template <bool kPairHeads>
 __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     backward_queries_kernel(const __grid_constant__ CUtensorMap q_map,
                             const __grid_constant__ CUtensorMap dy_map,
                             const __grid_constant__ CUtensorMap k_map,
                             const __grid_constant__ CUtensorMap v_map, const AttentionTiles list,
-                            int64_t T, int H, int K, float scale, const float* lse,
+                            int64_t Q, int H, int K, float scale, const float* lse,
                             const float* delta, __nv_bfloat16* dq, RowTerms* row_terms,
                             const AttentionRope rope) {
   constexpr int kStages = BackwardQueriesShared::kStages, kLag = 2;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     mbarrier_arrive_expect(&shared.q_full, 4 * kTileBytes);
     for (int w = 0; w < 2; ++w) {
       const int column = (head0 + (kPairHeads ? w : 0)) * kTile;
-      const int row = tile.begin + tile.index * kHeight + (kPairHeads ? 0 : kTile * w);
+      const int row = tile.query_begin + tile.index * kHeight + (kPairHeads ? 0 : kTile * w);
       tma_load_2d(shared.q[w], &q_map, &shared.q_full, column, row);
       tma_load_2d(shared.dy[w], &dy_map, &shared.q_full, column, row);
     }
@@ -96,19 +96,29 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     if (lane == 0) mbarrier_arrive(&shared.empty[s]);
     __syncwarp();
   };
-  const int rows = tile.length - row0;
+  // The warpgroup's rows [first_row, rows) are queries, its row r row query0 + r of their tensors.
+  const int rows = tile.length - row0, first_row = max(0, tile.first_query - row0);
+  const int64_t query0 = int64_t{tile.query_begin} + row0;
   const int64_t slot = tile.slot(kTile) + row0 / kTile;  // of this warpgroup's 64 rows
-  const auto rope_rows = [&] { return rope_tile(rope, rope.rstd_q, H, head, tile.begin + row0); };
-  if (rope.cosine != nullptr && 32 * warp + lane < rows && warp < 2)
-    prefetch(rope_rows(), 32 * warp + lane);
-  // Rows past the end get probability zero.
+  const auto rope_rows = [&] {
+    return RopeTile{rope.rstd_q + query0 * H + head,
+                    H,
+                    rope.q_cosine + query0 * rope.half,
+                    rope.q_sine + query0 * rope.half,
+                    rope.half,
+                    first_row,
+                    rows};
+  };
+  if (rope.cosine != nullptr && warp < 2) prefetch(rope_rows(), 32 * warp + lane);
+  // Rows that are no queries get probability zero.
   float row_lse[2], row_delta[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int row = row0 + 16 * warp + 8 * h + lane / 4;
-    const int64_t at = head * T + tile.begin + row;
-    row_lse[h] = row < tile.length ? lse[at] * kLog2e : INFINITY;
-    row_delta[h] = row < tile.length ? delta[at] : 0;
+    const int row = 16 * warp + 8 * h + lane / 4;
+    const int64_t at = head * Q + query0 + row;
+    const bool is_query = row >= first_row && row < rows;
+    row_lse[h] = is_query ? lse[at] * kLog2e : INFINITY;
+    row_delta[h] = is_query ? delta[at] : 0;
   }
   for (int i = 0; i < begin; ++i) {  // tiles that only the other warpgroup sees
     mbarrier_wait(&shared.full[i % kStages], i / kStages & 1);
@@ -181,7 +191,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   float factor = scale;
   if (rope.cosine != nullptr) {
     float of_gain[2];
-    rope_backward(dx, scale, rope.q_gain[head], shared.q[warpgroup], rope_rows(), rows, warp, lane,
+    rope_backward(dx, scale, rope.q_gain[head], shared.q[warpgroup], rope_rows(), warp, lane,
                   of_gain);
     factor = 1;
     const float sum = lanes_sum<32>(of_gain[0] + of_gain[1]) / 4;  // four lanes share a row
@@ -194,8 +204,8 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     rope.gain_partials[slot * H + head] = of[0] + of[1] + of[2] + of[3];
   }
   const int64_t stride = static_cast<int64_t>(H) * kTile;
-  store_rows(dx, factor, shared.q[warpgroup], warp, lane,
-             dq + (tile.begin + row0) * stride + head * kTile, stride, rows);
+  store_rows(dx, factor, shared.q[warpgroup], warp, lane, dq + query0 * stride + head * kTile,
+             stride, rows, first_row);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -12,8 +12,12 @@ namespace {
 
 constexpr int kTilesSlot = 0, kWorkSlot = 1, kPlanSlot = 5;  // of CudaDevice::workspace
 
-cuda::AttentionShape shape_of(const AttentionExtents& e, int64_t segments) {
-  return {e.T, static_cast<int>(e.H), static_cast<int>(e.K), static_cast<int>(e.d),
+cuda::AttentionShape shape_of(const AttentionExtents& e, int64_t queries, int64_t segments) {
+  return {e.T,
+          queries,
+          static_cast<int>(e.H),
+          static_cast<int>(e.K),
+          static_cast<int>(e.d),
           static_cast<int>(segments)};
 }
 
@@ -21,13 +25,14 @@ cuda::AttentionShape shape_of(const AttentionExtents& e, int64_t segments) {
 template <class T>
 cuda::AttentionPlan plan_of(CudaDevice& device, Tensor<const T> q, Tensor<const T> k,
                             const AttentionSegments& segments) {
-  const auto shape = shape_of({q.extent(0), q.extent(1), k.extent(1), q.extent(2)},
+  const auto shape = shape_of({k.extent(0), q.extent(1), k.extent(1), q.extent(2)}, q.extent(0),
                               segments.cu_seqlens.size() - 1);
   const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
   if (segments.tiles) return cuda::attention_plan(shape, kernels, segments.tiles);
   const auto plan = cuda::attention_plan(
       shape, kernels, device.workspace(kTilesSlot, cuda::attention_plan_bytes(shape)));
-  cuda::fill_attention_plan(device.stream(), plan, segments.cu_seqlens.data);
+  cuda::fill_attention_plan(device.stream(), plan, segments.cu_seqlens.data,
+                            segments.cu_queries.data);
   return plan;
 }
 
@@ -36,11 +41,11 @@ cuda::AttentionPlan plan_of(CudaDevice& device, Tensor<const T> q, Tensor<const 
 template <class T>
 AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
                                  Tensor<const int32_t> cu_seqlens) {
-  const auto shape = shape_of(extents, cu_seqlens.size() - 1);
+  const auto shape = shape_of(extents, extents.T, cu_seqlens.size() - 1);
   std::byte* tiles = device.workspace(kPlanSlot, cuda::attention_plan_bytes(shape));
   const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
   cuda::fill_attention_plan(device.stream(), cuda::attention_plan(shape, kernels, tiles),
-                            cu_seqlens.data);
+                            cu_seqlens.data, nullptr);
   return {cu_seqlens, tiles};
 }
 
@@ -70,6 +75,8 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
               rope->q_gain.data,
               rope->cosine.data,
               rope->sine.data,
+              rope->of_q().cosine.data,
+              rope->of_q().sine.data,
               static_cast<int>(rope->cosine.extent(1)),
               partials ? reinterpret_cast<float*>(work + own) : nullptr};
   cuda::attention_backward<T>(device.stream(), plan, q.data, k.data, v.data, lse.data, dy.data,
@@ -86,7 +93,7 @@ void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Ten
   const bool fused = cuda::forward_fuses_xsa(plan);
   cuda::attention_forward<T>(device.stream(), plan, q.data, k.data, v.data, y2.data, lse.data,
                              fused ? y_dot_v.data : nullptr);
-  if (!fused) xsa<T>(device, y2, v, y_dot_v);
+  if (!fused) xsa<T>(device, y2, v, y_dot_v, segments.query_rows);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                   \

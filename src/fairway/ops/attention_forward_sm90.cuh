@@ -6,8 +6,9 @@
 // serve the other three. A warp per team loads, so that the next tile's queries and first keys
 // arrive while the last products of the previous one run.
 //
-// Rows of a tile past the segment's end hold other rows of the buffer or zeros. As keys they are
-// causally invisible to the segment's queries; as queries they are not stored.
+// Rows of a tile past the segment's end, and of queries those before the first, hold other rows of
+// the buffer or zeros. As keys they are causally invisible to the segment's queries; as queries
+// they are not stored.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -52,13 +53,13 @@ struct ForwardShared {
 
 constexpr int kForwardThreads = 5 * kWarpgroupThreads;
 
-// q, k, v: maps of [T, H·64], [T, K·64] in boxes of 64 x 64. Tiles of query_tile_rows(kPairHeads).
-// With y_dot_v the output is exclusive attention's.
+// q: a map of [Q, H·64], k, v: of [T, K·64], in boxes of 64 x 64. Tiles of
+// query_tile_rows(kPairHeads). With y_dot_v the output is exclusive attention's.
 template <bool kPairHeads>
 __global__ void __launch_bounds__(kForwardThreads, 1)
     forward_kernel(const __grid_constant__ CUtensorMap q_map,
                    const __grid_constant__ CUtensorMap k_map,
-                   const __grid_constant__ CUtensorMap v_map, const AttentionTiles list, int64_t T,
+                   const __grid_constant__ CUtensorMap v_map, const AttentionTiles list, int64_t Q,
                    int H, int K, float scale, __nv_bfloat16* y, float* lse, float* y_dot_v) {
   using Shared = ForwardShared<kPairHeads>;
   using Team = typename Shared::Team;
@@ -102,28 +103,32 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       const int b = turn & 1;
       const bool more = item < items;
       if (item == last) *list.next = 0;
-      AttentionTile tile = {0, 0, 0, 0};
-      if (more) tile = list.tiles[item / per_tile];
+      // Read again where it is needed: of 24 registers it would take six.
+      const AttentionTile& tile = list.tiles[more ? item / per_tile : 0];
+      int key_tile = more ? last_key_tile(tile, kHeight) : 0;
       const int head = item % per_tile * kHeads, kv = head / (H / K);
       if (more) item = atomicAdd(list.next, 1);
       mbarrier_wait(&state.q_empty[b], (turn >> 1 & 1) ^ 1);
       state.tile[b] = tile;
       state.head[b] = head;
       if (!more) {
+        state.tile[b].length = 0;
         mbarrier_arrive(&state.q_full[b]);
         return;
       }
-      const int row0 = tile.begin + tile.index * kHeight;
+      const int row0 = tile.index * kHeight;
       mbarrier_arrive_expect(&state.q_full[b], (y_dot_v ? 2 + Team::kOwn : 2) * kTileBytes);
       for (int w = 0; w < 2; ++w)
         tma_load_2d(team.q[b][w], &q_map, &state.q_full[b], (head + (kPairHeads ? w : 0)) * kTile,
-                    row0 + (kPairHeads ? 0 : w * kTile));
+                    tile.query_begin + row0 + (kPairHeads ? 0 : w * kTile));
       if (y_dot_v)
         for (int w = 0; w < Team::kOwn; ++w)
-          tma_load_2d(team.own_v[b][w], &v_map, &state.q_full[b], kv * kTile, row0 + w * kTile);
-      for (int key_tile = last_key_tile(tile, kHeight); key_tile >= 0; --key_tile) {
+          tma_load_2d(team.own_v[b][w], &v_map, &state.q_full[b], kv * kTile,
+                      tile.begin + row0 + w * kTile);
+      const int begin = tile.begin;
+      for (; key_tile >= 0; --key_tile) {
         mbarrier_wait(&state.empty[s], parity);
-        const int row = tile.begin + key_tile * kTile;
+        const int row = begin + key_tile * kTile;
         mbarrier_arrive_expect(&state.full[s], 2 * kTileBytes);
         tma_load_2d(team.stage[s].k, &k_map, &state.full[s], kv * kTile, row);
         tma_load_2d(team.stage[s].v, &v_map, &state.full[s], kv * kTile, row);
@@ -174,14 +179,14 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         wgmma_wait<0>();
         wgmma_pin(softmax.out);
         release(&state.empty[used]);
-        const int64_t first = state.tile[b].begin + row0;
+        const int64_t first = int64_t{state.tile[b].query_begin} + row0;
         const int head = state.head[b] + (kPairHeads ? member : 0);
         const int64_t y_stride = static_cast<int64_t>(H) * kTile;
-        store_output(softmax, scale, team.q[b][member],
-                     y_dot_v ? team.own_v[b][kPairHeads ? 0 : member] : nullptr, 1 + warpgroup,
-                     warp, lane,
-                     {y + first * y_stride + head * kTile, y_stride, lse + head * T + first,
-                      y_dot_v + first * H + head, H, length - row0});
+        store_output(
+            softmax, scale, team.q[b][member],
+            y_dot_v ? team.own_v[b][kPairHeads ? 0 : member] : nullptr, 1 + warpgroup, warp, lane,
+            {y + first * y_stride + head * kTile, y_stride, lse + head * Q + first,
+             y_dot_v + first * H + head, H, length - row0, state.tile[b].first_query - row0});
       }
       // The copy engine writes next where this thread wrote and read.
       fence_async_shared();

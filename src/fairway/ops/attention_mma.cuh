@@ -33,18 +33,19 @@ __device__ __forceinline__ int column_of(int lane, int j, int e) {
   return 8 * j + 2 * (lane % 4) + e % 2;
 }
 
-// Starts copies of rows `stride` elements apart, of which `rows` exist; the others become zero.
+// Starts copies of rows `stride` elements apart, of which [first, rows) exist; the others become
+// zero.
 template <int kD>
 __device__ __forceinline__ void load_tile(Tile<kD>& tile, const __nv_bfloat16* from, int64_t stride,
-                                          int rows) {
+                                          int rows, int first = 0) {
   constexpr int kPieces = kD / 8;
 #pragma unroll
   for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
     const int at = i * kThreads + static_cast<int>(threadIdx.x);
     const int row = at / kPieces, piece = at % kPieces;
-    const bool exists = row < rows;
-    copy_async_16_or_zero(&tile.row[row][8 * piece], from + (exists ? row : 0) * stride + 8 * piece,
-                          exists);
+    const bool exists = row >= first && row < rows;
+    copy_async_16_or_zero(&tile.row[row][8 * piece],
+                          from + (exists ? row : first) * stride + 8 * piece, exists);
   }
 }
 
@@ -122,11 +123,11 @@ __device__ __forceinline__ void add_rows(float (&c)[kD / 8][4], Tile<kD>& scratc
   __syncwarp();
 }
 
-// Rounds factor · c and writes it, otherwise like add_rows.
+// Rounds factor · c and writes rows [first, rows) of it, otherwise like add_rows.
 template <int kD>
 __device__ __forceinline__ void store_rows(const float (&c)[kD / 8][4], float factor,
                                            Tile<kD>& scratch, int warp, int lane, __nv_bfloat16* to,
-                                           int64_t stride, int rows) {
+                                           int64_t stride, int rows, int first = 0) {
   constexpr int kPieces = kD / 8;
 #pragma unroll
   for (int j = 0; j < kD / 8; ++j)
@@ -138,7 +139,7 @@ __device__ __forceinline__ void store_rows(const float (&c)[kD / 8][4], float fa
 #pragma unroll
   for (int i = 0; i < kPieces / 2; ++i) {
     const int at = 32 * i + lane, row = 16 * warp + at / kPieces, piece = at % kPieces;
-    if (row < rows)
+    if (row >= first && row < rows)
       *reinterpret_cast<uint4*>(to + row * stride + 8 * piece) =
           *reinterpret_cast<const uint4*>(&scratch.row[row][8 * piece]);
   }
@@ -152,7 +153,7 @@ __device__ __forceinline__ void pipelined(int count, Load&& load, Step&& step) {
     load(i, i % kStages);
     copy_async_commit();
   };
-  start(0);
+  if (count > 0) start(0);
   for (int i = 0; i < count; ++i) {
     if (kStages == 2 && i + 1 < count) {
       start(i + 1);

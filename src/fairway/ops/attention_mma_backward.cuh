@@ -20,7 +20,7 @@ struct BackwardShared {
 
 template <int kD>
 __global__ void __launch_bounds__(kThreads)
-    backward_queries_kernel(const AttentionTiles list, int64_t T, int H, int K, float scale,
+    backward_queries_kernel(const AttentionTiles list, int64_t Q, int H, int K, float scale,
                             const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v,
                             const float* lse, const __nv_bfloat16* dy, const float* delta,
                             __nv_bfloat16* dq) {
@@ -31,20 +31,23 @@ __global__ void __launch_bounds__(kThreads)
   if (tile.length == 0) return;
   const int head = static_cast<int>(blockIdx.x) % H, kv = head / (H / K);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  // The tile's rows [first_row, rows) are queries.
   const int row0 = tile.index * kTile, rows = tile.length - row0;
-  const int64_t first = tile.begin + row0, q_at = (first * H + head) * kD;
+  const int first_row = max(0, tile.first_query - row0);
+  const int64_t first = int64_t{tile.query_begin} + row0, q_at = (first * H + head) * kD;
   const int64_t q_stride = static_cast<int64_t>(H) * kD, kv_stride = static_cast<int64_t>(K) * kD;
   const float to_log2 = scale * kLog2e;
 
-  load_tile(shared.own[0], q + q_at, q_stride, rows);
-  load_tile(shared.own[1], dy + q_at, q_stride, rows);
-  // Rows past the end get probability zero.
+  load_tile(shared.own[0], q + q_at, q_stride, rows, first_row);
+  load_tile(shared.own[1], dy + q_at, q_stride, rows, first_row);
+  // Rows that are no queries get probability zero.
   float row_lse[2], row_delta[2], dx[kD / 8][4] = {};
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = row_of(warp, lane, 2 * h);
-    row_lse[h] = row < rows ? lse[head * T + first + row] * kLog2e : INFINITY;
-    row_delta[h] = row < rows ? delta[head * T + first + row] : 0;
+    const bool is_query = row >= first_row && row < rows;
+    row_lse[h] = is_query ? lse[head * Q + first + row] * kLog2e : INFINITY;
+    row_delta[h] = is_query ? delta[head * Q + first + row] : 0;
   }
   const auto load = [&](int i, int stage) {
     const int key0 = (tile.index - i) * kTile;
@@ -68,13 +71,13 @@ __global__ void __launch_bounds__(kThreads)
     to_fragment<kTile>(ds, a);
     add_product<kTile, kD>(dx, a, shared.stage[stage][0], 0, lane);
   });
-  store_rows(dx, scale, shared.own[0], warp, lane, dq + q_at, q_stride, rows);
+  store_rows(dx, scale, shared.own[0], warp, lane, dq + q_at, q_stride, rows, first_row);
 }
 
 // The keys are the products' rows: Pᵀ and dSᵀ go from the accumulators into the next product.
 template <int kD>
 __global__ void __launch_bounds__(kThreads)
-    backward_keys_kernel(const AttentionTiles list, int64_t T, int H, int K, float scale,
+    backward_keys_kernel(const AttentionTiles list, int64_t Q, int H, int K, float scale,
                          const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v,
                          const float* lse, const __nv_bfloat16* dy, const float* delta,
                          __nv_bfloat16* dk, __nv_bfloat16* dv) {
@@ -92,24 +95,34 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t q_stride = static_cast<int64_t>(H) * kD, kv_stride = static_cast<int64_t>(K) * kD;
   const float to_log2 = scale * kLog2e;
 
-  // Step i takes tile tile.index + i % per_head of query head i / per_head, the diagonal one first.
-  const int per_head = (rows + kTile - 1) / kTile;
+  // Step i takes tile first_tile + i % per_head of query head i / per_head, the diagonal one first
+  // where it holds queries.
+  const int first_tile = max(tile.index, tile.first_query / kTile);
+  const int per_head = max(0, (tile.length + kTile - 1) / kTile - first_tile);
   float dkey[kD / 8][4] = {}, dvalue[kD / 8][4] = {};
-  load_tile(shared.own[0], k + kv_at, kv_stride, rows);
-  load_tile(shared.own[1], v + kv_at, kv_stride, rows);
+  if (per_head > 0) {
+    load_tile(shared.own[0], k + kv_at, kv_stride, rows);
+    load_tile(shared.own[1], v + kv_at, kv_stride, rows);
+  }
+  const bool sees_diagonal = first_tile == tile.index;
+  const int length = tile.length - first_tile * kTile;
+  const int first_query = tile.first_query - first_tile * kTile;
+  const int query_begin = tile.query_begin + first_tile * kTile;
   const auto load = [&](int i, int stage) {
-    const int head = kv * group + i / per_head, left = rows - i % per_head * kTile;
-    const int64_t first = tile.begin + row0 + i % per_head * kTile, at = (first * H + head) * kD;
-    load_tile(shared.stage[stage][0], q + at, q_stride, left);
-    load_tile(shared.stage[stage][1], dy + at, q_stride, left);
+    const int head = kv * group + i / per_head, query0 = i % per_head * kTile;
+    const int left = length - query0, first_row = max(0, first_query - query0);
+    const int64_t first = query_begin + query0, at = (first * H + head) * kD;
+    load_tile(shared.stage[stage][0], q + at, q_stride, left, first_row);
+    load_tile(shared.stage[stage][1], dy + at, q_stride, left, first_row);
     const int row = static_cast<int>(threadIdx.x);
-    if (row < kTile) {  // rows past the end get probability zero
-      shared.lse_log2[stage][row] = row < left ? lse[head * T + first + row] * kLog2e : INFINITY;
-      shared.delta[stage][row] = row < left ? delta[head * T + first + row] : 0;
+    if (row < kTile) {  // rows that are no queries get probability zero
+      const bool is_query = row >= first_row && row < left;
+      shared.lse_log2[stage][row] = is_query ? lse[head * Q + first + row] * kLog2e : INFINITY;
+      shared.delta[stage][row] = is_query ? delta[head * Q + first + row] : 0;
     }
   };
   pipelined<Shared::kStages>(group * per_head, load, [&](int i, int stage) {
-    const bool diagonal = i % per_head == 0;
+    const bool diagonal = sees_diagonal && i % per_head == 0;
     const Tile<kD>&queries = shared.stage[stage][0], &dys = shared.stage[stage][1];
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kChunk) {

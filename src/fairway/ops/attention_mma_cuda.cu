@@ -44,7 +44,7 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
              const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse) {
   with_width(s.d, [&](auto width) {
     constexpr int kD = decltype(width)::value;
-    launch<ForwardShared<kD>>(stream, forward_kernel<kD>, query_tiles, s.H, s.T, s.H, s.K,
+    launch<ForwardShared<kD>>(stream, forward_kernel<kD>, query_tiles, s.H, s.Q, s.H, s.K,
                               softmax_scale(kD), storage(q), storage(k), storage(v), storage(y),
                               lse);
   });
@@ -55,10 +55,10 @@ void backward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles
               const float* lse, const bf16* dy, const float* delta, bf16* dq, bf16* dk, bf16* dv) {
   with_width(s.d, [&](auto width) {
     constexpr int kD = decltype(width)::value;
-    launch<BackwardShared<kD>>(stream, backward_keys_kernel<kD>, key_tiles, s.K, s.T, s.H, s.K,
+    launch<BackwardShared<kD>>(stream, backward_keys_kernel<kD>, key_tiles, s.K, s.Q, s.H, s.K,
                                softmax_scale(kD), storage(q), storage(k), storage(v), lse,
                                storage(dy), delta, storage(dk), storage(dv));
-    launch<BackwardShared<kD>>(stream, backward_queries_kernel<kD>, query_tiles, s.H, s.T, s.H, s.K,
+    launch<BackwardShared<kD>>(stream, backward_queries_kernel<kD>, query_tiles, s.H, s.Q, s.H, s.K,
                                softmax_scale(kD), storage(q), storage(k), storage(v), lse,
                                storage(dy), delta, storage(dq));
   });

@@ -19,7 +19,7 @@ struct ForwardShared {
 
 template <int kD>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(const AttentionTiles list, int64_t T, int H, int K, float scale,
+    forward_kernel(const AttentionTiles list, int64_t Q, int H, int K, float scale,
                    const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v,
                    __nv_bfloat16* y, float* lse) {
   using Shared = ForwardShared<kD>;
@@ -29,13 +29,15 @@ __global__ void __launch_bounds__(kThreads)
   if (tile.length == 0) return;
   const int head = static_cast<int>(blockIdx.x) % H, kv = head / (H / K);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  // The tile's rows [first_row, rows) are queries.
   const int row0 = tile.index * kTile, rows = tile.length - row0;
-  const int64_t first = tile.begin + row0, q_at = (first * H + head) * kD;
+  const int first_row = max(0, tile.first_query - row0);
+  const int64_t first = int64_t{tile.query_begin} + row0, q_at = (first * H + head) * kD;
   const int64_t q_stride = static_cast<int64_t>(H) * kD, kv_stride = static_cast<int64_t>(K) * kD;
   const float to_log2 = scale * kLog2e;
 
   float out[kD / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-  load_tile(shared.q, q + q_at, q_stride, rows);
+  load_tile(shared.q, q + q_at, q_stride, rows, first_row);
   const auto load = [&](int i, int stage) {
     const int key0 = (tile.index - i) * kTile;
     const int64_t at = (static_cast<int64_t>(tile.begin + key0) * K + kv) * kD;
@@ -88,8 +90,8 @@ __global__ void __launch_bounds__(kThreads)
     sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 1);
     sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 2);
     const int row = row_of(warp, lane, 2 * h);
-    if (lane % 4 == 0 && row < rows)
-      lse[head * T + first + row] = fmaf(max[h], scale, logf(sum[h]));
+    if (lane % 4 == 0 && row >= first_row && row < rows)
+      lse[head * Q + first + row] = fmaf(max[h], scale, logf(sum[h]));
     const float inverse = 1 / sum[h];
 #pragma unroll
     for (int j = 0; j < kD / 8; ++j) {
@@ -97,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
       out[j][2 * h + 1] *= inverse;
     }
   }
-  store_rows(out, 1.f, shared.q, warp, lane, y + q_at, q_stride, rows);
+  store_rows(out, 1.f, shared.q, warp, lane, y + q_at, q_stride, rows, first_row);
 }
 
 }  // namespace fairway::cuda::attention_mma

@@ -86,12 +86,14 @@ __device__ __forceinline__ void query_step(RunningSoftmax& r, const char* querie
   wgmma_commit();
 }
 
-// Where a warpgroup's rows go: y's are `stride` elements apart; `rows` of them exist.
+// Where a warpgroup's rows go: y's are `stride` elements apart; those of [first, rows) exist.
 struct OutputRows {
   __nv_bfloat16* y;
   int64_t stride;
   float *lse, *y_dot_v;  // y_dot_v's rows are H apart
-  int H, rows;
+  int H, rows, first;
+
+  __device__ __forceinline__ bool has(int row) const { return row >= first && row < rows; }
 };
 
 // Writes y and lse; with `values`, those of the queries' own positions, exclusive attention's y2
@@ -105,7 +107,7 @@ __device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, cha
   for (int h = 0; h < 2; ++h) {
     sum[h] = lanes_sum<4>(sum[h]);
     const int row = row0 + 8 * h;
-    if (lane % 4 == 0 && row < to.rows) to.lse[row] = fmaf(max[h], scale, logf(sum[h]));
+    if (lane % 4 == 0 && to.has(row)) to.lse[row] = fmaf(max[h], scale, logf(sum[h]));
     const float inverse = 1 / sum[h];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -119,12 +121,12 @@ __device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, cha
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = row0 + 8 * h;
-      if (lane % 4 == 0 && row < to.rows) to.y_dot_v[static_cast<int64_t>(row) * to.H] = y_dot_v[h];
+      if (lane % 4 == 0 && to.has(row)) to.y_dot_v[static_cast<int64_t>(row) * to.H] = y_dot_v[h];
     }
   }
   // All four warps are done with the queries in shared memory.
   named_barrier_sync(barrier, kWarpgroupThreads);
-  store_rows(out, 1.f, queries, warp, lane, to.y, to.stride, to.rows);
+  store_rows(out, 1.f, queries, warp, lane, to.y, to.stride, to.rows, to.first);
 }
 
 }  // namespace fairway::cuda::attention_sm90

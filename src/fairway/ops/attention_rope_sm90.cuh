@@ -9,38 +9,40 @@
 
 namespace fairway::cuda::attention_sm90 {
 
-// What one head's rows of a tile need, from the tile's first row on.
+// What one head's rows of a tile need, from the tile's first row on; those of [first, rows) exist.
 struct RopeTile {
   const float* rstd;  // of row i at i·heads
   int heads;
   const float *cosine, *sine;  // of row i at i·half
-  int half;
-};
-__device__ __forceinline__ RopeTile rope_tile(const AttentionRope& rope, const float* rstd,
-                                              int heads, int head, int64_t row) {
-  return {rstd + row * heads + head, heads, rope.cosine + row * rope.half,
-          rope.sine + row * rope.half, rope.half};
-}
+  int half, first, rows;
 
-// Brings what row `row` of the tile needs closer.
+  __device__ __forceinline__ bool has(int row) const { return row >= first && row < rows; }
+};
+
+// Brings what row `row` of the tile needs closer, if there is one.
 __device__ __forceinline__ void prefetch(const RopeTile& tile, int row) {
+  if (!tile.has(row)) return;
   prefetch_l2(tile.rstd + row * tile.heads);
   prefetch_l2(tile.cosine + row * tile.half);
   prefetch_l2(tile.sine + row * tile.half);
 }
 
-// The row of h of this thread's two; the last one for those past the end, whose results go nowhere.
-__device__ __forceinline__ int row_of(int h, int rows, int warp, int lane) {
-  return min(16 * warp + 8 * h + lane / 4, rows - 1);
+// The row of h of this thread's two.
+__device__ __forceinline__ int row_of(int h, int warp, int lane) {
+  return 16 * warp + 8 * h + lane / 4;
+}
+// The same; the nearest one that exists for those that do not, whose results go nowhere.
+__device__ __forceinline__ int row_of(int h, const RopeTile& tile, int warp, int lane) {
+  return max(tile.first, min(row_of(h, warp, lane), tile.rows - 1));
 }
 
 // Rᵀ on this thread's part of two rows: the first kBlocks blocks of 8 columns with the next ones.
 template <int kBlocks>
-__device__ __forceinline__ void rotate_back(float (&x)[32], const RopeTile& tile, int rows,
-                                            int warp, int lane) {
+__device__ __forceinline__ void rotate_back(float (&x)[32], const RopeTile& tile, int warp,
+                                            int lane) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int at = row_of(h, rows, warp, lane) * tile.half + 2 * (lane % 4);
+    const int at = row_of(h, tile, warp, lane) * tile.half + 2 * (lane % 4);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       const float2 c = *reinterpret_cast<const float2*>(tile.cosine + at + 8 * block);
@@ -56,11 +58,11 @@ __device__ __forceinline__ void rotate_back(float (&x)[32], const RopeTile& tile
 }
 
 // dx, this thread's part of two rows: in, the gradient of x_rot without the factor `scale`; out,
-// that of what was normed. The tile of x_rot lies in shared memory; `rows` of its rows exist. The
-// two rows' parts of the gain's gradient in of_gain, in each of the four lanes that share a row.
+// that of what was normed. The tile of x_rot lies in shared memory. The two rows' parts of the
+// gain's gradient in of_gain, in each of the four lanes that share a row.
 __device__ __forceinline__ void rope_backward(float (&dx)[32], float scale, float gain,
-                                              const char* x_rot, const RopeTile& tile, int rows,
-                                              int warp, int lane, float (&of_gain)[2]) {
+                                              const char* x_rot, const RopeTile& tile, int warp,
+                                              int lane, float (&of_gain)[2]) {
   Fragment x;
   load_fragment(shared_address(x_rot), warp, lane, x);
   float dot[2] = {}, of_dx[2], of_x[2];
@@ -72,11 +74,11 @@ __device__ __forceinline__ void rope_backward(float (&dx)[32], float scale, floa
   const float inverse = gain == 0 ? 0 : 1 / gain;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const float rstd = tile.rstd[row_of(h, rows, warp, lane) * tile.heads];
+    const float rstd = tile.rstd[row_of(h, tile, warp, lane) * tile.heads];
     of_gain[h] = lanes_sum<4>(dot[h]) * (scale * inverse);
     of_dx[h] = rstd * gain * scale;
     of_x[h] = rstd * of_gain[h] / kTile;
-    if (16 * warp + 8 * h + lane / 4 >= rows) of_gain[h] = 0;
+    if (!tile.has(row_of(h, warp, lane))) of_gain[h] = 0;
   }
 #pragma unroll
   for (int j = 0; j < 16; ++j) {
@@ -86,13 +88,13 @@ __device__ __forceinline__ void rope_backward(float (&dx)[32], float scale, floa
   }
   switch (tile.half / 8) {
     case 1:
-      return rotate_back<1>(dx, tile, rows, warp, lane);
+      return rotate_back<1>(dx, tile, warp, lane);
     case 2:
-      return rotate_back<2>(dx, tile, rows, warp, lane);
+      return rotate_back<2>(dx, tile, warp, lane);
     case 3:
-      return rotate_back<3>(dx, tile, rows, warp, lane);
+      return rotate_back<3>(dx, tile, warp, lane);
     default:
-      return rotate_back<4>(dx, tile, rows, warp, lane);
+      return rotate_back<4>(dx, tile, warp, lane);
   }
 }
 

@@ -88,11 +88,20 @@ __device__ void add_scaled(float (&x)[kD / kLanes], float weight, const float* s
   }
 }
 
+// The row of queries' tensors of row `row` of the tile's segment. Rows that are no queries compute
+// along with the nearest one (shuffles need every thread) and store nothing.
+__device__ inline int64_t query_at(const AttentionTile& tile, int row) {
+  return int64_t{tile.query_begin} + max(tile.first_query, min(row, tile.length - 1));
+}
+__device__ inline bool is_query(const AttentionTile& tile, int row) {
+  return row >= tile.first_query && row < tile.length;
+}
+
 // One block: a tile of queries of one head. Keys in ascending order, running maximum.
 template <class T, int kD>
 __global__ void __launch_bounds__(kThreads)
-    forward(AttentionTiles list, int64_t rows_in_buffer, int H, int K, int d, float scale,
-            const T* q, const T* k, const T* v, T* y, float* lse) {
+    forward(AttentionTiles list, int64_t queries, int H, int K, int d, float scale, const T* q,
+            const T* k, const T* v, T* y, float* lse) {
   constexpr int kKeys = staged_rows(kD);
   __shared__ __align__(16) float keys[kKeys * kD], values[kKeys * kD];
   const AttentionTile tile = list.tiles[static_cast<int>(blockIdx.x) / H];
@@ -100,9 +109,7 @@ __global__ void __launch_bounds__(kThreads)
   const int h = static_cast<int>(blockIdx.x) % H, kv = h / (H / K);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int row = tile.index * kTileRows + static_cast<int>(threadIdx.x) / kLanes;
-  // Rows past the end compute along with the last one (shuffles need every thread) and store
-  // nothing.
-  const int64_t at = tile.begin + min(row, tile.length - 1);
+  const int64_t at = query_at(tile, row);
   const int64_t q_at = (at * H + h) * d, kv_stride = static_cast<int64_t>(K) * d;
 
   float x[kD / kLanes], out[kD / kLanes];
@@ -137,17 +144,17 @@ __global__ void __launch_bounds__(kThreads)
       add_scaled<kD>(out, p, values + j * kD, lane);
     }
   }
-  if (row >= tile.length) return;
+  if (!is_query(tile, row)) return;
 #pragma unroll
   for (float& o : out) o /= sum;
   store_columns<kD>(y + q_at, d, lane, out);
-  if (lane == 0) lse[h * rows_in_buffer + at] = logf(sum) + max;
+  if (lane == 0) lse[h * queries + at] = logf(sum) + max;
 }
 
 // One block: a tile of queries of one head.
 template <class T, int kD>
 __global__ void __launch_bounds__(kThreads)
-    backward_queries(AttentionTiles list, int64_t rows_in_buffer, int H, int K, int d, float scale,
+    backward_queries(AttentionTiles list, int64_t queries, int H, int K, int d, float scale,
                      const T* q, const T* k, const T* v, const float* lse, const T* dy,
                      const float* delta, T* dq) {
   constexpr int kKeys = staged_rows(kD);
@@ -157,7 +164,7 @@ __global__ void __launch_bounds__(kThreads)
   const int h = static_cast<int>(blockIdx.x) % H, kv = h / (H / K);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int row = tile.index * kTileRows + static_cast<int>(threadIdx.x) / kLanes;
-  const int64_t at = tile.begin + min(row, tile.length - 1);
+  const int64_t at = query_at(tile, row);
   const int64_t q_at = (at * H + h) * d, kv_stride = static_cast<int64_t>(K) * d;
 
   float x[kD / kLanes], dx[kD / kLanes], out[kD / kLanes];
@@ -165,7 +172,7 @@ __global__ void __launch_bounds__(kThreads)
   load_columns<kD>(dy + q_at, d, lane, dx);
 #pragma unroll
   for (float& o : out) o = 0;
-  const float row_lse = lse[h * rows_in_buffer + at], row_delta = delta[h * rows_in_buffer + at];
+  const float row_lse = lse[h * queries + at], row_delta = delta[h * queries + at];
   const int end = min(tile.length, (tile.index + 1) * kTileRows);
   for (int k0 = 0; k0 < end; k0 += kKeys) {
     __syncthreads();
@@ -180,14 +187,14 @@ __global__ void __launch_bounds__(kThreads)
       add_scaled<kD>(out, p * (dp - row_delta) * scale, keys + j * kD, lane);
     }
   }
-  if (row < tile.length) store_columns<kD>(dq + q_at, d, lane, out);
+  if (is_query(tile, row)) store_columns<kD>(dq + q_at, d, lane, out);
 }
 
 // One block: a tile of keys of one key/value head; the query heads that read it come one after the
 // other, so that their sum needs no atomics.
 template <class T, int kD>
 __global__ void __launch_bounds__(kThreads)
-    backward_keys(AttentionTiles list, int64_t rows_in_buffer, int H, int K, int d, float scale,
+    backward_keys(AttentionTiles list, int64_t queries_in_buffer, int H, int K, int d, float scale,
                   const T* q, const T* k, const T* v, const float* lse, const T* dy,
                   const float* delta, T* dk, T* dv) {
   constexpr int kQueries = staged_rows(kD);
@@ -207,15 +214,15 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kD / kLanes; ++i) dkey[i] = dvalue[i] = 0;
   for (int h = kv * group; h < (kv + 1) * group; ++h)
-    for (int q0 = tile.index * kTileRows; q0 < tile.length; q0 += kQueries) {
+    for (int q0 = max(tile.index * kTileRows, tile.first_query); q0 < tile.length; q0 += kQueries) {
       __syncthreads();
-      const int64_t first = tile.begin + q0, q_at = (first * H + h) * d;
+      const int64_t first = int64_t{tile.query_begin} + q0, q_at = (first * H + h) * d;
       const int rows = min(kQueries, tile.length - q0);
       stage<kD>(q + q_at, q_stride, rows, d, queries);
       stage<kD>(dy + q_at, q_stride, rows, d, dys);
       if (static_cast<int>(threadIdx.x) < rows) {
-        lses[threadIdx.x] = lse[h * rows_in_buffer + first + threadIdx.x];
-        deltas[threadIdx.x] = delta[h * rows_in_buffer + first + threadIdx.x];
+        lses[threadIdx.x] = lse[h * queries_in_buffer + first + threadIdx.x];
+        deltas[threadIdx.x] = delta[h * queries_in_buffer + first + threadIdx.x];
       }
       __syncthreads();
 #pragma unroll 2

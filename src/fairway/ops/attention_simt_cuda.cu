@@ -36,7 +36,7 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
   with_width(s.d, [&](auto width) {
     simt::forward<Storage<T>, decltype(width)::value>
         <<<tile_blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
-            query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
+            query_tiles, s.Q, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
             storage(y), lse);
   });
   cuda_check_launch("attention forward");
@@ -49,11 +49,11 @@ void backward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles
   with_width(s.d, [&](auto width) {
     constexpr int kD = decltype(width)::value;
     simt::backward_keys<Storage<T>, kD><<<tile_blocks(key_tiles, s.K), simt::kThreads, 0, stream>>>(
-        key_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v), lse,
+        key_tiles, s.Q, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v), lse,
         storage(dy), delta, storage(dk), storage(dv));
     simt::backward_queries<Storage<T>, kD>
         <<<tile_blocks(query_tiles, s.H), simt::kThreads, 0, stream>>>(
-            query_tiles, s.T, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
+            query_tiles, s.Q, s.H, s.K, s.d, softmax_scale(s.d), storage(q), storage(k), storage(v),
             lse, storage(dy), delta, storage(dq));
   });
   cuda_check_launch("attention backward");

@@ -2,7 +2,7 @@
 //
 //   y_i = Σ_{j ≤ i} softmax_j(q_i·k_j / sqrt(d)) v_j,   i, j in one segment,
 // query head h reading key/value head ⌊h·K/H⌋. Memory is linear in the length of a segment.
-// Legend: T rows, H query heads, K key/value heads, d head width.
+// Legend: T rows, Q of them queries, H query heads, K key/value heads, d head width.
 #pragma once
 
 #include <cstddef>
@@ -17,11 +17,37 @@ namespace fairway {
 
 // The segments of a packed buffer: cu_seqlens [S+1], and optionally the tile lists that a device
 // made of it once for all ops on this packing. Without them each op makes its own.
+//
+// Every row is a query (Q = T); or with cu_queries only the last rows of each segment s are, as
+// many as cu_queries[s+1] − cu_queries[s], which may be none. Tensors of queries hold these rows
+// alone, one segment's behind the other's. A query's result is the same bits in both cases.
 struct AttentionSegments {
   AttentionSegments(Tensor<const int32_t> starts, std::byte* lists = nullptr)
       : cu_seqlens(starts), tiles(lists) {}
+  AttentionSegments(Tensor<const int32_t> starts, Tensor<const int32_t> query_starts,
+                    Tensor<const int32_t> rows)
+      : cu_seqlens(starts), cu_queries(query_starts), query_rows(rows) {}
   Tensor<const int32_t> cu_seqlens;
-  std::byte* tiles;
+  Tensor<const int32_t> cu_queries;  // [S+1]; null: every row is a query
+  Tensor<const int32_t> query_rows;  // [Q] the row of each query; null: every row
+  std::byte* tiles = nullptr;
+};
+
+// One segment on the host, where cu_seqlens lies in its memory.
+struct AttentionSegment {
+  int64_t begin, length;
+  int64_t first_query;  // of the segment's rows, counted from 0; length: it has none
+  int64_t query_begin;  // the segment's row i is row query_begin + i of queries' tensors
+
+  AttentionSegment(const AttentionSegments& all, int64_t s)
+      : begin(all.cu_seqlens[s]),
+        length(all.cu_seqlens[s + 1] - begin),
+        first_query(0),
+        query_begin(begin) {
+    if (!all.cu_queries) return;
+    first_query = length - (all.cu_queries[s + 1] - all.cu_queries[s]);
+    query_begin = all.cu_queries[s] - first_query;
+  }
 };
 
 // Heads and rows of the ops that share a plan.
@@ -39,7 +65,7 @@ template <class T>
 AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
                                  Tensor<const int32_t> cu_seqlens);
 
-// q [T, H, d], k and v [T, K, d], S segments → y [T, H, d], lse [H, T] (log Σ e^score).
+// q [Q, H, d], k and v [T, K, d], S segments → y [Q, H, d], lse [H, Q] (log Σ e^score).
 template <class T>
 void attention_varlen(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                       const AttentionSegments& segments, Tensor<T> y, Tensor<T> lse);
@@ -47,7 +73,7 @@ template <class T>
 void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                       const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse);
 
-// dy [T, H, d], delta [H, T] = dy·y  →  dq, dk written, dv accumulated. With a rope, q and k are
+// dy [Q, H, d], delta [H, Q] = dy·y  →  dq, dk written, dv accumulated. With a rope, q and k are
 // rope_gain's outputs, and dq and dk the gradients of its inputs.
 template <class T>
 void attention_varlen_backward(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
@@ -65,11 +91,11 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
 // The slow twins: the definition, loop by loop.
 template <class T>
 void attention_varlen_plain(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
-                            Tensor<const T> v, Tensor<const int32_t> cu_seqlens, Tensor<T> y,
+                            Tensor<const T> v, const AttentionSegments& segments, Tensor<T> y,
                             Tensor<T> lse);
 template <class T>
 void attention_varlen_backward_plain(CpuDevice& device, Tensor<const T> q, Tensor<const T> k,
-                                     Tensor<const T> v, Tensor<const int32_t> cu_seqlens,
+                                     Tensor<const T> v, const AttentionSegments& segments,
                                      Tensor<const T> lse, Tensor<const T> dy, Tensor<const T> delta,
                                      Tensor<T> dq, Tensor<T> dk, Tensor<T> dv);
 

@@ -21,7 +21,7 @@ int64_t pad(int64_t n) {
 }
 
 struct Shape4 {
-  int64_t rows, H, K, d;
+  int64_t queries, H, K, d;
   int64_t group() const { return H / K; }
 };
 
@@ -83,10 +83,32 @@ float softmax_scale(int64_t d) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
 }
 
+// The queries of a tile, rows [lo, hi) of it: those of the segment from its row `first` on.
+struct QueryTile {
+  int64_t lo, hi, query0;  // the tile's row r is row query0 + r of queries' tensors
+  QueryTile(const AttentionSegment& segment, int64_t first)
+      : lo(std::max(int64_t{0}, segment.first_query - first)),
+        hi(std::min(kQueries, segment.length - first)),
+        query0(segment.query_begin + first) {}
+};
+// pack's, with zero rows around the queries.
 template <class In>
-void forward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t end, int64_t kv,
+void pack_queries(const float* x, const Shape4& s, int64_t head, const QueryTile& tile, float scale,
+                  In* out) {
+  std::fill(out, out + tile.lo * s.d, In{});
+  pack(x, s.H, head, s.d, tile.query0 + tile.lo, tile.hi - tile.lo, kQueries - tile.lo, scale,
+       out + tile.lo * s.d);
+}
+// Tiles start at multiples of their height, whichever rows are queries.
+int64_t first_tile(const AttentionSegment& segment) {
+  return segment.first_query < segment.length ? segment.first_query / kQueries * kQueries
+                                              : segment.length;
+}
+
+template <class In>
+void forward_task(CpuDevice& device, const Shape4& s, const AttentionSegment& segment, int64_t kv,
                   const float* q, const float* k, const float* v, float* y, float* lse) {
-  const int64_t n = end - begin, padded = pad(n), d = s.d;
+  const int64_t begin = segment.begin, n = segment.length, padded = pad(n), d = s.d;
   In* keys = scratch<In>(device, 0, padded * d);
   In* values = scratch<In>(device, 1, padded * d);
   In* queries = scratch<In>(device, 2, kQueries * d);
@@ -97,13 +119,15 @@ void forward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t end
   pack(k, s.K, kv, d, begin, n, padded, 1.0f, keys);
   pack(v, s.K, kv, d, begin, n, padded, 1.0f, values);
   for (int64_t h = kv * s.group(); h < (kv + 1) * s.group(); ++h)
-    for (int64_t first = 0; first < n; first += kQueries) {
-      const int64_t rows = std::min(kQueries, n - first), seen = first + kQueries;
-      pack(q, s.H, h, d, begin + first, rows, kQueries, softmax_scale(d), queries);
+    for (int64_t first = first_tile(segment); first < n; first += kQueries) {
+      const QueryTile tile(segment, first);
+      const int64_t seen = first + kQueries;
+      pack_queries(q, s, h, tile, softmax_scale(d), queries);
       matmul_tile(device, kQueries, seen, d, mat(queries, d), mat_t(keys, d), scores, seen, false);
       float inverse[kQueries];
       for (int64_t r = 0; r < kQueries; ++r) {
-        // Rows past the segment's end see the same keys as its last row; their results are dropped.
+        // Rows that are no queries are computed like the others (past the segment's end with its
+        // last row's keys); their results are dropped.
         float* row = scores + r * seen;
         const int64_t valid = std::min(first + r + 1, n);
         const float max = row_max(row, valid);
@@ -116,12 +140,12 @@ void forward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t end
         }
         finish_row(row, valid, seen, p + r * seen);
         inverse[r] = 1.0f / sum;
-        if (r < rows) lse[h * s.rows + begin + first + r] = std::log(sum) + max;
+        if (r >= tile.lo && r < tile.hi) lse[h * s.queries + tile.query0 + r] = std::log(sum) + max;
       }
       matmul_tile(device, kQueries, d, seen, mat(static_cast<const In*>(p), seen), mat(values, d),
                   out, d, false);
-      for (int64_t r = 0; r < rows; ++r) {
-        float* row = y + ((begin + first + r) * s.H + h) * d;
+      for (int64_t r = tile.lo; r < tile.hi; ++r) {
+        float* row = y + ((tile.query0 + r) * s.H + h) * d;
 #pragma omp simd
         for (int64_t c = 0; c < d; ++c) row[c] = out[r * d + c] * inverse[r];
       }
@@ -129,10 +153,10 @@ void forward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t end
 }
 
 template <class In>
-void backward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t end, int64_t kv,
+void backward_task(CpuDevice& device, const Shape4& s, const AttentionSegment& segment, int64_t kv,
                    const float* q, const float* k, const float* v, const float* lse,
                    const float* dy, const float* delta, float* dq, float* dk, float* dv) {
-  const int64_t n = end - begin, padded = pad(n), d = s.d;
+  const int64_t begin = segment.begin, n = segment.length, padded = pad(n), d = s.d;
   const float scale = softmax_scale(d);
   In* keys = scratch<In>(device, 0, padded * d);
   In* values = scratch<In>(device, 1, padded * d);
@@ -150,15 +174,17 @@ void backward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t en
   pack(k, s.K, kv, d, begin, n, padded, 1.0f, keys);
   pack(v, s.K, kv, d, begin, n, padded, 1.0f, values);
   for (int64_t h = kv * s.group(); h < (kv + 1) * s.group(); ++h)
-    for (int64_t first = 0; first < n; first += kQueries) {
-      const int64_t rows = std::min(kQueries, n - first), seen = first + kQueries;
-      pack(q, s.H, h, d, begin + first, rows, kQueries, scale, queries);
-      pack(dy, s.H, h, d, begin + first, rows, kQueries, 1.0f, dys);
+    for (int64_t first = first_tile(segment); first < n; first += kQueries) {
+      const QueryTile tile(segment, first);
+      const int64_t seen = first + kQueries;
+      pack_queries(q, s, h, tile, scale, queries);
+      pack_queries(dy, s, h, tile, 1.0f, dys);
       matmul_tile(device, kQueries, seen, d, mat(queries, d), mat_t(keys, d), scores, seen, false);
       matmul_tile(device, kQueries, seen, d, mat(dys, d), mat_t(values, d), dp, seen, false);
       for (int64_t r = 0; r < kQueries; ++r) {
         float *score = scores + r * seen, *g = dp + r * seen;
-        const int64_t valid = r < rows ? first + r + 1 : 0, at = h * s.rows + begin + first + r;
+        const int64_t valid = r >= tile.lo && r < tile.hi ? first + r + 1 : 0;
+        const int64_t at = h * s.queries + tile.query0 + r;
         if (valid > 0) {
           const float l = lse[at], dl = delta[at];
 #pragma omp simd
@@ -174,8 +200,8 @@ void backward_task(CpuDevice& device, const Shape4& s, int64_t begin, int64_t en
       matmul_tile(device, seen, d, kQueries, mat_t(p_in, seen), mat(dys, d), dvalues, d, true);
       matmul_tile(device, seen, d, kQueries, mat_t(ds_in, seen), mat(queries, d), dkeys, d, true);
       matmul_tile(device, kQueries, d, seen, mat(ds_in, seen), mat(keys, d), out, d, false);
-      for (int64_t r = 0; r < rows; ++r) {
-        float* row = dq + ((begin + first + r) * s.H + h) * d;
+      for (int64_t r = tile.lo; r < tile.hi; ++r) {
+        float* row = dq + ((tile.query0 + r) * s.H + h) * d;
 #pragma omp simd
         for (int64_t c = 0; c < d; ++c) row[c] = out[r * d + c] * scale;
       }
@@ -198,14 +224,13 @@ void attention_varlen(CpuDevice& device, Tensor<const float> q, Tensor<const flo
                       Tensor<const float> v, const AttentionSegments& segments, Tensor<float> y,
                       Tensor<float> lse) {
   const Shape4 s{q.extent(0), q.extent(1), k.extent(1), q.extent(2)};
-  const Tensor<const int32_t> cu_seqlens = segments.cu_seqlens;
-  const auto order = by_length(cu_seqlens);
+  const auto order = by_length(segments.cu_seqlens);
   with_product_type<float>(device, [&]<class In>(In) {
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
     for (size_t task = 0; task < order.size() * static_cast<size_t>(s.K); ++task) {
-      const int64_t segment = order[task / static_cast<size_t>(s.K)];
-      forward_task<In>(device, s, cu_seqlens[segment], cu_seqlens[segment + 1],
-                       static_cast<int64_t>(task) % s.K, q.data, k.data, v.data, y.data, lse.data);
+      const AttentionSegment segment(segments, order[task / static_cast<size_t>(s.K)]);
+      forward_task<In>(device, s, segment, static_cast<int64_t>(task) % s.K, q.data, k.data, v.data,
+                       y.data, lse.data);
     }
   });
 }
@@ -217,15 +242,13 @@ void attention_varlen_backward(CpuDevice& device, Tensor<const float> q, Tensor<
                                Tensor<const float> delta, Tensor<float> dq, Tensor<float> dk,
                                Tensor<float> dv, const RopeBackward<float>* rope) {
   const Shape4 s{q.extent(0), q.extent(1), k.extent(1), q.extent(2)};
-  const Tensor<const int32_t> cu_seqlens = segments.cu_seqlens;
-  const auto order = by_length(cu_seqlens);
+  const auto order = by_length(segments.cu_seqlens);
   with_product_type<float>(device, [&]<class In>(In) {
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
     for (size_t task = 0; task < order.size() * static_cast<size_t>(s.K); ++task) {
-      const int64_t segment = order[task / static_cast<size_t>(s.K)];
-      backward_task<In>(device, s, cu_seqlens[segment], cu_seqlens[segment + 1],
-                        static_cast<int64_t>(task) % s.K, q.data, k.data, v.data, lse.data, dy.data,
-                        delta.data, dq.data, dk.data, dv.data);
+      const AttentionSegment segment(segments, order[task / static_cast<size_t>(s.K)]);
+      backward_task<In>(device, s, segment, static_cast<int64_t>(task) % s.K, q.data, k.data,
+                        v.data, lse.data, dy.data, delta.data, dq.data, dk.data, dv.data);
     }
   });
   if (rope) rope_backward_in_place<float>(device, *rope, q, k, dq, dk);

@@ -24,6 +24,7 @@ void check_shape(const AttentionShape& s) {
           s.d);
   check(s.K >= 1 && s.H >= s.K && s.H % s.K == 0, "attention: heads not a multiple of groups");
   check(s.T < kLargest && s.segments >= 0, "attention: too many rows");
+  check(s.Q <= s.T && (s.Q > 0 || s.T == 0), "attention: no queries, or more than rows");
 }
 
 struct TileHeights {
@@ -38,6 +39,14 @@ TileHeights tile_heights(const AttentionShape& s, AttentionKernels kernels) {
     default:
       return {attention_simt::tile_height(s), attention_simt::tile_height(s)};
   }
+}
+
+// Entries of the two lists.
+int64_t query_entries(const AttentionShape& s, const TileHeights& heights) {
+  return AttentionTiles::most(s.T, s.Q, s.segments, heights.queries);
+}
+int64_t key_entries(const AttentionShape& s, const TileHeights& heights) {
+  return AttentionTile::slots(s.T, s.segments, heights.keys);
 }
 
 }  // namespace
@@ -55,8 +64,8 @@ size_t attention_plan_bytes(const AttentionShape& s) {
   for (const auto kernels :
        {AttentionKernels::simt, AttentionKernels::mma, AttentionKernels::sm90}) {
     const TileHeights heights = tile_heights(s, kernels);
-    most = std::max(most, AttentionTiles::bytes(s.T, s.segments, heights.queries) +
-                              AttentionTiles::bytes(s.T, s.segments, heights.keys));
+    most = std::max(most, AttentionTiles::bytes(query_entries(s, heights)) +
+                              AttentionTiles::bytes(key_entries(s, heights)));
   }
   return most;
 }
@@ -64,21 +73,20 @@ size_t attention_plan_bytes(const AttentionShape& s) {
 AttentionPlan attention_plan(const AttentionShape& s, AttentionKernels kernels, void* memory) {
   check_shape(s);
   const TileHeights heights = tile_heights(s, kernels);
-  char* second =
-      static_cast<char*>(memory) + AttentionTiles::bytes(s.T, s.segments, heights.queries);
-  const AttentionPlan plan{s, kernels,
-                           AttentionTiles::in(memory, s.T, s.segments, heights.queries, true),
-                           AttentionTiles::in(second, s.T, s.segments, heights.keys, false)};
+  const int64_t queries = query_entries(s, heights), keys = key_entries(s, heights);
+  char* second = static_cast<char*>(memory) + AttentionTiles::bytes(queries);
+  const AttentionPlan plan{s, kernels, AttentionTiles::in(memory, queries, heights.queries, true),
+                           AttentionTiles::in(second, keys, heights.keys, false)};
   check(static_cast<int64_t>(std::max(plan.query_tiles.entries, plan.key_tiles.entries)) * s.H <
             kLargest,
         "attention: too many tiles");
   return plan;
 }
 
-void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan,
-                         const int32_t* cu_seqlens) {
-  fill_attention_tiles<<<2, kTileListThreads, 0, stream>>>(cu_seqlens, plan.shape.segments,
-                                                           plan.query_tiles, plan.key_tiles);
+void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan, const int32_t* cu_seqlens,
+                         const int32_t* cu_queries) {
+  fill_attention_tiles<<<2, kTileListThreads, 0, stream>>>(
+      cu_seqlens, cu_queries, plan.shape.segments, plan.query_tiles, plan.key_tiles);
   cuda_check_launch("attention tile lists");
 }
 

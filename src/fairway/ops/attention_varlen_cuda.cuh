@@ -1,5 +1,5 @@
 // Causal softmax attention inside the segments of a packed buffer, on a CUDA device.
-// Legend: T rows, H query heads, K key/value heads, d head width.
+// Legend: T rows, Q of them queries, H query heads, K key/value heads, d head width.
 //
 // For T = float and bf16; products accumulate in float. No floating-point atomics: equal inputs
 // give equal bits, and a segment's result does not depend on the rest of the buffer. Work is issued
@@ -17,7 +17,7 @@
 namespace fairway::cuda {
 
 struct AttentionShape {
-  int64_t T;
+  int64_t T, Q;
   int H, K, d;
   int segments;  // entries of cu_seqlens - 1; empty segments are allowed
 };
@@ -41,10 +41,12 @@ struct AttentionPlan {
 size_t attention_plan_bytes(const AttentionShape& shape);  // enough for any kernels
 // `memory` in device memory, 16-byte aligned, attention_plan_bytes.
 AttentionPlan attention_plan(const AttentionShape& shape, AttentionKernels kernels, void* memory);
-void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan, const int32_t* cu_seqlens);
+// Which rows are queries: AttentionSegments (attention_varlen.h). cu_queries may be null.
+void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan, const int32_t* cu_seqlens,
+                         const int32_t* cu_queries);
 
-// q [T, H, d], k and v [T, K, d] → y [T, H, d], lse [H, T] (log Σ e^score). All in device memory,
-// aligned to 16 bytes. With y_dot_v [T, H], where forward_fuses_xsa, y is exclusive attention's
+// q [Q, H, d], k and v [T, K, d] → y [Q, H, d], lse [H, Q] (log Σ e^score). All in device memory,
+// aligned to 16 bytes. With y_dot_v [Q, H], where forward_fuses_xsa, y is exclusive attention's
 // (xsa.h).
 bool forward_fuses_xsa(const AttentionPlan& plan);
 template <class T>
@@ -59,14 +61,14 @@ size_t attention_workspace_bytes(const AttentionPlan& plan);
 // dq_gain; null: not wanted.
 struct AttentionRope {
   const float *rstd_q = nullptr, *rstd_k = nullptr, *q_gain = nullptr;
-  const float *cosine = nullptr, *sine = nullptr;
+  const float *cosine = nullptr, *sine = nullptr, *q_cosine = nullptr, *q_sine = nullptr;
   int half = 0;
   float* gain_partials = nullptr;
 };
 bool backward_fuses_rope(const AttentionPlan& plan, int64_t half);
 int64_t attention_gain_partials(const AttentionPlan& plan);
 
-// dy [T, H, d], delta [H, T] = dy·y  →  dq [T, H, d], dk [T, K, d] written, dv [T, K, d]
+// dy [Q, H, d], delta [H, Q] = dy·y  →  dq [Q, H, d], dk [T, K, d] written, dv [T, K, d]
 // accumulated (read, added to in float, rounded once). With a rope, where backward_fuses_rope, dq
 // and dk are the gradients of what was normed.
 template <class T>

@@ -25,9 +25,9 @@ unsigned multiprocessors() {
   return static_cast<unsigned>(count);
 }
 
-CUtensorMap map_of(const bf16* x, const AttentionShape& s, int heads) {
+CUtensorMap map_of(const bf16* x, int64_t rows, int heads) {
   const int64_t columns = static_cast<int64_t>(heads) * kTile;
-  return sm90::tensor_map(x, s.T, columns, columns);
+  return sm90::tensor_map(x, rows, columns, columns);
 }
 
 template <class Kernel, class... Args>
@@ -63,7 +63,7 @@ void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles&
   const bool pair = pairs_heads(s);
   launch(stream, pair ? forward_kernel<true> : forward_kernel<false>, multiprocessors(),
          kForwardThreads, pair ? ForwardShared<true>::kBytes() : ForwardShared<false>::kBytes(),
-         map_of(q, s, s.H), map_of(k, s, s.K), map_of(v, s, s.K), query_tiles, s.T, s.H, s.K,
+         map_of(q, s.Q, s.H), map_of(k, s.T, s.K), map_of(v, s.T, s.K), query_tiles, s.Q, s.H, s.K,
          softmax_scale(s.d), storage(y), lse, y_dot_v);
 }
 
@@ -78,17 +78,17 @@ void backward_queries(cudaStream_t stream, const AttentionShape& s,
                "attention: zeroing partial sums");
   launch(stream, pair ? backward_queries_kernel<true> : backward_queries_kernel<false>,
          tile_blocks(query_tiles, pair ? s.H / 2 : s.H), 2 * kWarpgroupThreads,
-         BackwardQueriesShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), query_tiles, s.T, s.H, s.K, softmax_scale(s.d), lse, delta, storage(dq),
-         static_cast<RowTerms*>(row_terms), rope);
+         BackwardQueriesShared::kBytes(), map_of(q, s.Q, s.H), map_of(dy, s.Q, s.H),
+         map_of(k, s.T, s.K), map_of(v, s.T, s.K), query_tiles, s.Q, s.H, s.K, softmax_scale(s.d),
+         lse, delta, storage(dq), static_cast<RowTerms*>(row_terms), rope);
 }
 
 void backward_keys(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& key_tiles,
                    const bf16* q, const bf16* k, const bf16* v, const bf16* dy,
                    const void* row_terms, bf16* dk, bf16* dv, const AttentionRope& rope) {
   launch(stream, backward_keys_kernel, tile_blocks(key_tiles, s.K), kWarpgroupThreads,
-         BackwardKeysShared::kBytes(), map_of(q, s, s.H), map_of(dy, s, s.H), map_of(k, s, s.K),
-         map_of(v, s, s.K), key_tiles, s.H, s.K, softmax_scale(s.d),
+         BackwardKeysShared::kBytes(), map_of(q, s.Q, s.H), map_of(dy, s.Q, s.H),
+         map_of(k, s.T, s.K), map_of(v, s.T, s.K), key_tiles, s.H, s.K, softmax_scale(s.d),
          static_cast<const RowTerms*>(row_terms), storage(dk), storage(dv), rope);
 }
 

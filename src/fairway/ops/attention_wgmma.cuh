@@ -24,7 +24,7 @@ constexpr int kTile = 64;
 constexpr int kTileBytes = kTile * kTile * 2;
 
 // What the gradients of keys need of the queries of one head in a tile, as one aligned piece, the
-// same for every tile: rows past the segment's end have lse = +∞, which makes their probabilities
+// same for every tile: rows that are no queries have lse = +∞, which makes their probabilities
 // zero. The kernel for the queries' gradient writes it; [AttentionTile::slots(T, segments, kTile)]
 // [H] of them.
 struct RowTerms {
@@ -105,13 +105,14 @@ __device__ __forceinline__ void store_fragment(uint32_t tile, int warp, int lane
 }
 
 // Copies this warp's 16 rows between a tile in shared memory and global rows `stride` elements
-// apart, 16 bytes a lane; `rows` rows of the whole tile exist.
+// apart, 16 bytes a lane; of the whole tile the rows [first, rows) exist.
 __device__ __forceinline__ void copy_rows_out(const char* tile, int warp, int lane,
-                                              __nv_bfloat16* to, int64_t stride, int rows) {
+                                              __nv_bfloat16* to, int64_t stride, int rows,
+                                              int first) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = 16 * warp + 4 * i + lane / 8, piece = lane % 8;
-    if (row < rows)
+    if (row >= first && row < rows)
       *reinterpret_cast<uint4*>(to + row * stride + 8 * piece) =
           *reinterpret_cast<const uint4*>(tile + swizzled(row, piece));
   }
@@ -127,9 +128,11 @@ __device__ __forceinline__ void copy_rows_in(const __nv_bfloat16* from, int64_t 
   }
 }
 
-// Rounds factor · d and writes it; `tile` is scratch of which the warp uses its own 16 rows.
+// Rounds factor · d and writes the rows [first, rows) of it; `tile` is scratch of which the warp
+// uses its own 16 rows.
 __device__ __forceinline__ void store_rows(const float (&d)[32], float factor, char* tile, int warp,
-                                           int lane, __nv_bfloat16* to, int64_t stride, int rows) {
+                                           int lane, __nv_bfloat16* to, int64_t stride, int rows,
+                                           int first = 0) {
   Fragment a;
 #pragma unroll
   for (int k = 0; k < 4; ++k)
@@ -138,7 +141,7 @@ __device__ __forceinline__ void store_rows(const float (&d)[32], float factor, c
       a[k][i] = pack_bf16(factor * d[8 * k + 2 * i], factor * d[8 * k + 2 * i + 1]);
   store_fragment(shared_address(tile), warp, lane, a);
   __syncwarp();
-  copy_rows_out(tile, warp, lane, to, stride, rows);
+  copy_rows_out(tile, warp, lane, to, stride, rows, first);
 }
 
 }  // namespace fairway::cuda::attention_sm90

@@ -7,13 +7,14 @@
 
 namespace fairway {
 
-// y2 [T, H, d] = xsa(attention), lse [H, T], y_dot_v [T, H].
+// y2 [Q, H, d] = xsa(attention), lse [H, Q], y_dot_v [Q, H]. Segments with cu_queries have
+// query_rows too.
 template <class T>
 void attention_xsa(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<T> lse,
                    Tensor<T> y_dot_v) {
   attention_varlen<T>(device, q, k, v, segments, y2, lse);
-  xsa<T>(device, y2, v, y_dot_v);
+  xsa<T>(device, y2, v, y_dot_v, segments.query_rows);
 }
 template <class T>
 void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,

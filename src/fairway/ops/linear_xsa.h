@@ -17,14 +17,15 @@ void linear_xsa_backward(CudaDevice& device, Tensor<const T> dout, Tensor<const 
                          Tensor<const T> y2, Tensor<const T> v, Tensor<const Accum<T>> y_dot_v,
                          Tensor<T> dy, Tensor<T> dv, Tensor<Accum<T>> delta);
 
-// Step by step; dy holds the gradient of y2 first.
+// Step by step; dy holds the gradient of y2 first. `rows` as in xsa_backward: where each row of y2
+// is in v.
 template <class T, class Device>
 void linear_xsa_backward_steps(Device& device, Tensor<const T> dout, Tensor<const T> w,
                                Tensor<const T> y2, Tensor<const T> v,
                                Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<T> dv,
-                               Tensor<Accum<T>> delta) {
+                               Tensor<Accum<T>> delta, Tensor<const int32_t> rows = {}) {
   linear_backward_input<T>(device, dout, w, dy, false);
-  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta);
+  xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta, rows);
 }
 
 template <class T>

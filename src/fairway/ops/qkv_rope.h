@@ -8,6 +8,8 @@
 
 namespace fairway {
 
+// q, or k and v, may be left out: their matrices and outputs are null then. What remains is the
+// same bits.
 template <class T>
 struct QkvMaps {
   Tensor<const T> wq, wk, wv;           // [H·d, D], [K·d, D], [K·d, D]
@@ -48,15 +50,19 @@ void qkv_rope_adapted(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& m
 template <class T, class Device>
 void qkv_rope_steps(Device& device, Tensor<const T> n, const QkvMaps<T>& maps,
                     const QkvAdapters<T>& adapters, const QkvRotated<T>& out) {
-  linear<T>(device, n, maps.wq, out.q_rot, false);
-  linear<T>(device, n, maps.wk, out.k_rot, false);
-  linear<T>(device, n, maps.wv, out.v, false);
-  if (adapters.q) low_rank_up<T>(device, adapters.xa, adapters.q, out.q_rot);
-  if (adapters.k) low_rank_up<T>(device, adapters.xa, adapters.k, out.k_rot);
-  if (adapters.v) low_rank_up<T>(device, adapters.xa, adapters.v, out.v);
-  rope_gain<T>(device, out.q_rot, maps.q_gain, maps.cosine, maps.sine, maps.eps, out.q_rot,
-               out.rstd_q);
-  rope_gain<T>(device, out.k_rot, {}, maps.cosine, maps.sine, maps.eps, out.k_rot, out.rstd_k);
+  if (maps.wq) {
+    linear<T>(device, n, maps.wq, out.q_rot, false);
+    if (adapters.q) low_rank_up<T>(device, adapters.xa, adapters.q, out.q_rot);
+    rope_gain<T>(device, out.q_rot, maps.q_gain, maps.cosine, maps.sine, maps.eps, out.q_rot,
+                 out.rstd_q);
+  }
+  if (maps.wk) {
+    linear<T>(device, n, maps.wk, out.k_rot, false);
+    linear<T>(device, n, maps.wv, out.v, false);
+    if (adapters.k) low_rank_up<T>(device, adapters.xa, adapters.k, out.k_rot);
+    if (adapters.v) low_rank_up<T>(device, adapters.xa, adapters.v, out.v);
+    rope_gain<T>(device, out.k_rot, {}, maps.cosine, maps.sine, maps.eps, out.k_rot, out.rstd_k);
+  }
 }
 
 }  // namespace fairway

@@ -11,9 +11,21 @@ namespace fairway {
 
 namespace {
 
-bool fits_sm90(const CudaDevice& device, const QkvMaps<bf16>& maps, const QkvRotated<bf16>& out) {
+// Heads of q, and of k and v each: none where they are left out.
+int64_t q_heads(const QkvRotated<bf16>& out) {
+  return out.q_rot ? out.q_rot.extent(1) : 0;
+}
+int64_t kv_heads(const QkvRotated<bf16>& out) {
+  return out.k_rot ? out.k_rot.extent(1) : 0;
+}
+int64_t head_width(const QkvRotated<bf16>& out) {
+  return (out.q_rot ? out.q_rot : out.k_rot).extent(2);
+}
+
+bool fits_sm90(const CudaDevice& device, Tensor<const bf16> n, const QkvMaps<bf16>& maps,
+               const QkvRotated<bf16>& out) {
   return device.capability() == 90 &&
-         cuda::qkv_rope_fits(maps.wq.extent(1), out.q_rot.extent(2), maps.cosine.extent(1));
+         cuda::qkv_rope_fits(n.extent(1), head_width(out), maps.cosine.extent(1));
 }
 
 cuda::QkvRope operands(Tensor<const bf16> n, const QkvMaps<bf16>& maps,
@@ -28,8 +40,8 @@ cuda::QkvRope operands(Tensor<const bf16> n, const QkvMaps<bf16>& maps,
           .eps = static_cast<float>(maps.eps),
           .rows = n.extent(0),
           .width = n.extent(1),
-          .heads = out.q_rot.extent(1),
-          .kv_heads = out.k_rot.extent(1),
+          .heads = q_heads(out),
+          .kv_heads = kv_heads(out),
           .half = maps.cosine.extent(1),
           .q_rot = out.q_rot.data,
           .k_rot = out.k_rot.data,
@@ -44,7 +56,7 @@ template <class T>
 void qkv_rope(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& maps,
               const QkvRotated<T>& out) {
   if constexpr (std::is_same_v<T, bf16>)
-    if (fits_sm90(device, maps, out)) {
+    if (fits_sm90(device, n, maps, out)) {
       cuda::qkv_rope(device.stream(), operands(n, maps, out));
       return;
     }
@@ -60,9 +72,10 @@ void qkv_rope_adapted(CudaDevice& device, Tensor<const T> n, const QkvMaps<T>& m
     return;
   }
   if constexpr (std::is_same_v<T, bf16>) {
-    const int64_t q = maps.wq.extent(0), kv = maps.wk.extent(0), rows = n.extent(0);
-    if (rows > 0 && fits_sm90(device, maps, out) &&
-        cuda::qkv_rope_adapted_fits(out.q_rot.extent(1), out.k_rot.extent(1)) &&
+    const int64_t d = head_width(out), q = q_heads(out) * d, kv = kv_heads(out) * d;
+    const int64_t rows = n.extent(0);
+    if (rows > 0 && fits_sm90(device, n, maps, out) &&
+        cuda::qkv_rope_adapted_fits(q_heads(out), kv_heads(out)) &&
         cuda::adapters_fit(any.rank, q + 2 * kv, any.docs, adapters.xa.data)) {
       const cuda::AdapterOperands added = cuda::adapters_up(
           device, rows, adapters.xa, {adapters.q, adapters.k, adapters.v}, {q, kv, kv});

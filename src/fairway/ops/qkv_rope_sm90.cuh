@@ -17,7 +17,7 @@ bool qkv_rope_fits(int64_t width, int64_t head_dim, int64_t half);
 // With adapters, whole tiles of q's, k's and v's columns: numbers of heads that are multiples of 4.
 bool qkv_rope_adapted_fits(int64_t heads, int64_t kv_heads);
 
-// See ops/qkv_rope.h.
+// See ops/qkv_rope.h. heads or kv_heads may be 0.
 struct QkvRope {
   const bf16 *n, *wq, *wk, *wv;
   const float *q_gain, *cosine, *sine;

@@ -25,21 +25,23 @@ template <class T>
 void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
                        Tensor<const Accum<T>> rstd, double scale, Tensor<T> dx);
 
-// The norm's backward for rows that were gathered before it, from its output n (scale 1):
-//   dx[rows[r]] = rstd[r]·(dn[r] − n[r]·mean(dn[r]⊙n[r])), written; rows null: row r itself.
-// n, dn [N, D], rstd and rows [N], dx [T, D].
+// The same with dx written, for a norm of scale 1.
 template <class T>
-void rms_norm_backward_scatter(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
-                               Tensor<const T> rstd, Tensor<const int32_t> rows, Tensor<T> dx);
+void rms_norm_backward_write(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                             Tensor<const T> rstd, Tensor<T> dx);
 template <class T>
-void rms_norm_backward_scatter(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
-                               Tensor<const Accum<T>> rstd, Tensor<const int32_t> rows,
-                               Tensor<T> dx);
+void rms_norm_backward_write(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                             Tensor<const Accum<T>> rstd, Tensor<T> dx);
 
-// y[r] = x[rows[r]]: x [T, D], rows [N] (null: the first N rows), y [N, D].
+// y[r] = x[rows[r]]: x [T, D], rows [N], y [N, D].
 template <class T>
 void gather_rows(CpuDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y);
 template <class T>
 void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y);
+// Its backward: x[rows[r]] += y[r]. No row may come twice.
+template <class T>
+void add_rows(CpuDevice& device, Tensor<const T> y, Tensor<const int32_t> rows, Tensor<T> x);
+template <class T>
+void add_rows(CudaDevice& device, Tensor<const T> y, Tensor<const int32_t> rows, Tensor<T> x);
 
 }  // namespace fairway

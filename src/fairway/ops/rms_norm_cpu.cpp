@@ -33,13 +33,13 @@ void rms_norm_backward(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
 }
 
 template <class T>
-void rms_norm_backward_scatter(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
-                               Tensor<const T> rstd, Tensor<const int32_t> rows, Tensor<T> dx) {
+void rms_norm_backward_write(CpuDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                             Tensor<const T> rstd, Tensor<T> dx) {
   const int64_t D = n.extent(1);
   for_row_blocks(device, n.extent(0), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T *nr = n.data + r * D, *dnr = dn.data + r * D;
-      T* out = dx.data + (rows ? rows[r] : r) * D;
+      T* out = dx.data + r * D;
       const T mean = dot(dnr, nr, D) / T(static_cast<decltype(real_part(T{}))>(D)), g = rstd[r];
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) out[j] = g * (dnr[j] - nr[j] * mean);
@@ -51,8 +51,20 @@ template <class T>
 void gather_rows(CpuDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y) {
   const int64_t D = x.extent(1);
   for_row_blocks(device, y.extent(0), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      std::copy_n(x.data + (rows ? rows[r] : r) * D, D, y.data + r * D);
+    for (int64_t r = begin; r < end; ++r) std::copy_n(x.data + rows[r] * D, D, y.data + r * D);
+  });
+}
+
+template <class T>
+void add_rows(CpuDevice& device, Tensor<const T> y, Tensor<const int32_t> rows, Tensor<T> x) {
+  const int64_t D = x.extent(1);
+  for_row_blocks(device, y.extent(0), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* from = y.data + r * D;
+      T* to = x.data + rows[r] * D;
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) to[j] += from[j];
+    }
   });
 }
 
@@ -60,8 +72,9 @@ void gather_rows(CpuDevice& device, Tensor<const T> x, Tensor<const int32_t> row
   template void rms_norm(CpuDevice&, Tensor<const T>, double, double, Tensor<T>, Tensor<T>);     \
   template void rms_norm_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
                                   double, Tensor<T>);                                            \
-  template void rms_norm_backward_scatter(CpuDevice&, Tensor<const T>, Tensor<const T>,          \
-                                          Tensor<const T>, Tensor<const int32_t>, Tensor<T>);    \
+  template void rms_norm_backward_write(CpuDevice&, Tensor<const T>, Tensor<const T>,            \
+                                        Tensor<const T>, Tensor<T>);                             \
+  template void add_rows(CpuDevice&, Tensor<const T>, Tensor<const int32_t>, Tensor<T>);         \
   template void gather_rows(CpuDevice&, Tensor<const T>, Tensor<const int32_t>, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -83,23 +83,17 @@ __global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int
   });
 }
 
-// x is the norm's output. kScatter: the gradient is written to row rows_out[r] (null: r); otherwise
-// it is added to row r.
-template <class T, int kVec, int kChunks, bool kScatter>
+// x is the norm's output. The gradient is added to dx, or with kWrite written.
+template <class T, int kVec, int kChunks, bool kWrite>
 __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn, const T* x,
-                                                                    const float* rstd,
-                                                                    const int32_t* rows_out,
-                                                                    int64_t rows, int64_t D,
-                                                                    float scale, T* dx) {
+                                                                    const float* rstd, int64_t rows,
+                                                                    int64_t D, float scale, T* dx) {
   wait_for_earlier_kernels();
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
   const T *dnr = dn + row * D, *xr = x + row * D;
-  int64_t to = row;
-  if constexpr (kScatter)
-    if (rows_out != nullptr) to = rows_out[row];
-  T* dxr = dx + to * D;
+  T* dxr = dx + row * D;
   const float r = rstd[row];
 
   float g[kHeld][kVec], v[kHeld][kVec];
@@ -114,7 +108,7 @@ __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn,
     for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
       load<kVec>(dnr + j, g[c]);
       load<kVec>(xr + j, v[c]);
-      if constexpr (!kScatter) load<kVec>(dxr + j, before[c]);
+      if constexpr (!kWrite) load<kVec>(dxr + j, before[c]);
     });
 #pragma unroll
     for (int c = 0; c < kChunks; ++c)
@@ -134,10 +128,10 @@ __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn,
     if constexpr (kChunks == 0) {
       load<kVec>(dnr + j, g[c]);
       load<kVec>(xr + j, v[c]);
-      if constexpr (!kScatter) load<kVec>(dxr + j, before[c]);
+      if constexpr (!kWrite) load<kVec>(dxr + j, before[c]);
     }
     float d[kVec];
-    if constexpr (kScatter)
+    if constexpr (kWrite)
       clear(d);
     else
       unpack(before[c], d);
@@ -153,7 +147,7 @@ __global__ __launch_bounds__(kRowThreads) void gather_kernel(const T* x, const i
   wait_for_earlier_kernels();
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
-  const T* xr = x + (pick != nullptr ? static_cast<int64_t>(pick[row]) : row) * D;
+  const T* xr = x + pick[row] * D;
   T* yr = y + row * D;
   for_packs<kVec, kChunks>(D, lane, [&](int, int64_t j) {
     if constexpr (kVec == 1) {
@@ -165,6 +159,23 @@ __global__ __launch_bounds__(kRowThreads) void gather_kernel(const T* x, const i
 #pragma unroll
       for (int q = 0; q < Pack<T, kVec>::kQuads; ++q) to[q] = pack.quad[q];
     }
+  });
+}
+
+template <class T, int kVec, int kChunks>
+__global__ __launch_bounds__(kRowThreads) void add_rows_kernel(const T* y, const int32_t* pick,
+                                                               int64_t rows, int64_t D, T* x) {
+  const auto [row, lane] = warp_row();
+  if (row >= rows) return;
+  const T* yr = y + row * D;
+  T* xr = x + pick[row] * D;
+  for_packs<kVec, kChunks>(D, lane, [&](int, int64_t j) {
+    float a[kVec], b[kVec];
+    load<kVec>(yr + j, a);
+    load<kVec>(xr + j, b);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) b[i] += a[i];
+    store<kVec>(xr + j, b);
   });
 }
 
@@ -218,26 +229,25 @@ void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     launch_dependent(device.stream(),
                      norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, false>,
-                     row_blocks(rows), kRowThreads, 0, dn.data, n.data, rstd.data, nullptr, rows, D,
+                     row_blocks(rows), kRowThreads, 0, dn.data, n.data, rstd.data, rows, D,
                      static_cast<float>(scale), dx.data);
   });
   cuda_check_launch("rms_norm_backward");
 }
 
 template <class T>
-void rms_norm_backward_scatter(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
-                               Tensor<const Accum<T>> rstd, Tensor<const int32_t> rows,
-                               Tensor<T> dx) {
+void rms_norm_backward_write(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n,
+                             Tensor<const Accum<T>> rstd, Tensor<T> dx) {
   const int64_t N = n.extent(0), D = n.extent(1);
   if (N == 0) return;
   const bool packs = D % kPack == 0 && aligned16(dn.data, n.data, dx.data);
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     launch_dependent(device.stream(),
                      norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, true>,
-                     row_blocks(N), kRowThreads, 0, dn.data, n.data, rstd.data, rows.data, N, D,
-                     1.0f, dx.data);
+                     row_blocks(N), kRowThreads, 0, dn.data, n.data, rstd.data, N, D, 1.0f,
+                     dx.data);
   });
-  cuda_check_launch("rms_norm_backward_scatter");
+  cuda_check_launch("rms_norm_backward_write");
 }
 
 template <class T>
@@ -252,6 +262,17 @@ void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> ro
   cuda_check_launch("gather_rows");
 }
 
+template <class T>
+void add_rows(CudaDevice& device, Tensor<const T> y, Tensor<const int32_t> rows, Tensor<T> x) {
+  const int64_t N = y.extent(0), D = y.extent(1);
+  if (N == 0) return;
+  with_row_layout(D % kPack == 0 && aligned16(x.data, y.data), D, [&](auto vec, auto chunks) {
+    add_rows_kernel<T, decltype(vec)::value, decltype(chunks)::value>
+        <<<row_blocks(N), kRowThreads, 0, device.stream()>>>(y.data, rows.data, N, D, x.data);
+  });
+  cuda_check_launch("add_rows");
+}
+
 #define FAIRWAY_INSTANTIATE(T)                                                                    \
   template void rms_norm_rows<T>(CudaDevice&, const T*, const int32_t*, int64_t, int64_t, double, \
                                  double, Accum<T>*, T*, const char*);                             \
@@ -259,9 +280,9 @@ void gather_rows(CudaDevice& device, Tensor<const T> x, Tensor<const int32_t> ro
                             Tensor<T>);                                                           \
   template void rms_norm_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,               \
                                      Tensor<const Accum<T>>, double, Tensor<T>);                  \
-  template void rms_norm_backward_scatter<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,       \
-                                             Tensor<const Accum<T>>, Tensor<const int32_t>,       \
-                                             Tensor<T>);                                          \
+  template void rms_norm_backward_write<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,         \
+                                           Tensor<const Accum<T>>, Tensor<T>);                    \
+  template void add_rows<T>(CudaDevice&, Tensor<const T>, Tensor<const int32_t>, Tensor<T>);      \
   template void gather_rows<T>(CudaDevice&, Tensor<const T>, Tensor<const int32_t>, Tensor<T>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

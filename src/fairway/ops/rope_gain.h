@@ -52,17 +52,24 @@ void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const
 // the gradients of what was normed.
 template <class T>
 struct RopeBackward {
-  Tensor<const Accum<T>> rstd_q, rstd_k;  // [T, H], [T, K]
+  Tensor<const Accum<T>> rstd_q, rstd_k;  // [Q, H], [T, K]
   Tensor<const Accum<T>> q_gain;          // [H]
   Tensor<const Accum<T>> cosine, sine;    // [T, rotary_dims/2]
   Tensor<Accum<T>> dq_gain;               // [H], accumulates; null: not wanted
+  // [Q, rotary_dims/2] of q's rows, where they are not k's (attention_varlen.h); null: they are.
+  Tensor<const Accum<T>> q_cosine{}, q_sine{};
+
+  struct Table {
+    Tensor<const Accum<T>> cosine, sine;
+  };
+  Table of_q() const { return q_cosine ? Table{q_cosine, q_sine} : Table{cosine, sine}; }
 };
 // dq and dk from their gradients of q_rot and k_rot, in place.
 template <class T, class Device>
 void rope_backward_in_place(Device& device, const RopeBackward<T>& rope, Tensor<const T> q_rot,
                             Tensor<const T> k_rot, Tensor<T> dq, Tensor<T> dk) {
-  rope_gain_backward<T>(device, dq, q_rot, rope.rstd_q, rope.q_gain, rope.cosine, rope.sine, dq,
-                        rope.dq_gain);
+  rope_gain_backward<T>(device, dq, q_rot, rope.rstd_q, rope.q_gain, rope.of_q().cosine,
+                        rope.of_q().sine, dq, rope.dq_gain);
   rope_gain_backward<T>(device, dk, k_rot, rope.rstd_k, {}, rope.cosine, rope.sine, dk, {});
 }
 

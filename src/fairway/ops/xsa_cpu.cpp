@@ -28,12 +28,13 @@ InverseNorm<T> inverse_norm(const T* v, int64_t d) {
 }  // namespace
 
 template <class T>
-void xsa(CpuDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<T> y_dot_v) {
+void xsa(CpuDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<T> y_dot_v,
+         Tensor<const int32_t> rows) {
   const int64_t H = y.extent(1), K = v.extent(1), d = y.extent(2), group = H / K;
   for_row_blocks(device, y.extent(0), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t k = 0; k < K; ++k) {
-        const T* vt = v.data + (t * K + k) * d;
+        const T* vt = v.data + ((rows ? rows[t] : t) * K + k) * d;
         const T inverse = inverse_norm(vt, d).value;
         for (int64_t h = k * group; h < (k + 1) * group; ++h) {
           T* yt = y.data + (t * H + h) * d;
@@ -49,21 +50,22 @@ void xsa(CpuDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<T> y_dot_v) {
 
 template <class T>
 void xsa_backward(CpuDevice& device, Tensor<const T> y2, Tensor<const T> v, Tensor<const T> y_dot_v,
-                  Tensor<T> dy, Tensor<T> dv, Tensor<T> delta) {
-  const int64_t rows = y2.extent(0), H = y2.extent(1), K = v.extent(1), d = y2.extent(2);
+                  Tensor<T> dy, Tensor<T> dv, Tensor<T> delta, Tensor<const int32_t> rows) {
+  const int64_t queries = y2.extent(0), H = y2.extent(1), K = v.extent(1), d = y2.extent(2);
   const int64_t group = H / K;
-  for_row_blocks(device, rows, [&](int64_t begin, int64_t end) {
+  for_row_blocks(device, queries, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t k = 0; k < K; ++k) {
-        const T* vt = v.data + (t * K + k) * d;
-        T* dvt = dv.data + (t * K + k) * d;
+        const int64_t v_at = ((rows ? rows[t] : t) * K + k) * d;
+        const T* vt = v.data + v_at;
+        T* dvt = dv.data + v_at;
         const InverseNorm<T> norm = inverse_norm(vt, d);
         const T inverse = norm.value;
         std::fill(dvt, dvt + d, T{});
         for (int64_t h = k * group; h < (k + 1) * group; ++h) {
           const T* yt = y2.data + (t * H + h) * d;
           T* dyt = dy.data + (t * H + h) * d;
-          delta[h * rows + t] = dot(static_cast<const T*>(dyt), yt, d);
+          delta[h * queries + t] = dot(static_cast<const T*>(dyt), yt, d);
           const T along = dot(static_cast<const T*>(dyt), vt, d) * inverse;  // dy2·v̂
           const T s = y_dot_v[t * H + h], c = along * inverse;
           // Where the norm was clamped, v̂ is linear in v: the projections stay in.
@@ -88,10 +90,10 @@ void attention_delta(CpuDevice& device, Tensor<const T> y, Tensor<const T> dy, T
   });
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                              \
-  template void xsa(CpuDevice&, Tensor<T>, Tensor<const T>, Tensor<T>);                     \
-  template void xsa_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                             Tensor<T>, Tensor<T>, Tensor<T>);                              \
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template void xsa(CpuDevice&, Tensor<T>, Tensor<const T>, Tensor<T>, Tensor<const int32_t>); \
+  template void xsa_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
+                             Tensor<T>, Tensor<T>, Tensor<T>, Tensor<const int32_t>);          \
   template void attention_delta(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

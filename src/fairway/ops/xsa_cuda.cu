@@ -45,15 +45,23 @@ __device__ __forceinline__ GroupItem group_item() {
           thread % kLanes};
 }
 
+// Where item t·K + k of y finds its key/value head: in row pick[t] of v, or in row t.
+__device__ __forceinline__ int64_t value_item(const int32_t* pick, int64_t item, int K) {
+  if (pick == nullptr) return item;
+  const int64_t t = item / K;
+  return pick[t] * int64_t{K} + (item - t * K);
+}
+
 template <class T, int kLanes, int kGroup>
-__global__ __launch_bounds__(kRowThreads) void xsa_kernel(T* y, const T* v, int64_t items,
-                                                          float* y_dot_v) {
+__global__ __launch_bounds__(kRowThreads) void xsa_kernel(T* y, const T* v, const int32_t* pick,
+                                                          int64_t items, int K, float* y_dot_v) {
   constexpr int64_t d = kLanes * kPack;
   const auto [item, lane] = group_item<kLanes>();
   const bool valid = item < items;
   T* yt = y + item * kGroup * d + lane * kPack;
   Pack<T, kPack> v_pack, y_packs[kGroup];
-  load_if(valid, v + item * d + lane * kPack, v_pack);
+  const int64_t v_item = valid ? value_item(pick, item, K) : 0;
+  load_if(valid, v + v_item * d + lane * kPack, v_pack);
 #pragma unroll
   for (int h = 0; h < kGroup; ++h) load_if(valid, yt + h * d, y_packs[h]);
 
@@ -77,6 +85,7 @@ __global__ __launch_bounds__(kRowThreads) void xsa_kernel(T* y, const T* v, int6
 template <class T, int kLanes, int kGroup>
 __global__ __launch_bounds__(kRowThreads) void xsa_backward_kernel(const T* y2, const T* v,
                                                                    const float* y_dot_v,
+                                                                   const int32_t* pick,
                                                                    int64_t rows, int K, T* dy,
                                                                    T* dv, float* delta) {
   constexpr int64_t d = kLanes * kPack;
@@ -84,7 +93,8 @@ __global__ __launch_bounds__(kRowThreads) void xsa_backward_kernel(const T* y2, 
   const bool valid = item < rows * K;
   const int64_t heads_at = item * kGroup, at = heads_at * d + lane * kPack;
   Pack<T, kPack> v_pack, y_packs[kGroup], dy_packs[kGroup];
-  load_if(valid, v + item * d + lane * kPack, v_pack);
+  const int64_t v_item = valid ? value_item(pick, item, K) : 0;
+  load_if(valid, v + v_item * d + lane * kPack, v_pack);
 #pragma unroll
   for (int h = 0; h < kGroup; ++h) {
     load_if(valid, y2 + at + h * d, y_packs[h]);
@@ -117,7 +127,7 @@ __global__ __launch_bounds__(kRowThreads) void xsa_backward_kernel(const T* y2, 
       store<kPack>(dy + at + h * d, g);
     }
   }
-  if (valid) store<kPack>(dv + item * d + lane * kPack, dvv);
+  if (valid) store<kPack>(dv + v_item * d + lane * kPack, dvv);
 }
 
 template <class T, int kLanes>
@@ -162,12 +172,12 @@ __device__ __forceinline__ float warp_dot(const A* a, const B* b, int64_t d, int
 }
 
 template <class T>
-__global__ __launch_bounds__(kRowThreads) void xsa_any_kernel(T* y, const T* v, int64_t items,
-                                                              int64_t group, int64_t d,
-                                                              float* y_dot_v) {
+__global__ __launch_bounds__(kRowThreads) void xsa_any_kernel(T* y, const T* v, const int32_t* pick,
+                                                              int64_t items, int K, int64_t group,
+                                                              int64_t d, float* y_dot_v) {
   const auto [item, lane] = group_item<kWarp>();
   if (item >= items) return;
-  const T* vt = v + item * d;
+  const T* vt = v + value_item(pick, item, K) * d;
   const float inverse = inverse_norm(warp_dot(vt, vt, d, lane)).value;
   for (int64_t h = 0; h < group; ++h) {
     T* yt = y + (item * group + h) * d;
@@ -180,15 +190,13 @@ __global__ __launch_bounds__(kRowThreads) void xsa_any_kernel(T* y, const T* v, 
 
 // Lane h of the warp holds head h's numbers: group ≤ 32.
 template <class T>
-__global__ __launch_bounds__(kRowThreads) void xsa_backward_any_kernel(const T* y2, const T* v,
-                                                                       const float* y_dot_v,
-                                                                       int64_t rows, int64_t K,
-                                                                       int group, int64_t d, T* dy,
-                                                                       T* dv, float* delta) {
+__global__ __launch_bounds__(kRowThreads) void xsa_backward_any_kernel(
+    const T* y2, const T* v, const float* y_dot_v, const int32_t* pick, int64_t rows, int K,
+    int group, int64_t d, T* dy, T* dv, float* delta) {
   const auto [item, lane] = group_item<kWarp>();
   if (item >= rows * K) return;
-  const int64_t t = item / K, k = item - t * K;
-  const T* vt = v + item * d;
+  const int64_t t = item / K, k = item - t * K, v_at = value_item(pick, item, K) * d;
+  const T* vt = v + v_at;
   const InverseNorm norm = inverse_norm(warp_dot(vt, vt, d, lane));
   const float inverse = norm.value;
   float my_along = 0, my_s = 0;
@@ -218,7 +226,7 @@ __global__ __launch_bounds__(kRowThreads) void xsa_backward_any_kernel(const T* 
       store_one(dy + at, g);
       dvj -= inverse * (along * load_one(y2 + at) + s * g + back * vj);
     }
-    if (j < d) store_one(dv + item * d + j, dvj);
+    if (j < d) store_one(dv + v_at + j, dvj);
   }
 }
 
@@ -259,7 +267,8 @@ bool with_head_layout(int64_t d, int64_t group, F&& f) {
 }  // namespace
 
 template <class T>
-void xsa(CudaDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<Accum<T>> y_dot_v) {
+void xsa(CudaDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<Accum<T>> y_dot_v,
+         Tensor<const int32_t> rows) {
   const int64_t H = y.extent(1), K = v.extent(1), d = y.extent(2), group = H / K;
   const int64_t items = y.extent(0) * K;
   if (items == 0) return;
@@ -269,20 +278,20 @@ void xsa(CudaDevice& device, Tensor<T> y, Tensor<const T> v, Tensor<Accum<T>> y_
         constexpr int kLanes = decltype(lanes)::value, kGroup = decltype(heads)::value;
         xsa_kernel<T, kLanes, kGroup>
             <<<grid(ceil_div(items, kRowThreads / kLanes)), kRowThreads, 0, stream>>>(
-                y.data, v.data, items, y_dot_v.data);
+                y.data, v.data, rows.data, items, static_cast<int>(K), y_dot_v.data);
       });
   if (!launched)
     xsa_any_kernel<T><<<grid(ceil_div(items, kWarps)), kRowThreads, 0, stream>>>(
-        y.data, v.data, items, group, d, y_dot_v.data);
+        y.data, v.data, rows.data, items, static_cast<int>(K), group, d, y_dot_v.data);
   cuda_check_launch("xsa");
 }
 
 template <class T>
 void xsa_backward(CudaDevice& device, Tensor<const T> y2, Tensor<const T> v,
                   Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<T> dv,
-                  Tensor<Accum<T>> delta) {
-  const int64_t rows = y2.extent(0), H = y2.extent(1), K = v.extent(1), d = y2.extent(2);
-  const int64_t group = H / K, items = rows * K;
+                  Tensor<Accum<T>> delta, Tensor<const int32_t> rows) {
+  const int64_t queries = y2.extent(0), H = y2.extent(1), K = v.extent(1), d = y2.extent(2);
+  const int64_t group = H / K, items = queries * K;
   if (items == 0) return;
   const auto stream = device.stream();
   const bool launched =
@@ -292,8 +301,8 @@ void xsa_backward(CudaDevice& device, Tensor<const T> y2, Tensor<const T> v,
         constexpr int kGroup = decltype(heads)::value;
         xsa_backward_kernel<T, kLanes, kGroup>
             <<<grid(ceil_div(items, kRowThreads / kLanes)), kRowThreads, 0, stream>>>(
-                y2.data, v.data, y_dot_v.data, rows, static_cast<int>(K), dy.data, dv.data,
-                delta.data);
+                y2.data, v.data, y_dot_v.data, rows.data, queries, static_cast<int>(K), dy.data,
+                dv.data, delta.data);
       });
   if (!launched) {
     require(
@@ -302,8 +311,8 @@ void xsa_backward(CudaDevice& device, Tensor<const T> y2, Tensor<const T> v,
         "num_kv_heads, or run on the CPU",
         group, kWarp);
     xsa_backward_any_kernel<T><<<grid(ceil_div(items, kWarps)), kRowThreads, 0, stream>>>(
-        y2.data, v.data, y_dot_v.data, rows, K, static_cast<int>(group), d, dy.data, dv.data,
-        delta.data);
+        y2.data, v.data, y_dot_v.data, rows.data, queries, static_cast<int>(K),
+        static_cast<int>(group), d, dy.data, dv.data, delta.data);
   }
   cuda_check_launch("xsa_backward");
 }
@@ -331,10 +340,12 @@ void attention_delta(CudaDevice& device, Tensor<const T> y, Tensor<const T> dy,
   cuda_check_launch("attention_delta");
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                   \
-  template void xsa<T>(CudaDevice&, Tensor<T>, Tensor<const T>, Tensor<Accum<T>>);               \
-  template void xsa_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,                   \
-                                Tensor<const Accum<T>>, Tensor<T>, Tensor<T>, Tensor<Accum<T>>); \
+#define FAIRWAY_INSTANTIATE(T)                                                                  \
+  template void xsa<T>(CudaDevice&, Tensor<T>, Tensor<const T>, Tensor<Accum<T>>,               \
+                       Tensor<const int32_t>);                                                  \
+  template void xsa_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,                  \
+                                Tensor<const Accum<T>>, Tensor<T>, Tensor<T>, Tensor<Accum<T>>, \
+                                Tensor<const int32_t>);                                         \
   template void attention_delta<T>(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<Accum<T>>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

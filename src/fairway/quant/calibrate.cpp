@@ -119,9 +119,7 @@ template <class Device, class T>
 struct Calibration<Device, T>::Layout {
   Tensor<int32_t> inputs, cu_seqlens;
   Acts<T> acts;
-  Tensor<T> hidden;    // [T, F]; null for bf16, see matrix_inputs
-  Tensor<T> final_in;  // [T, D]
-  Tensor<Accum<T>> final_rstd;
+  Tensor<T> hidden;  // [T, F]; null for bf16, see matrix_inputs
   Arena rest;
 };
 
@@ -134,11 +132,9 @@ typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& aren
   Layout l;
   l.inputs = arena.take<int32_t>("inputs", {tokens});
   l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {tokens / window_ + 1});
-  l.acts = take_acts<T>(config, net_.route, tokens, /*head_rows=*/1, /*for_backward=*/true, arena);
+  l.acts = take_acts<T>(config, net_.route, tokens, tokens, /*for_backward=*/true, arena);
   if constexpr (!std::is_same_v<T, bf16>)
     l.hidden = arena.take<T>("hidden", {tokens, config.mlp_dim()});
-  l.final_in = arena.take<T>("final input", {tokens, config.model_dim});
-  l.final_rstd = arena.take<Accum<T>>("norms", {tokens});
   const auto bytes =
       static_cast<int64_t>(scratch_bytes<T>(net_, tokens, 1, /*for_backward=*/false));
   l.rest = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
@@ -188,8 +184,8 @@ void Calibration<Device, T>::add(std::span<const int32_t> inputs) {
     add(Hessians::mlp_in, in.mlp_in);
     add(Hessians::mlp_hidden, in.mlp_hidden);
   }
-  rms_norm<T>(device_, l.acts.final_x, config.norm_eps, 1.0, l.final_rstd, l.final_in);
-  add_gram(device_, Tensor<const T>(l.final_in), Hessians::head(config, sums));
+  rms_norm<T>(device_, l.acts.final_x, config.norm_eps, 1.0, l.acts.head_rstd, l.acts.head_in);
+  add_gram(device_, Tensor<const T>(l.acts.head_in), Hessians::head(config, sums));
 }
 
 template <class Device, class T>

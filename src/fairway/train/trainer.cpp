@@ -115,7 +115,7 @@ void Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
   device_.upload(b_.cu_seqlens.data, packed.cu_seqlens.data(),
                  packed.cu_seqlens.size() * sizeof(int32_t));
   const auto starts = static_cast<int64_t>(packed.cu_seqlens.size());
-  const Batch batch{b_.inputs, {b_.cu_seqlens.data, {starts}}, {}, b_.targets};
+  const Batch batch{b_.inputs, {b_.cu_seqlens.data, {starts}}, {}, {}, b_.targets};
   // All else that the work depends on is the trainer's own and stays as it is.
   graphs_.run({looped, starts}, [&] {
     const Network& net = looped ? looped_ : plain_;
