@@ -7,6 +7,7 @@
 #include "fairway/ops/rms_norm.h"
 #include "ops_bench.h"
 #if FAIRWAY_WITH_CUDA
+#include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 #endif
@@ -49,12 +50,21 @@ void measure_kernels(OpsBench<CudaDevice, bf16>& b, const MlpE4m3<bf16>& w, Tens
   measure("e4m3 down", b.TF + b.DF + 4 * b.TD, flops,
           [&] { cuda::mlp_e4m3_down(stream, wide, down, e, dm.data, T, D, F, y.data); });
   const Tensor<bf16> dz = b.take_as(bf16{}, {T, F});
+  const int64_t tiles = cuda::leaky_sq_dot_tiles(F);
+  auto* const half_dots = reinterpret_cast<float*>(bytes(tiles * T * 4));
   measure("e4m3 down backward", b.TD + b.DF + 5 * b.TF + signs, flops, [&] {
     cuda::mlp_e4m3_down_backward(stream, dm8, rows, down + D * F, e, hidden.z.data,
-                                 hidden.signs.data, T, D, F, dz.data, wide);
+                                 hidden.signs.data, T, D, F, dz.data, wide, half_dots);
   });
   measure("e4m3 up backward", b.TF + b.DF + 2 * b.TD, flops,
           [&] { cuda::mlp_e4m3_up_backward(stream, wide, rows, up + F * D, e, T, D, F, y.data); });
+  auto* const row = reinterpret_cast<cuda::NormBackRow*>(bytes(T * 8));
+  const cuda::NormBackScales scales{rows, e + kE4m3Dz, e + kE4m3Up};
+  measure("e4m3 up backward into the norm", b.TF + b.DF + 6 * b.TD, flops, [&] {
+    cuda::norm_back_rows(stream, {half_dots, tiles, T, D, nullptr, nullptr, 0, b.rstd.data, 1},
+                         &scales, row);
+    cuda::linear_norm_back<e4m3>(stream, {wide, up + F * D, n.data, row, y.data, T, D, F});
+  });
 }
 #endif
 template <class Device, class E>
@@ -86,6 +96,12 @@ void OpsBench<Device, E>::mlp_e4m3() {
     forward();
     mlp_leaky_sq_e4m3_backward<E>(device, dm, normed, kept, w, out, dwup, dwdown);
   });
+  measure("mlp_leaky_sq_e4m3 and its backward into its norm", 7 * TD + 3 * TF + 6 * DF, 6 * flops,
+          [&] {
+            forward();
+            mlp_leaky_sq_e4m3_backward<E>(device, dm, normed, kept, w, out, dwup, dwdown,
+                                          {rstd, 1, residual, {}});
+          });
   forward();
   measure_kernels(*this, w, Tensor<const E>(normed), Tensor<const E>(dm), kept, out);
 }

@@ -16,6 +16,7 @@
 #include "fairway/base/rng.h"
 #include "fairway/device/cpu_device.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 
@@ -64,6 +65,9 @@ class DeviceArray {
   CudaBuffer memory_;
 };
 
+double value_of(float x) {
+  return static_cast<double>(x);
+}
 double value_of(bf16 x) {
   return static_cast<double>(static_cast<float>(x));
 }
@@ -301,7 +305,7 @@ TEST_P(GpuE4m3Products, EachAgainstItsOwnOperands) {
   expect_close(y_there.read(), y_wanted, y_scale, D, kBf16 + accumulation(F), "y");
   EXPECT_EQ(values_of(in_place.read()), values_of(y_there.read()));
 
-  // dz: rows of very different sizes, and some of zeros.
+  // dz, and each row's Σ f·df: rows of very different sizes, and some of zeros.
   auto dm = normals(T * D, 7);
   std::vector<int32_t> dm_exponents;
   for (int64_t t = 0; t < T; ++t) {
@@ -317,15 +321,26 @@ TEST_P(GpuE4m3Products, EachAgainstItsOwnOperands) {
   const DeviceArray<e4m3> dm_there(dm_bytes), down_across(transposed(down, D, F)),
       dz_operand(hidden);
   const DeviceArray<int32_t> row_exponents(dm_exponents);
+  const int64_t tiles = cuda::leaky_sq_dot_tiles(F);
+  const DeviceArray<float> half_dots(tiles * T);
   cuda::mlp_e4m3_down_backward(stream, dm_there.data(), row_exponents.data(), down_across.data(),
                                exponents.data(), f_there.data(), signs.data(), T, D, F,
-                               f_there.data(), dz_operand.data());
+                               f_there.data(), dz_operand.data(), half_dots.data());
   auto dz_wanted = product(dm_bytes, transposed(down, D, F), T, F, D);
+  std::vector<double> dots(static_cast<size_t>(T)), dots_wanted = dots, dots_scale = dots;
   for (size_t i = 0; i < dz_wanted.size(); ++i) {
+    const size_t row = i / static_cast<size_t>(F);
     const double root = std::sqrt(value_of(f[i])), slope = z[i] > 0 ? 2 * root : -root;
-    dz_wanted[i] = std::ldexp(dz_wanted[i] * slope,
-                              -(dm_exponents[i / static_cast<size_t>(F)] + e[kE4m3Down]));
+    const double df = std::ldexp(dz_wanted[i], -(dm_exponents[row] + e[kE4m3Down]));
+    dz_wanted[i] = df * slope;
+    dots_wanted[row] += value_of(f[i]) * df;
+    dots_scale[row] += std::fabs(value_of(f[i]) * df);
   }
+  const auto partial = half_dots.read();
+  for (size_t i = 0; i < partial.size(); ++i)
+    dots[i % static_cast<size_t>(T)] += value_of(partial[i]);
+  expect_close(dots, dots_wanted, dots_scale, 1, accumulation(D) + 0x1p-24 * static_cast<double>(F),
+               "sums of f·df");
   const auto dz = f_there.read();
   const auto dz_bytes = dz_operand.read();
   expect_close(dz, dz_wanted, dz_wanted, F, kBf16 + accumulation(D), "dz");
@@ -341,6 +356,47 @@ TEST_P(GpuE4m3Products, EachAgainstItsOwnOperands) {
     dn_wanted[i] = std::ldexp(
         dn_wanted[i], -(dm_exponents[i / static_cast<size_t>(D)] + e[kE4m3Dz] + e[kE4m3Up]));
   expect_close(dn.read(), dn_wanted, dn_wanted, D, kBf16 + accumulation(F), "dn");
+
+  // dx from dm, which is about as large, and not much smaller than what lies along n.
+  const double scale = 0.25;
+  std::vector<float> rstd;
+  for (int64_t t = 0; t < T; ++t) rstd.push_back(static_cast<float>(1 + t % 3));
+  const DeviceArray<float> rstd_there(rstd);
+  const DeviceArray<cuda::NormBackRow> rows_there(T);
+  const cuda::NormBackScales scales{row_exponents.data(), exponents.data() + kE4m3Dz,
+                                    exponents.data() + kE4m3Up};
+  cuda::norm_back_rows(
+      stream, {half_dots.data(), tiles, T, D, nullptr, nullptr, 0, rstd_there.data(), scale},
+      &scales, rows_there.data());
+  const auto rows = rows_there.read();
+  std::vector<double> factors, along, factors_wanted, along_wanted, along_scale;
+  for (size_t t = 0; t < rows.size(); ++t) {
+    const double r = value_of(rstd[t]);
+    double magnitudes = 0;
+    for (size_t i = t; i < partial.size(); i += rows.size())
+      magnitudes += std::fabs(value_of(partial[i]));
+    factors.push_back(value_of(rows[t].factor));
+    along.push_back(value_of(rows[t].along));
+    factors_wanted.push_back(std::ldexp(r * scale, -(dm_exponents[t] + e[kE4m3Dz] + e[kE4m3Up])));
+    along_wanted.push_back(-2 * r * dots[t] / (static_cast<double>(D) * scale));
+    along_scale.push_back(2 * r * magnitudes / (static_cast<double>(D) * scale));
+  }
+  const double few = 0x1p-24 * static_cast<double>(tiles + 8);
+  expect_close(factors, factors_wanted, factors_wanted, 1, few, "factors");
+  expect_close(along, along_wanted, along_scale, 1, few, "factors of n");
+  const auto n_rows = normals(T * D, 3);
+  const DeviceArray<bf16> n_rows_there(n_rows), dx(dm);
+  cuda::linear_norm_back<e4m3>(stream, {dz_operand.data(), up_across.data(), n_rows_there.data(),
+                                        rows_there.data(), dx.data(), T, D, F});
+  std::vector<double> dx_wanted, dx_scale;
+  for (size_t i = 0; i < dm.size(); ++i) {
+    const size_t t = i / static_cast<size_t>(D);
+    const double of_dn = dn_wanted[i] * value_of(rstd[t]) * scale,
+                 of_n = value_of(n_rows[i]) * along[t];
+    dx_wanted.push_back(value_of(dm[i]) + of_dn + of_n);
+    dx_scale.push_back(std::hypot(value_of(dm[i]), of_dn, of_n));
+  }
+  expect_close(dx.read(), dx_wanted, dx_scale, D, kBf16 + accumulation(F), "dx");
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, GpuE4m3Products,
@@ -389,7 +445,7 @@ Mlp exact_mlp(int64_t T, int64_t D, int64_t F) {
 }
 
 struct Results {
-  std::vector<double> y, m, dn, dwup, dwdown;
+  std::vector<double> y, m, dn, dwup, dwdown, dx;
 };
 
 // On any device and element type.
@@ -437,7 +493,14 @@ Results run(Device& device, const Mlp& p) {
   mlp_leaky_sq_e4m3<T>(device, n, w.slice(0), {}, hidden, m);
   mlp_leaky_sq_e4m3<T>(device, n, w.slice(0), residual, hidden, y);
   mlp_leaky_sq_e4m3_backward<T>(device, dm, n, hidden, w.slice(0), dn, dwup, dwdown);
-  return {fetch(y), fetch(m), fetch(dn), fetch(dwup), fetch(dwdown)};
+  const Results r{fetch(y), fetch(m), fetch(dn), fetch(dwup), fetch(dwdown), {}};
+  // Once more, into the norm; weight gradients have been seen.
+  const auto rstd = place(std::vector<double>(static_cast<size_t>(p.T), 1.5), {p.T}, A());
+  const auto dx = place(p.dm, rows, T());
+  mlp_leaky_sq_e4m3<T>(device, n, w.slice(0), {}, hidden, m);
+  mlp_leaky_sq_e4m3_backward<T>(device, dx, n, hidden, w.slice(0), dn, dwup, dwdown,
+                                {rstd, 0.5, dx, {}});
+  return {r.y, r.m, r.dn, r.dwup, r.dwdown, fetch(dx)};
 }
 
 // As bf16 holds them.
@@ -491,8 +554,10 @@ TEST_F(GpuE4m3, RowsHaveTheSameBitsAmongOthers) {
                 again = run<CudaDevice, bf16>(*gpu(), all);
   EXPECT_EQ(alone.y, cut(together.y));
   EXPECT_EQ(alone.dn, cut(together.dn));
+  EXPECT_EQ(alone.dx, cut(together.dx));
   EXPECT_EQ(again.y, together.y);
   EXPECT_EQ(again.dn, together.dn);
+  EXPECT_EQ(again.dx, together.dx);
   EXPECT_EQ(again.dwup, together.dwup);
   EXPECT_EQ(again.dwdown, together.dwdown);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fairway/device/cpu_device.h"
+#include "fairway/ops/rms_norm.h"
 #include "support/random.h"
 
 namespace fairway {
@@ -242,6 +243,34 @@ TEST_P(MlpE4m3Op, RowsDependOnNothingElse) {
 INSTANTIATE_TEST_SUITE_P(Cases, MlpE4m3Op,
                          ::testing::Values(Size{5, 8, 16, 1}, Size{37, 24, 40, 0.5},
                                            Size{150, 64, 256, 0.3}));
+
+// The norm before it: as its own op has it from dn, into dx that may be dm.
+TEST_P(MlpE4m3Op, GoesBackThroughTheNorm) {
+  const Matrices m = matrices();
+  const int64_t rows = m.rows, D = m.D, F = m.F;
+  CpuDevice device(2);
+  const Got plain = run(device, m);
+  Owned<float> want({rows, D}, m.dm), dx({rows, D}, m.dm), rstd({rows}, 0.5f);
+  const Owned<float> n({rows, D}, m.n), up({1, F, D}, m.up), down({1, D, F}, m.down);
+  for (size_t t = 0; t < rstd.size(); ++t) rstd[t] += static_cast<float>(t % 3);
+  rms_norm_backward<float>(device, plain.dn.cview(), n.cview(), rstd.cview(), m.ln, want.view());
+
+  Got r{plain};
+  r.dwup = Owned<float>({F, D}, m.dwup);
+  r.dwdown = Owned<float>({D, F}, m.dwdown);
+  const MlpE4m3<float> w =
+      MlpE4m3<float>{r.q_up.view(), r.q_down.view(), {r.exponents.data(), {1, kE4m3Exponents}}}
+          .slice(0);
+  const MlpHidden<float> hidden{r.z.view(), {}};
+  mlp_leaky_sq_e4m3<float>(device, n.cview(), w, {}, hidden, r.y.view());
+  mlp_leaky_sq_e4m3_backward<float>(device, dx.cview(), n.cview(), hidden, w, r.dn.view(),
+                                    r.dwup.view(), r.dwdown.view(),
+                                    {rstd.cview(), m.ln, dx.view(), {}});
+  EXPECT_TRUE(dx.same_bits(want));
+  EXPECT_TRUE(r.dwup.same_bits(plain.dwup));
+  EXPECT_TRUE(r.dwdown.same_bits(plain.dwdown));
+  EXPECT_TRUE(dx.intact() && r.dn.intact());
+}
 
 // Scales of matrices that are zero, or too small or large for any: finite, and zero where the
 // matrix is.

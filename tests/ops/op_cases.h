@@ -103,6 +103,38 @@ void mlp_e4m3_case(Harness& h, Tensor<const T> n, Tensor<const T> dm, Tensor<con
       h.inout_vec("dwup", {F, D}, roundings, rows), h.inout_vec("dwdown", {D, F}, roundings, rows));
 }
 
+// The same into the norm before it: n and dm about 0.5 and 2^-12, weights that leave z and df about
+// as large. Of what is added to dx, as large as dx at the start, half lies along n: rstd is large
+// and the scale small. One more rounding than dn's: where n·dn is Σ z·dz, what dz and n lose to
+// e4m3 is no part of it.
+template <class Harness, class T = typename Harness::T>
+void mlp_e4m3_norm_back_case(Harness& h, int64_t rows, int64_t D, int64_t F) {
+  const auto n = h.in({rows, D}, 0.5), dm = h.in({rows, D}, 0x1p-12);
+  const auto up = h.in({1, F, D}, 1 / std::sqrt(static_cast<double>(D))),
+             down = h.in({1, D, F}, 1 / std::sqrt(static_cast<double>(F)));
+  const MlpE4m3<T> bank{h.template scratch<T>({1, F, D}), h.template scratch<T>({1, D, F}),
+                        h.template scratch<int32_t>({1, kE4m3Exponents})};
+  mlp_e4m3_weights<T>(h.device, up, down, std::vector<double>{0.5}, bank);
+  const MlpE4m3<T> w = bank.slice(0);
+  // The backward pass loses what is kept.
+  const auto kept = [&] {
+    const MlpHidden<T> hidden{h.template scratch<T>({rows, F}),
+                              h.template scratch<uint32_t>({mlp_sign_words<T>(rows, F)})};
+    mlp_leaky_sq_e4m3<T>(h.device, n, w, {}, hidden, h.template scratch<T>({rows, D}));
+    return hidden;
+  };
+  MlpNormBack<T> norm{h.vec({rows}, 0x1p12, 0x1p15), 0.2, {}, {}};
+  const auto dn = h.template scratch<T>({rows, D});
+  norm.dx = h.inout("dx", {rows, D}, 6, D + F, 1);
+  mlp_leaky_sq_e4m3_backward<T>(h.device, dm, n, kept(), w, dn,
+                                h.inout_vec("dwup", {F, D}, 4, rows),
+                                h.inout_vec("dwdown", {D, F}, 4, rows), norm);
+  norm.dx = h.inout("dx in dm's place", {rows, D}, 6, D + F, 1);
+  mlp_leaky_sq_e4m3_backward<T>(h.device, norm.dx, n, kept(), w, dn,
+                                h.inout_vec("dwup again", {F, D}, 4, rows),
+                                h.inout_vec("dwdown again", {D, F}, 4, rows), norm);
+}
+
 // Heads on packed buffers.
 struct HeadsCase {
   const char* name;
@@ -345,6 +377,10 @@ void for_each_op_case(Visitor&& visit) {
       mlp_e4m3_case(h, n, dm, h.in({2, F, D}, 1 / std::sqrt(static_cast<double>(D))),
                     h.in({2, D, F}, 1 / std::sqrt(static_cast<double>(F))), 4, 1);
     });
+  // Around tiles of rows and columns, and widths without a kernel.
+  for (const Product p : {Product{131, 512, 2048}, {333, 256, 384}, {37, 128, 640}, {70, 24, 40}})
+    visit("mlp_e4m3_norm_back_" + std::to_string(p.in) + "x" + std::to_string(p.out),
+          [=](auto& h) { mlp_e4m3_norm_back_case(h, p.rows, p.in, p.out); });
   // Operands that Q makes small integers, four of them in a row of n and dm: z, f, df and dz are
   // held exactly by bf16, so that every device rounds the same f and dz, many of them ties, and
   // errs where it rounds its outputs alone.

@@ -8,13 +8,21 @@
 
 namespace fairway {
 
+namespace {
+
+// What the norm before the MLP is multiplied by at visit s.
+double norm_scale(const Network& net, int s) {
+  return net.config.ln(net.route[static_cast<size_t>(s)].layer);
+}
+
+}  // namespace
+
 template <class Device, class T>
 void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                  const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> x,
                  Tensor<const T> residual, Tensor<T> out) {
-  const double eps = net.config.norm_eps,
-               ln = net.config.ln(net.route[static_cast<size_t>(s)].layer);
+  const double eps = net.config.norm_eps, ln = norm_scale(net, s);
   if (e4m3) {
     norm_mlp_leaky_sq_e4m3<T>(device, x, eps, ln, acts.rstd_mlp, acts.mlp_in, e4m3, residual,
                               acts.hidden, out);
@@ -28,15 +36,15 @@ void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>
 }
 
 template <class Device, class T>
-void mlp_backward(Device& device, int s, const Layer<const T>& layer,
+void mlp_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, double ln, Tensor<const T> dout,
+                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> dout,
                   Tensor<T> dx, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
                   Tensor<Accum<T>> dwdown_scaled, const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
+  const MlpNormBack<T> norm{acts.rstd_mlp, norm_scale(net, s), dx, acts.mlp_xa};
   if (e4m3) {
     mlp_leaky_sq_e4m3_backward<T>(device, dout, acts.mlp_in, acts.hidden, e4m3, dn, dlayer.wup,
-                                  dwdown_scaled);
-    rms_norm_backward<T>(device, dn, acts.mlp_in, acts.rstd_mlp, ln, dx);
+                                  dwdown_scaled, norm);
     return;
   }
   const auto down = slot_down(lora, s, kMlpAdapters);
@@ -44,8 +52,7 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
       device, slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data), dout, acts.mlp_xa,
       dxa, slot_up(dlora, s, Adapter::mlp, kMlpAdapters));
   mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
-                           dlayer.wup, dwdown_scaled, {down, dxa},
-                           {acts.rstd_mlp, ln, dx, acts.mlp_xa});
+                           dlayer.wup, dwdown_scaled, {down, dxa}, norm);
   adapt_down_gradient<Device, T>(device, down, dxa, acts.mlp_in, slot_down(dlora, s, kMlpAdapters));
 }
 
@@ -53,10 +60,10 @@ void mlp_backward(Device& device, int s, const Layer<const T>& layer,
   template void mlp_forward(Device&, const Network&, int, const Layer<const T>&,               \
                             const Lora<const Accum<T>>*, Tensor<const T>, const MlpE4m3<T>&,   \
                             const VisitActs<T>&, Tensor<const T>, Tensor<const T>, Tensor<T>); \
-  template void mlp_backward(Device&, int, const Layer<const T>&, const Lora<const Accum<T>>*, \
-                             Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&, double,  \
-                             Tensor<const T>, Tensor<T>, Tensor<T>, const Layer<Accum<T>>&,    \
-                             Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>);
+  template void mlp_backward(                                                                  \
+      Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,        \
+      Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&, Tensor<const T>, Tensor<T>,     \
+      Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

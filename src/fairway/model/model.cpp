@@ -317,7 +317,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 
     MixNormGradient<T> into{all.dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      mlp_backward<Device, T>(device, s, layer, queries.lora, wdown, e4m3, v, ln, d0, d0, dn,
+      mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, d0, d0, dn,
                               dlayer, dwdown, dlora, dxa_of_mlp);  // d0 is now dh
       attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, d0, attn_dn,
                                dlayer, dwo, dlora, attn);
@@ -335,7 +335,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       else
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, s, layer, queries.lora, wdown, e4m3, v, ln, dm, d1, dn,
+      mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, dm, d1, dn,
                               dlayer, dwdown, dlora, dxa_of_mlp);
       attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, da, attn_dn,
                                dlayer, dwo, dlora, attn);

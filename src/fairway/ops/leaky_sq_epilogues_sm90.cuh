@@ -20,6 +20,21 @@ struct Signs {
   uint32_t word[4];
 };
 
+// Of the thread's two rows each one's sum over the tile's columns → to [column tiles, rows].
+__device__ __forceinline__ void store_tile_sums(const float (&sums)[2],
+                                                const sm90::TileElements& at, int rows, int columns,
+                                                float* to) {
+  // Where the tile is, from what is held anyway: registers are short.
+  const int row = rows - at.rows_left;
+  const int column_tile = (columns - at.columns_left) / sm90::WideConfig<>::kTileColumns;
+  to += static_cast<int64_t>(column_tile) * rows + row;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float sum = sm90::quad_sum(sums[half]);
+    if (threadIdx.x % 4 == 0 && 8 * half < at.rows_left) to[8 * half] = sum;
+  }
+}
+
 template <bool kKeepSigns>
 class LeakySqEpilogue {
  public:
@@ -105,16 +120,8 @@ class LeakySqBackwardEpilogue {
   }
 
   __device__ __forceinline__ void finish() {
-    if (params_.half_dots == nullptr) return;
-    // Where the tile is, from what is held anyway: registers are short.
-    const int row = params_.rows - at_.rows_left;
-    const int column_tile = (params_.columns - at_.columns_left) / sm90::WideConfig<>::kTileColumns;
-    float* to = params_.half_dots + static_cast<int64_t>(column_tile) * params_.rows + row;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float sum = sm90::quad_sum(sums_[half]);
-      if (threadIdx.x % 4 == 0 && 8 * half < at_.rows_left) to[8 * half] = sum;
-    }
+    if (params_.half_dots != nullptr)
+      store_tile_sums(sums_, at_, params_.rows, params_.columns, params_.half_dots);
   }
 
  private:

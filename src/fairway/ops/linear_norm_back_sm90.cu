@@ -13,7 +13,8 @@ namespace {
 // kLanes neighbouring threads a row: one is enough for a few tiles, adapters bring more to read.
 template <int kLanes>
 __global__ void __launch_bounds__(kRowThreads)
-    norm_back_rows_kernel(const __grid_constant__ NormBackSums sums, float scale, NormBackRow* to) {
+    norm_back_rows_kernel(const __grid_constant__ NormBackSums sums, float scale,
+                          const __grid_constant__ NormBackScales scales, NormBackRow* to) {
   const int64_t thread = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   const int64_t row = thread / kLanes;
   const int lane = static_cast<int>(thread % kLanes);
@@ -34,7 +35,11 @@ __global__ void __launch_bounds__(kRowThreads)
   dot = group_sum<kLanes>(dot);
   if (row >= sums.rows || lane != 0) return;
   const float rstd = sums.rstd[row];
-  to[row] = {rstd * scale, -rstd * (dot / static_cast<float>(sums.in)) / scale};
+  float factor = rstd * scale;
+  if (scales.dy_rows != nullptr)
+    factor *= power_of_two(-(__ldg(scales.dy_rows + row) + __ldg(scales.dy))) *
+              power_of_two(-__ldg(scales.w));
+  to[row] = {factor, -rstd * (dot / static_cast<float>(sums.in)) / scale};
 }
 
 // dx += factor·C + along·n, a thread's two rows having their own factors. The registers hold half
@@ -114,16 +119,22 @@ class NormBackEpilogue {
   uint4 dx_[kHeld][4], n_[kHeld][4];
 };
 
+template <class Element>
+NormBackEpilogue::Params epilogue_params(const LinearNormBack<Element>& op) {
+  return {op.n, op.row, op.dx, static_cast<int>(op.rows), static_cast<int>(op.in)};
+}
+
 }  // namespace
 
-void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, NormBackRow* row) {
+void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, const NormBackScales* scales,
+                    NormBackRow* row) {
   if (sums.rows == 0) return;
   const auto scale = static_cast<float>(sums.scale);
   const auto launch = [&](auto lanes) {
     constexpr int kLanes = decltype(lanes)::value;
     norm_back_rows_kernel<kLanes>
-        <<<grid(ceil_div(sums.rows * kLanes, kRowThreads)), kRowThreads, 0, stream>>>(sums, scale,
-                                                                                      row);
+        <<<grid(ceil_div(sums.rows * kLanes, kRowThreads)), kRowThreads, 0, stream>>>(
+            sums, scale, scales != nullptr ? *scales : NormBackScales{}, row);
   };
   if (sums.xa != nullptr)
     launch(std::integral_constant<int, 8>{});
@@ -132,31 +143,31 @@ void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, NormBackRow* 
   cuda_check_launch("norm_back_rows");
 }
 
-void linear_norm_back(cudaStream_t stream, const LinearNormBack& op,
-                      const AdapterOperands* adapters) {
+template <class Element>
+void linear_norm_back(cudaStream_t stream, const LinearNormBack<Element>& op) {
   if (op.rows == 0) return;
   require_widths(op.in, op.out);
-  const auto launch = [&]<bool kAdapted>(std::bool_constant<kAdapted>) {
-    using Config = sm90::WideConfig<1, 1, kAdapted>;
-    const sm90::WideMatrices<Config> matrices{
-        {sm90::tensor_map(op.dy, op.rows, op.out, op.out)},
-        {sm90::tensor_map_fragments(op.w_transposed, op.in, op.out, op.out)}};
-    sm90::WideSchedule schedule{};
-    schedule.k_blocks = static_cast<int>(op.out / Config::kBlockK);
-    sm90::WideAdapters<Config> added{};
-    int64_t rows = op.rows;
-    if constexpr (kAdapted) {
-      added = wide_adapters<Config>(*adapters, op.rows);
-      rows = adapters->row_tiles * sm90::kTileRows;
-    }
-    sm90::wide_launch<Config, NormBackEpilogue>(
-        stream, matrices, rows, op.in, schedule,
-        {op.n, op.row, op.dx, static_cast<int>(op.rows), static_cast<int>(op.in)}, added);
-  };
-  if (adapters)
-    launch(std::true_type{});
-  else
-    launch(std::false_type{});
+  require(op.out % sm90::WideConfig<1, 1, false, Element>::kBlockK == 0,
+          "linear_norm_back: e4m3 rows of dy must be multiples of 128");
+  sm90::wide_launch<NormBackEpilogue>(stream, op.dy, op.w_transposed, op.rows, op.in, op.out,
+                                      epilogue_params(op));
+}
+template void linear_norm_back(cudaStream_t, const LinearNormBack<bf16>&);
+template void linear_norm_back(cudaStream_t, const LinearNormBack<e4m3>&);
+
+void linear_norm_back(cudaStream_t stream, const LinearNormBack<bf16>& op,
+                      const AdapterOperands& adapters) {
+  if (op.rows == 0) return;
+  require_widths(op.in, op.out);
+  using Config = sm90::WideConfig<1, 1, true>;
+  const sm90::WideMatrices<Config> matrices{
+      {sm90::tensor_map(op.dy, op.rows, op.out, op.out)},
+      {sm90::tensor_map_fragments(op.w_transposed, op.in, op.out, op.out)}};
+  sm90::WideSchedule schedule{};
+  schedule.k_blocks = static_cast<int>(op.out / Config::kBlockK);
+  sm90::wide_launch<Config, NormBackEpilogue>(
+      stream, matrices, adapters.row_tiles * sm90::kTileRows, op.in, schedule, epilogue_params(op),
+      wide_adapters<Config>(adapters, op.rows));
 }
 
 }  // namespace fairway::cuda

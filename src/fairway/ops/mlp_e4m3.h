@@ -110,14 +110,17 @@ void norm_mlp_leaky_sq_e4m3_steps(Device& device, Tensor<const T> x, double eps,
 }
 
 // From dm [T, D] and what was kept, which is lost: dn [T, D] = dz Wup is written; dwup [F, D] and
-// dwdown [D, F] accumulate.
+// dwdown [D, F] accumulate. With `norm`, which wants n as the forward pass had it, dx becomes
+// rms_norm_backward's, and dn is scratch. n·dn may then be Σ_j z_j dz_j, as it was before dz and n
+// were rounded to e4m3 for dn: about 0.05/√D of dn from what the rounded dn gives.
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<T> dwup, Tensor<T> dwdown);
+                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm = {});
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown);
+                                Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
+                                const MlpNormBack<T>& norm = {});
 
 }  // namespace fairway

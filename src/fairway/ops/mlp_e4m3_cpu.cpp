@@ -123,7 +123,7 @@ void norm_mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> x, double eps, do
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<T> dwup, Tensor<T> dwdown) {
+                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.size() / D;
   // f(z) lives here, and dz takes z's place.
   const Tensor<T> z = hidden.z;
@@ -153,6 +153,8 @@ void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<co
   });
   linear_backward_weight<T>(device, dm, f, dwdown);
   linear_backward_weight<T>(device, z, n, dwup);
+  // Last: norm.dx may be dm.
+  if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                     \
@@ -165,7 +167,7 @@ void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<co
                                        const MlpHidden<T>&, Tensor<T>);                            \
   template void mlp_leaky_sq_e4m3_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,           \
                                            const MlpHidden<T>&, const MlpE4m3<T>&, Tensor<T>,      \
-                                           Tensor<T>, Tensor<T>);
+                                           Tensor<T>, Tensor<T>, const MlpNormBack<T>&);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -8,6 +8,7 @@
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
+#include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
@@ -26,19 +27,28 @@ Tensor<T> workspace(CudaDevice& device, int slot, int64_t rows, int64_t width) {
   return {reinterpret_cast<T*>(device.workspace(slot, bytes)), {rows, width}};
 }
 
-// [rows, width] of T and an exponent a row.
+// [rows, width] of T and an exponent a row; behind them room for norm_back's rows and its sums of
+// `dot_tiles` tiles of columns, where there are any.
 template <class T>
 struct ScaledRows {
   Tensor<T> x;
-  int32_t* exponents = nullptr;
+  int32_t* exponents;
+  float* half_dots = nullptr;        // [dot_tiles, rows]
+  cuda::NormBackRow* row = nullptr;  // [rows]
 };
 template <class T>
-ScaledRows<T> scaled_rows(CudaDevice& device, int64_t rows, int64_t width) {
-  const size_t bytes = (static_cast<size_t>(rows * width) * sizeof(T) + 15) / 16 * 16;
-  std::byte* const memory =
-      device.workspace(kRowsSlot, bytes + static_cast<size_t>(rows) * sizeof(int32_t));
-  return {{reinterpret_cast<T*>(memory), {rows, width}},
-          reinterpret_cast<int32_t*>(memory + bytes)};
+ScaledRows<T> scaled_rows(CudaDevice& device, int64_t rows, int64_t width, int64_t dot_tiles = 0) {
+  const auto count = static_cast<size_t>(rows), tiles = static_cast<size_t>(dot_tiles);
+  const size_t x = (count * static_cast<size_t>(width) * sizeof(T) + 15) / 16 * 16;
+  const size_t row = tiles > 0 ? count * sizeof(cuda::NormBackRow) : 0;
+  const size_t dots = tiles * count * sizeof(float);
+  std::byte* const memory = device.workspace(kRowsSlot, x + row + dots + count * sizeof(int32_t));
+  ScaledRows<T> s{{reinterpret_cast<T*>(memory), {rows, width}},
+                  reinterpret_cast<int32_t*>(memory + x + row + dots)};
+  if (tiles == 0) return s;
+  s.row = reinterpret_cast<cuda::NormBackRow*>(memory + x);
+  s.half_dots = reinterpret_cast<float*>(memory + x + row);
+  return s;
 }
 
 // Hopper, and widths that its kernels have tiles for.
@@ -82,19 +92,44 @@ void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>
 
 void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
                    const MlpHidden<bf16>& hidden, const MlpE4m3<bf16>& w, Tensor<bf16> dn,
-                   Tensor<float> dwup, Tensor<float> dwdown) {
+                   Tensor<float> dwup, Tensor<float> dwdown, const MlpNormBack<bf16>& norm) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   const int32_t* const e = w.exponents.data;
   linear_backward_weight<bf16>(device, dm, hidden.z, dwdown);
-  const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D);
+  const int64_t tiles = norm ? cuda::leaky_sq_dot_tiles(F) : 0;
+  const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D, tiles);
   const Tensor<e4m3> dz = workspace<e4m3>(device, kHiddenSlot, rows, F);
   cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
   cuda::mlp_e4m3_down_backward(device.stream(), in.x.data, in.exponents,
                                OperandPair(w.wdown).transposed, e, hidden.z.data, hidden.signs.data,
-                               rows, D, F, hidden.z.data, dz.data);
+                               rows, D, F, hidden.z.data, dz.data, in.half_dots);
   linear_backward_weight<bf16>(device, hidden.z, n, dwup);
-  cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, OperandPair(w.wup).transposed,
-                             e, rows, D, F, dn.data);
+  const e4m3* const wup_transposed = OperandPair(w.wup).transposed;
+  if (!norm) {
+    cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, wup_transposed, e, rows, D,
+                               F, dn.data);
+    return;
+  }
+  const cuda::NormBackScales scales{.dy_rows = in.exponents, .dy = e + kE4m3Dz, .w = e + kE4m3Up};
+  cuda::norm_back_rows(device.stream(),
+                       {.half_dots = in.half_dots,
+                        .tiles = tiles,
+                        .rows = rows,
+                        .in = D,
+                        .xa = nullptr,
+                        .dxa = nullptr,
+                        .width = 0,
+                        .rstd = norm.rstd.data,
+                        .scale = norm.scale},
+                       &scales, in.row);
+  cuda::linear_norm_back<e4m3>(device.stream(), {.dy = dz.data,
+                                                 .w_transposed = wup_transposed,
+                                                 .n = n.data,
+                                                 .row = in.row,
+                                                 .dx = norm.dx.data,
+                                                 .rows = rows,
+                                                 .in = D,
+                                                 .out = F});
 }
 
 }  // namespace
@@ -160,11 +195,12 @@ void norm_mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> x, double eps, d
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown) {
+                                Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
+                                const MlpNormBack<T>& norm) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown);
+      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown, norm);
       return;
     }
   const Tensor<T> hidden_rows = workspace<T>(device, kHiddenSlot, rows, F);
@@ -187,19 +223,20 @@ void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<c
   linear_backward_weight<T>(device, dz, n, dwup);
   round_rows_to_e4m3<T>(device, dz, w.exponents.data + kE4m3Dz, scaled_dm.exponents, dz.data);
   linear_backward_input<T>(device, dz, w.wup, dn, false);
+  if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                \
-  template void mlp_e4m3_weights(CudaDevice&, Tensor<const T>, Tensor<const T>,               \
-                                 std::span<const double>, const MlpE4m3<T>&);                 \
-  template void mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, const MlpE4m3<T>&,            \
-                                  Tensor<const T>, const MlpHidden<T>&, Tensor<T>);           \
-  template void norm_mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, double, double,          \
-                                       Tensor<Accum<T>>, Tensor<T>, const MlpE4m3<T>&,        \
-                                       Tensor<const T>, const MlpHidden<T>&, Tensor<T>);      \
-  template void mlp_leaky_sq_e4m3_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,     \
-                                           const MlpHidden<T>&, const MlpE4m3<T>&, Tensor<T>, \
-                                           Tensor<Accum<T>>, Tensor<Accum<T>>);
+#define FAIRWAY_INSTANTIATE(T)                                                               \
+  template void mlp_e4m3_weights(CudaDevice&, Tensor<const T>, Tensor<const T>,              \
+                                 std::span<const double>, const MlpE4m3<T>&);                \
+  template void mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, const MlpE4m3<T>&,           \
+                                  Tensor<const T>, const MlpHidden<T>&, Tensor<T>);          \
+  template void norm_mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, double, double,         \
+                                       Tensor<Accum<T>>, Tensor<T>, const MlpE4m3<T>&,       \
+                                       Tensor<const T>, const MlpHidden<T>&, Tensor<T>);     \
+  template void mlp_leaky_sq_e4m3_backward(                                                  \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, const MlpE4m3<T>&, \
+      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const MlpNormBack<T>&);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -88,6 +88,7 @@ class LeakySqE4m3BackwardEpilogue {
     const uint4* signs;
     const int32_t* exponents;     // [kE4m3Exponents]
     const int32_t* dm_exponents;  // [rows]
+    float* half_dots;             // as LeakySqBackwardEpilogue's
   };
 
   __device__ __forceinline__ LeakySqE4m3BackwardEpilogue(const Params& params, const GemmTileAt& at)
@@ -100,16 +101,19 @@ class LeakySqE4m3BackwardEpilogue {
 #pragma unroll
     for (int c = 0; c < 3; ++c) load(c);
     prefetch(3);  // there are no registers for it until the first chunk is done
-    dm_.load(params_.dm_exponents, params_.rows, at_);
-    down_ = __ldg(params_.exponents + kE4m3Down);
-    dz_ = __ldg(params_.exponents + kE4m3Dz);
+    df_.load(params_.dm_exponents, params_.rows, at_);
+    const int down = __ldg(params_.exponents + kE4m3Down);
+    dz_ = __ldg(params_.exponents + kE4m3Dz) - down;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) df_.of[half] += down;
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
     if (c == 1) load(3);
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-      const float scale = power_of_two(-(dm_.of[p % 2] + down_));
+      if (!at_.valid(c, p)) continue;
+      const float scale = power_of_two(-df_.of[p % 2]);
       const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
@@ -117,19 +121,24 @@ class LeakySqE4m3BackwardEpilogue {
         // first products.
         const float low = __uint_as_float(pairs[i / 2] * 0x10000u + zero);
         const float high = __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+        sums_[p % 2] = fmaf(low, v[p][i], sums_[p % 2]);
+        sums_[p % 2] = fmaf(high, v[p][i + 1], sums_[p % 2]);
         v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i, scale);
         v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1, scale);
       }
       const uint4 dz = pack_bf16_8(v[p]);
-      const uint2 operand = e4m3_of_bf16(dz, power_of_two(dm_.of[p % 2] + dz_));
-      if (at_.valid(c, p)) {
-        *reinterpret_cast<uint4*>(params_.dz + at_.offset(c, p)) = dz;
-        *reinterpret_cast<uint2*>(params_.dz_operand + at_.offset(c, p)) = operand;
-      }
+      const uint2 operand = e4m3_of_bf16(dz, power_of_two(df_.of[p % 2] + dz_));
+      *reinterpret_cast<uint4*>(params_.dz + at_.offset(c, p)) = dz;
+      *reinterpret_cast<uint2*>(params_.dz_operand + at_.offset(c, p)) = operand;
     }
   }
 
-  __device__ __forceinline__ void finish() {}
+  __device__ __forceinline__ void finish() {
+    if (params_.half_dots == nullptr) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) sums_[half] *= power_of_two(-df_.of[half]);
+    store_tile_sums(sums_, at_, params_.rows, params_.columns, params_.half_dots);
+  }
 
  private:
   __device__ __forceinline__ void load(int c) {
@@ -150,9 +159,10 @@ class LeakySqE4m3BackwardEpilogue {
 
   const Params& params_;
   sm90::TileElements at_;
-  RowExponents dm_;
-  int32_t down_, dz_;
+  RowExponents df_;  // of the sums' scale
+  int32_t dz_;       // dz's scale over df's
   Signs signs_;
+  float sums_[2] = {0.0f, 0.0f};  // of the thread's two rows, before df's scale is undone
   uint4 in_[4][4];
 };
 

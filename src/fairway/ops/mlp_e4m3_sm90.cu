@@ -31,13 +31,13 @@ void mlp_e4m3_down(cudaStream_t stream, const e4m3* f, const e4m3* wdown, const 
 void mlp_e4m3_down_backward(cudaStream_t stream, const e4m3* dm, const int32_t* dm_exponents,
                             const e4m3* wdown_transposed, const int32_t* exponents, const bf16* f,
                             const void* signs, int64_t T, int64_t D, int64_t F, bf16* dz,
-                            e4m3* dz_operand) {
+                            e4m3* dz_operand, float* half_dots) {
   if (T == 0) return;
   require(mlp_e4m3_fits(D, F), "an e4m3 MLP's widths must be multiples of 128");
   sm90::wide_launch<LeakySqE4m3BackwardEpilogue>(
       stream, dm, wdown_transposed, T, F, D,
       {f, dz, dz_operand, static_cast<int>(T), static_cast<int>(F),
-       static_cast<const uint4*>(signs), exponents, dm_exponents});
+       static_cast<const uint4*>(signs), exponents, dm_exponents, half_dots});
 }
 
 void mlp_e4m3_up_backward(cudaStream_t stream, const e4m3* dz, const int32_t* dm_exponents,

@@ -34,13 +34,15 @@ void mlp_e4m3_down(cudaStream_t stream, const e4m3* f, const e4m3* wdown, const 
                    const bf16* residual, int64_t T, int64_t D, int64_t F, bf16* y);
 
 // dm [T, D] and wdownᵀ [F, D] as operands, f and signs as mlp_e4m3_up left them → dz [T, F] =
-// (dm wdown)⊙f'(z), which may be f itself, and its operand.
+// (dm wdown)⊙f'(z), which may be f itself, and its operand. half_dots as of leaky_sq_down_backward:
+// z·dz/2 before dz is rounded.
 void mlp_e4m3_down_backward(cudaStream_t stream, const e4m3* dm, const int32_t* dm_exponents,
                             const e4m3* wdown_transposed, const int32_t* exponents, const bf16* f,
                             const void* signs, int64_t T, int64_t D, int64_t F, bf16* dz,
-                            e4m3* dz_operand);
+                            e4m3* dz_operand, float* half_dots);
 
-// dz [T, F] and wupᵀ [D, F] as operands → dn [T, D] = dz wup.
+// dz [T, F] and wupᵀ [D, F] as operands → dn [T, D] = dz wup. (Through the norm before it:
+// linear_norm_back.)
 void mlp_e4m3_up_backward(cudaStream_t stream, const e4m3* dz, const int32_t* dm_exponents,
                           const e4m3* wup_transposed, const int32_t* exponents, int64_t T,
                           int64_t D, int64_t F, bf16* dn);

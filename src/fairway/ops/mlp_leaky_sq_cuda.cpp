@@ -2,6 +2,7 @@
 // Elsewhere, plain products and elementwise passes over the hidden rows.
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear_adapted.h"
@@ -101,21 +102,21 @@ void norm_back(CudaDevice& device, Tensor<const bf16> dz, Tensor<const bf16> n,
                         .width = added.down.width(),
                         .rstd = norm.rstd.data,
                         .scale = norm.scale},
-                       work.row);
-  const cuda::LinearNormBack op{.dy = dz.data,
-                                .w_transposed = cuda::transposed<1>(device, kTransposedSlot, {wup}),
-                                .n = n.data,
-                                .row = work.row,
-                                .dx = norm.dx.data,
-                                .rows = rows,
-                                .in = D,
-                                .out = F};
-  if (added) {
-    const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
-    cuda::linear_norm_back(device.stream(), op, &adapters);
-  } else {
-    cuda::linear_norm_back(device.stream(), op, nullptr);
-  }
+                       nullptr, work.row);
+  const cuda::LinearNormBack<bf16> op{
+      .dy = dz.data,
+      .w_transposed = cuda::transposed<1>(device, kTransposedSlot, {wup}),
+      .n = n.data,
+      .row = work.row,
+      .dx = norm.dx.data,
+      .rows = rows,
+      .in = D,
+      .out = F};
+  if (added)
+    cuda::linear_norm_back(device.stream(), op,
+                           cuda::adapters_down_backward(device, rows, added.dxa, added.down));
+  else
+    cuda::linear_norm_back(device.stream(), op);
 }
 
 }  // namespace
