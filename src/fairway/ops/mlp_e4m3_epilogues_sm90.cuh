@@ -7,7 +7,6 @@
 #include "fairway/ops/leaky_sq_epilogues_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/sm90/gemm_wide.cuh"
-#include "fairway/sm90/prefetch.cuh"
 
 namespace fairway::cuda {
 
@@ -98,18 +97,19 @@ class LeakySqE4m3BackwardEpilogue {
   }
 
   __device__ __forceinline__ void early() {
-#pragma unroll
-    for (int c = 0; c < 3; ++c) load(c);
-    prefetch(3);  // there are no registers for it until the first chunk is done
     df_.load(params_.dm_exponents, params_.rows, at_);
     const int down = __ldg(params_.exponents + kE4m3Down);
     dz_ = __ldg(params_.exponents + kE4m3Dz) - down;
 #pragma unroll
     for (int half = 0; half < 2; ++half) df_.of[half] += down;
+#pragma unroll
+    for (int c = 0; c < 4; ++c)
+#pragma unroll
+      for (int p = 0; p < 4; ++p)
+        in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
-    if (c == 1) load(3);
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
       if (!at_.valid(c, p)) continue;
@@ -141,17 +141,6 @@ class LeakySqE4m3BackwardEpilogue {
   }
 
  private:
-  __device__ __forceinline__ void load(int c) {
-#pragma unroll
-    for (int p = 0; p < 4; ++p)
-      in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
-  }
-  // Of each of the two rows the line of 128 bytes in which a thread's pieces lie.
-  __device__ __forceinline__ void prefetch(int c) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (at_.valid(c, half)) sm90::prefetch_l2(params_.f + at_.offset(c, half));
-  }
   // f'(z) over the root of f(z), times `scale`.
   __device__ __forceinline__ float slope(int c, int bit, float scale) const {
     return (signs_.word[c] & (0x80000000u >> bit)) != 0 ? -scale : 2.0f * scale;
