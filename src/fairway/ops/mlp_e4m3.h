@@ -111,8 +111,8 @@ void norm_mlp_leaky_sq_e4m3_steps(Device& device, Tensor<const T> x, double eps,
 
 // From dm [T, D] and what was kept, which is lost: dn [T, D] = dz Wup is written; dwup [F, D] and
 // dwdown [D, F] accumulate. With `norm`, which wants n as the forward pass had it, dx becomes
-// rms_norm_backward's, and dn is scratch. n·dn may then be Σ_j z_j dz_j, as it was before dz and n
-// were rounded to e4m3 for dn: about 0.05/√D of dn from what the rounded dn gives.
+// rms_norm_backward's, and dn is scratch. On Hopper n·dn is then Σ_j z_j dz_j of dz before it is
+// rounded to e4m3, some 0.05/√D of ‖n‖‖dn‖ away from that of the rounded dn.
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
