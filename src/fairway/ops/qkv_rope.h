@@ -8,8 +8,8 @@
 
 namespace fairway {
 
-// q, or k and v, may be left out: their matrices and outputs are null then. What remains is the same
-// bits.
+// q, or k and v, may be left out: their matrices and outputs are null then. What remains is the
+// same bits.
 template <class T>
 struct QkvMaps {
   Tensor<const T> wq, wk, wv;           // [H·d, D], [K·d, D], [K·d, D]

@@ -128,8 +128,10 @@ void qkv_rope(cudaStream_t stream, const QkvRope& op, const AdapterOperands* ada
     using Config = sm90::WideConfig<1, 3, kAdapted>;
     const int64_t q = op.heads * kHeadDim, kv = op.kv_heads * kHeadDim;
     sm90::WideMatrices<Config> matrices{{sm90::tensor_map(op.n, op.rows, op.width, op.width)}, {}};
-    // What is left out has no columns, but the end of a last tile may reach into it: any map will do.
-    const bf16* const w[3] = {q > 0 ? op.wq : op.wk, kv > 0 ? op.wk : op.wq, kv > 0 ? op.wv : op.wq};
+    // What is left out has no columns, but the end of a last tile may reach into it: any map will
+    // do.
+    const bf16* const w[3] = {q > 0 ? op.wq : op.wk, kv > 0 ? op.wk : op.wq,
+                              kv > 0 ? op.wv : op.wq};
     const int64_t columns[3] = {q > 0 ? q : kv, kv > 0 ? kv : q, kv > 0 ? kv : q};
     for (int i = 0; i < 3; ++i)
       matrices.b[i] = sm90::tensor_map_fragments(w[i], columns[i], op.width, op.width);

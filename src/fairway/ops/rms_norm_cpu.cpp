@@ -51,8 +51,7 @@ template <class T>
 void gather_rows(CpuDevice& device, Tensor<const T> x, Tensor<const int32_t> rows, Tensor<T> y) {
   const int64_t D = x.extent(1);
   for_row_blocks(device, y.extent(0), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      std::copy_n(x.data + rows[r] * D, D, y.data + r * D);
+    for (int64_t r = begin; r < end; ++r) std::copy_n(x.data + rows[r] * D, D, y.data + r * D);
   });
 }
 

@@ -65,9 +65,8 @@ __global__ __launch_bounds__(kRowThreads) void norm_kernel(const T* x, const int
 // x is the norm's output. The gradient is added to dx, or with kWrite written.
 template <class T, int kVec, int kChunks, bool kWrite>
 __global__ __launch_bounds__(kRowThreads) void norm_backward_kernel(const T* dn, const T* x,
-                                                                    const float* rstd,
-                                                                    int64_t rows, int64_t D,
-                                                                    float scale, T* dx) {
+                                                                    const float* rstd, int64_t rows,
+                                                                    int64_t D, float scale, T* dx) {
   constexpr int kHeld = kChunks > 0 ? kChunks : 1;
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
@@ -190,8 +189,8 @@ void rms_norm_backward(CudaDevice& device, Tensor<const T> dn, Tensor<const T> n
   const bool packs = D % kPack == 0 && aligned16(dn.data, n.data, dx.data);
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     norm_backward_kernel<T, decltype(vec)::value, decltype(chunks)::value, false>
-        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
-            dn.data, n.data, rstd.data, rows, D, static_cast<float>(scale), dx.data);
+        <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(dn.data, n.data, rstd.data, rows, D,
+                                                                static_cast<float>(scale), dx.data);
   });
   cuda_check_launch("rms_norm_backward");
 }
