@@ -42,9 +42,9 @@ TEST(Arena, PiecesAreAlignedDisjointAndShaped) {
 }
 
 TEST(Arena, TakingMoreThanCountedIsABug) {
-  const HostBuffer memory(128);
+  const HostBuffer memory(256);
   Arena arena(memory.data(), memory.bytes());
-  arena.take<float>("fits", {32});
+  arena.take<float>("fits", {64});
   EXPECT_THROW(arena.take<float>("does not", {1}), std::logic_error);
 }
 
