@@ -87,13 +87,17 @@ void OpsBench<Device, E>::adapters() {
           wide_flops + rank_flops,
           [&] { linear_adapted_backward_input<E>(device, zf, wup, back_of_one, y); });
   const MlpHidden<E> kept{zf, take_as(uint32_t{}, {mlp_sign_words<E>(T, hidden)})};
-  const double mlp_elements = 3 * TD + 2 * TF + 2 * DF + TR + 2 * adapters,
-               mlp_flops = 2 * wide_flops + rank_flops;
-  measure("mlp_leaky_sq backward, input, adapted", mlp_elements, mlp_flops, [&] {
+  // The backward pass consumes what the forward pass kept, so it runs behind one each time.
+  const auto forward = [&] { mlp_leaky_sq<E>(device, x, wup, wdown, z, kept, y); };
+  const double mlp_elements = 6 * TD + 3 * TF + 4 * DF + TR + 2 * adapters,
+               mlp_flops = 4 * wide_flops + rank_flops;
+  measure("mlp_leaky_sq forward and backward, input, adapted", mlp_elements, mlp_flops, [&] {
+    forward();
     mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, {}, {}, back_of_one);
   });
-  measure("mlp_leaky_sq backward, input, adapted, into its norm", mlp_elements + TD + TR, mlp_flops,
-          [&] {
+  measure("mlp_leaky_sq forward and backward, input, adapted, into its norm",
+          mlp_elements + TD + TR, mlp_flops, [&] {
+            forward();
             mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, {}, {}, back_of_one,
                                      {rstd, 1, lane, {xa.data, {T, kRank}}});
           });

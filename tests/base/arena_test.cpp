@@ -21,8 +21,8 @@ TEST(Arena, DryRunCountsWhatTheRealOneTakes) {
   Arena dry;
   const size_t used = lay_out(dry);
   EXPECT_TRUE(dry.dry());
-  EXPECT_EQ(used, 64u + 64u);
-  EXPECT_EQ(dry.peak(), 64u + 8000u);
+  EXPECT_EQ(used, 256u + 256u);
+  EXPECT_EQ(dry.peak(), 256u + 8192u);
 
   const HostBuffer memory(dry.peak());
   Arena real(memory.data(), memory.bytes());
@@ -36,15 +36,15 @@ TEST(Arena, PiecesAreAlignedDisjointAndShaped) {
   const auto a = arena.take<float>("a", {3, 5});
   const auto b = arena.take<uint8_t>("b", {1});
   EXPECT_EQ(a.shape, (Shape{3, 5}));
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(a.data) % 64, 0u);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(b.data) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(a.data) % 256, 0u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(b.data) % 256, 0u);
   EXPECT_GE(reinterpret_cast<std::byte*>(b.data), reinterpret_cast<std::byte*>(a.end()));
 }
 
 TEST(Arena, TakingMoreThanCountedIsABug) {
-  const HostBuffer memory(128);
+  const HostBuffer memory(256);
   Arena arena(memory.data(), memory.bytes());
-  arena.take<float>("fits", {32});
+  arena.take<float>("fits", {64});
   EXPECT_THROW(arena.take<float>("does not", {1}), std::logic_error);
 }
 

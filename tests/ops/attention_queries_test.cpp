@@ -59,14 +59,13 @@ class AttentionQueries : public ::testing::TestWithParam<Case> {
       const auto delta = h.template scratch<A>({H, n});
       if (with_xsa) {
         attention_xsa<T>(device, q, k, v, segments, r.y, r.lse, r.y_dot_v);
-        attention_xsa_backward<T>(device, q, k, v, segments, r.lse, r.y, r.y_dot_v, dy, delta, r.dq,
-                                  r.dk, r.dv, &rope);
+        xsa_backward<T>(device, r.y, v, r.y_dot_v, dy, r.dv, delta, segments.query_rows);
       } else {
         attention_varlen<T>(device, q, k, v, segments, r.y, r.lse);
         attention_delta<T>(device, r.y, dy, delta);
-        attention_varlen_backward<T>(device, q, k, v, segments, r.lse, dy, delta, r.dq, r.dk, r.dv,
-                                     &rope);
       }
+      attention_varlen_backward<T>(device, q, k, v, segments, r.lse, dy, delta, r.dq, r.dk, r.dv,
+                                   &rope);
       return r;
     };
 

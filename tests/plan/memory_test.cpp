@@ -54,7 +54,7 @@ TEST(RankMemory, Float8KeepsItsOperandsOfTheMlpBesideTheMatrices) {
   const ModelConfig& c = in.model;
   // Wup and Wdown in bf16, or twice in e4m3; five exponents a layer, in whole pieces of an arena.
   const int64_t matrices = int64_t{2} * c.num_layers * c.model_dim * c.mlp_dim();
-  EXPECT_EQ(memory["e4m3 matrices"], 2 * matrices + (4 * 5 * c.num_layers + 63) / 64 * 64);
+  EXPECT_EQ(memory["e4m3 matrices"], 2 * matrices + (4 * 5 * c.num_layers + 255) / 256 * 256);
   memory.erase("e4m3 matrices");
   EXPECT_EQ(memory, without);
 }

@@ -74,8 +74,9 @@ class OpHarness {
                   int e4m3 = 0) {
     return output<T>(name, shape, values_of(shape, 1, 0), roundings, terms, e4m3);
   }
-  Tensor<A> inout_vec(const char* name, Shape shape, int roundings = 0, int64_t terms = 1) {
-    return output<A>(name, shape, values_of(shape, 1, 0), roundings, terms);
+  Tensor<A> inout_vec(const char* name, Shape shape, int roundings = 0, int64_t terms = 1,
+                      double size = 1) {
+    return output<A>(name, shape, values_of(shape, size, 0), roundings, terms);
   }
 
   // Memory that the op needs and nobody looks at.

@@ -9,7 +9,7 @@
 namespace fairway {
 
 namespace {
-constexpr size_t kAlignment = 64;
+constexpr size_t kAlignment = 256;
 size_t round_up(size_t n, size_t to) {
   return (n + to - 1) / to * to;
 }

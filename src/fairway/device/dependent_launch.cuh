@@ -42,7 +42,7 @@ void launch_dependent(cudaStream_t stream, void (*kernel)(Parameters...), dim3 b
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = major == 9 ? 1 : 0;
   // An error is the last error, too.
   static_cast<void>(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
 }

@@ -70,10 +70,10 @@ struct Acts {
 };
 
 // Lays the tensors out in `arena` (dry or real), for batches whose `rows` are given if head_rows <
-// rows and null if they are equal. Without `for_backward`, visits share their
-// tensors: only what the rest of the forward pass reads is kept apart. `lora`: what adapters there
-// may be; null: none. `mlp_e4m3`: whether the MLP's products have e4m3 operands (ops/mlp_e4m3.h),
-// for which there is a backward pass and no adapters.
+// rows and null if they are equal. Without `for_backward`, visits share their tensors: only what
+// the rest of the forward pass reads is kept apart, and the last visit's where rows are picked.
+// `lora`: what adapters there may be; null: none. `mlp_e4m3`: whether the MLP's products have e4m3
+// operands (ops/mlp_e4m3.h), for which there is a backward pass and no adapters.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
                   bool for_backward, Arena& arena, const LoraConfig* lora = nullptr,

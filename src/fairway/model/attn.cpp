@@ -110,14 +110,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                                      queries.rope.cosine, queries.rope.sine};
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
-    if (picked) {
-      // Where rows are no queries, dv begins with nothing.
-      device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
-      linear_xsa_backward_steps<T>(device, dout, wo_scaled, acts.y, acts.v, acts.y_dot_v, dy, dv,
-                                   delta, queries.segments.query_rows);
-    } else {
-      linear_xsa_backward<T>(device, dout, wo_scaled, acts.y, acts.v, acts.y_dot_v, dy, dv, delta);
-    }
+    linear_xsa_backward<T>(device, dout, wo_scaled, acts.y, acts.v, acts.y_dot_v, dy, dv, delta,
+                           queries.segments.query_rows);
   } else {
     linear_backward_input<T>(device, dout, wo_scaled, dy, false);
     attention_delta<T>(device, acts.y, dy, delta);

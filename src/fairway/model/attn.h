@@ -47,8 +47,8 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
                   const VisitActs<T>& acts, Tensor<const T> residual, Tensor<T> out);
 
 // From dout, the gradient of what was added: dn, that of all of attn_in, is written (null: not
-// wanted);
-// where there is a place for them, weight gradients accumulate and adapter gradients are written.
+// wanted); where there is a place for them, weight gradients accumulate and adapter gradients are
+// written.
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const RopeTable<T>& rope,

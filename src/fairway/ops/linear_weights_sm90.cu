@@ -181,6 +181,7 @@ void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& fr
                                   float* partial) {
   if (from.rows == 0) return;
   Gradients g{};
+  check(out_width(from) * from.in <= INT32_MAX, "weights' gradients: too many elements");
   g.m = static_cast<int>(out_width(from));
   g.n = static_cast<int>(from.in);
   Sum sum{};

@@ -12,27 +12,31 @@ namespace fairway {
 //   dy [T, H, d]   the gradient of attention's own output, written; not dout's memory
 //   dv [T, K, d]   what v gets through XSA, written
 //   delta [H, T]   dy·y, which attention's backward needs, written
+// With `rows` [Q], dout, y2, y_dot_v, dy and delta have the rows of some positions alone, v and dv
+// those of all: row q of y2 is at rows[q] of v, and where there is none dv is zero.
 template <class T>
 void linear_xsa_backward(CudaDevice& device, Tensor<const T> dout, Tensor<const T> w,
                          Tensor<const T> y2, Tensor<const T> v, Tensor<const Accum<T>> y_dot_v,
-                         Tensor<T> dy, Tensor<T> dv, Tensor<Accum<T>> delta);
+                         Tensor<T> dy, Tensor<T> dv, Tensor<Accum<T>> delta,
+                         Tensor<const int32_t> rows = {});
 
-// Step by step; dy holds the gradient of y2 first. `rows` as in xsa_backward: where each row of y2
-// is in v.
+// Step by step; dy holds the gradient of y2 first, and is rounded with it.
 template <class T, class Device>
 void linear_xsa_backward_steps(Device& device, Tensor<const T> dout, Tensor<const T> w,
                                Tensor<const T> y2, Tensor<const T> v,
                                Tensor<const Accum<T>> y_dot_v, Tensor<T> dy, Tensor<T> dv,
                                Tensor<Accum<T>> delta, Tensor<const int32_t> rows = {}) {
   linear_backward_input<T>(device, dout, w, dy, false);
+  if (rows) device.zero(dv.data, static_cast<size_t>(dv.size()) * sizeof(T));
   xsa_backward<T>(device, y2, v, y_dot_v, dy, dv, delta, rows);
 }
 
 template <class T>
 void linear_xsa_backward(CpuDevice& device, Tensor<const T> dout, Tensor<const T> w,
                          Tensor<const T> y2, Tensor<const T> v, Tensor<const T> y_dot_v,
-                         Tensor<T> dy, Tensor<T> dv, Tensor<T> delta) {
-  linear_xsa_backward_steps<T>(device, dout, w, y2, v, y_dot_v, dy, dv, delta);
+                         Tensor<T> dy, Tensor<T> dv, Tensor<T> delta,
+                         Tensor<const int32_t> rows = {}) {
+  linear_xsa_backward_steps<T>(device, dout, w, y2, v, y_dot_v, dy, dv, delta, rows);
 }
 
 }  // namespace fairway

@@ -31,7 +31,7 @@ template <class T>
 void mix_norm_backward(CpuDevice& device, const MixNormGradient<T>& in, Tensor<const T> plus,
                        Tensor<T> dx, Tensor<T> dx0, Tensor<T> dmix) {
   using Real = decltype(real_part(T{}));
-  const int64_t D = in.x.extent(1), rows = in.x.extent(0);
+  const int64_t D = in.dn.extent(1), rows = in.dn.extent(0);
   const T *mix0 = in.mix.data, *mix1 = in.mix.data + D;
   const bool with_mix = dmix.data != nullptr;
   const auto block = [&](int64_t begin, int64_t end, T* partial) {

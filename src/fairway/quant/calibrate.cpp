@@ -135,6 +135,7 @@ typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& aren
   l.acts = take_acts<T>(config, net_.route, tokens, tokens, /*for_backward=*/true, arena);
   if constexpr (!std::is_same_v<T, bf16>)
     l.hidden = arena.take<T>("hidden", {tokens, config.mlp_dim()});
+  // The head does not run.
   const auto bytes =
       static_cast<int64_t>(scratch_bytes<T>(net_, tokens, 1, /*for_backward=*/false));
   l.rest = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
