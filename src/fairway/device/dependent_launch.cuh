@@ -16,7 +16,8 @@
 namespace fairway {
 
 // Every thread of a kernel launched by launch_dependent calls this before it reads or writes global
-// memory. The next kernel may begin once all blocks have; it waits here for this one's end.
+// memory. The next kernel may begin once all blocks have; it waits here for this one's end. What
+// the kernel right before it wrote is no constant of such a kernel: plain loads, not __ldg.
 __device__ __forceinline__ void wait_for_earlier_kernels() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -61,9 +61,8 @@ class NormBackEpilogue {
   __device__ __forceinline__ void early() {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      factors_[half] = 8 * half < at_.rows_left
-                           ? __ldg(reinterpret_cast<const float2*>(row_ + 8 * half))
-                           : make_float2(0, 0);
+      factors_[half] = 8 * half < at_.rows_left ? *reinterpret_cast<const float2*>(row_ + 8 * half)
+                                                : make_float2(0, 0);
 #pragma unroll
     for (int c = 0; c < kHeld; ++c)
 #pragma unroll

@@ -63,7 +63,7 @@ class XsaBackwardEpilogue {
     for (int h = 0; h < 2; ++h) {
       const int64_t row = row_ + 8 * h;
       const bool valid = row < rows && head_ + lane_ < heads;
-      y_dot_v_[h] = valid ? __ldg(params_.op.y_dot_v + row * heads + head_ + lane_) : 0.0f;
+      y_dot_v_[h] = valid ? params_.op.y_dot_v[row * heads + head_ + lane_] : 0.0f;
     }
 #pragma unroll
     for (int c = 0; c < kAhead; ++c) load(c);

@@ -19,7 +19,7 @@ struct RowExponents {
     const int row = rows - at.rows_left;
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      of[half] = 8 * half < at.rows_left ? __ldg(exponents + row + 8 * half) : 0;
+      of[half] = 8 * half < at.rows_left ? exponents[row + 8 * half] : 0;
   }
 };
 

@@ -170,7 +170,7 @@ template <class Config>
 __device__ __forceinline__ RowTile wide_row_tile(const WideAdapters<Config>& adapters,
                                                  int row_tile) {
   if constexpr (Config::kAdapted) {
-    const int4 tile = __ldg(reinterpret_cast<const int4*>(adapters.tiles + row_tile));
+    const int4 tile = *reinterpret_cast<const int4*>(adapters.tiles + row_tile);
     return {tile.x, tile.y, tile.z, 0};
   } else {
     return {row_tile * kTileRows, INT32_MAX, 0, 0};
