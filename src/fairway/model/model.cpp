@@ -237,7 +237,9 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
     if (serial) {
       Tensor<T> before = u, after = h;
       if (picks) {
-        before = after = first_rows(h, N);
+        // Not in place: a library's product may round another way then.
+        before = first_rows(h, N);
+        after = first_rows(u, N);
         gather_rows<T>(device, u, batch.rows, before);
       }
       attn_forward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, before, after);
