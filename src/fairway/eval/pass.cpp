@@ -116,6 +116,8 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
     batch.rows = l.rows;
     batch.cu_rows = l.cu_rows;
   }
+  int64_t longest = 0;
+  for (const Window& w : windows) longest = std::max(longest, w.rows());
   Lora<const float> adapters;
   Lora<float> gradients;
   if (lora) {
@@ -130,7 +132,8 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
                      lora->copies,
                      lora->copied,
                      l.row_tiles.data,
-                     l.head_row_tiles.data};
+                     l.head_row_tiles.data,
+                     longest};
     };
     adapters = view(lora->docs);
     gradients = view(lora->gradients);
@@ -143,7 +146,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   GraphKey key{size.rows, size.scored, size.windows, train};
   if (lora) {
     key.insert(key.end(), {address(lora->layout), address(lora->docs), address(lora->gradients),
-                           lora->stride, address(lora->copied)});
+                           lora->stride, address(lora->copied), longest});
     key.insert(key.end(), cu_rows_.begin(), cu_rows_.end());
   }
   forward_.run(key, [&] {

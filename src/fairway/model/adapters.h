@@ -36,6 +36,7 @@ LowRankDown<T> slot_down(const Lora<T>* lora, int s, AdapterGroup kinds) {
   down.docs = lora->count;
   down.doc_rows = lora->doc_rows;
   down.rank = lora->layout->rank();
+  down.most_rows = lora->most_rows;
   if (lora->copies && down) {
     down.copies =
         lora->copies->down(lora->copied, s, {present.data(), static_cast<size_t>(down.count)});
@@ -55,6 +56,7 @@ LowRankUp<T> slot_up(const Lora<T>* lora, int s, Adapter kind, AdapterGroup grou
     if (before < kind && lora->layout->slot(lora->docs, s, before)) ++place;
   LowRankUp<T> up{first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
                   first.out, place,        out_scale};
+  up.most_rows = lora->most_rows;
   if (lora->copies && up) {
     up.copies = lora->copies->up(lora->copied, s, kind);
     up.copies.row_tiles = lora->row_tiles;

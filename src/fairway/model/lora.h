@@ -110,6 +110,7 @@ struct Lora {
   const LoraCopies* copies = nullptr;
   const bf16* copied = nullptr;
   const int32_t *row_tiles = nullptr, *head_row_tiles = nullptr;
+  int64_t most_rows = INT64_MAX;  // no document has more
 
   // The same adapters for tensors that hold the rows that reach the head alone.
   Lora of_head_rows() const {

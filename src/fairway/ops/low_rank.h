@@ -42,6 +42,7 @@ struct LowRankDown {
   Tensor<const int32_t> doc_rows;  // [docs + 1], device memory; rows count from doc_rows[0]
   int64_t rank = 0, in = 0;
   LowRankCopies copies{};
+  int64_t most_rows = INT64_MAX;  // no document has more
 
   explicit operator bool() const { return count > 0; }
   int64_t width() const { return count * rank; }
@@ -60,6 +61,7 @@ struct LowRankUp {
   // its matrix. Null: 1.
   const std::remove_const_t<T>* out_scale = nullptr;
   LowRankCopies copies{};
+  int64_t most_rows = INT64_MAX;  // no document has more
 
   explicit operator bool() const { return b != nullptr; }
 };
