@@ -1,8 +1,10 @@
 // Low-rank adapters, alone and beside the maps that they belong to.
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
+#include "fairway/ops/adapter_copies.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/low_rank.h"
@@ -105,6 +107,27 @@ void OpsBench<Device, E>::adapters() {
           2 * square_flops + 4 * rank_flops, [&] {
             linear_three_adapted_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, back, y);
           });
+  // A step of two visits' adapters, A copied below each other and transposed, and B.
+  if (reads_adapter_copies<E>(device)) {
+    constexpr int64_t kVisits = 2, kMatrices = 5 * kVisits;
+    const int64_t size = kRank * D, stride = kMatrices * size, copied = 2 * stride;
+    std::vector<AdapterMatrix> matrices;
+    for (int64_t i = 0; i < kMatrices; ++i) {
+      AdapterMatrix m{.from = i * size, .rows = kRank, .columns = D, .to = 2 * i * size};
+      if (i % 5 < 4)
+        m.transposed = m.to + size, m.pitch = kRank;
+      else
+        std::swap(m.rows, m.columns);
+      matrices.push_back(m);
+    }
+    const V w = vec({docs, stride}), g = vec({docs, stride}), second = vec({docs, stride});
+    const auto copies = take_as(bf16{}, {docs, copied});
+    measure_bytes("adamw of adapters, with copies", n(docs, stride) * (20 + 2 * 9.0 / 5), 0, [&] {
+      adamw_with_copies(device, matrices,
+                        {docs, w.data, stride, copies.data, copied, g.data, second.data},
+                        {.lr = 1e-9, .beta1 = 0, .step = 1000});
+    });
+  }
 }
 
 #define FAIRWAY_INSTANTIATE(Device, E) template void OpsBench<Device, E>::adapters();

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -43,6 +44,10 @@ class Documents {
     const Tensor<T> w{values<T>(kOut * kIn, 0, 8), {kOut, kIn}};
     const Tensor<T> sum{values<T>(rows * kOut, begin * kOut, 9), {rows, kOut}};
     const Tensor<T> dsum{values<T>(rows * kIn, begin * kIn, 10), {rows, kIn}};
+    int64_t most_rows = 0;
+    for (int64_t i = 0; i < docs; ++i)
+      most_rows = std::max<int64_t>(
+          most_rows, starts[static_cast<size_t>(i + 1)] - starts[static_cast<size_t>(i)]);
     const auto down_of = [&]<class U>(U* base) {
       LowRankDown<U> down;
       for (int64_t i = 0; i < kG; ++i) down.a[static_cast<size_t>(i)] = base + i * rank_ * kIn;
@@ -52,10 +57,12 @@ class Documents {
       down.doc_rows = {doc_rows, {docs + 1}};
       down.rank = rank_;
       down.in = kIn;
+      down.most_rows = most_rows;
       return down;
     };
     const auto down = down_of(static_cast<const A*>(pairs));
-    const LowRankUp<const A> up{pairs + width * kIn, stride(), docs, down.doc_rows, rank_, kOut, 1};
+    LowRankUp<const A> up{pairs + width * kIn, stride(), docs, down.doc_rows, rank_, kOut, 1};
+    up.most_rows = most_rows;
     low_rank_down<T>(device_, x, down, xa);
     low_rank_up<T>(device_, xa, up, y);
     low_rank_up_backward<T>(device_, dy, xa, up, dxa, gradient + width * kIn);
@@ -71,6 +78,7 @@ class Documents {
       ups.push_back({{pairs + at, stride(), docs, down.doc_rows, rank_, narrow ? kIn : kOut, i},
                      narrow ? dy_narrow : dy,
                      gradients + at});
+      ups.back().up.most_rows = most_rows;
     }
     low_rank_ups_backward<T>(device_, ups, xa, dxa_of_all);
     linear_adapted<T>(device_, x, w, sum, {up, xa}, sum);
@@ -113,9 +121,7 @@ class Documents {
 };
 
 template <class Device, class T>
-void expect_independent(Device& device, int64_t rank) {
-  // The third is longer than two chunks of a gradient's sum on a GPU.
-  const std::vector<int32_t> starts{7, 44, 307, 4700, 4700, 4701};
+void expect_independent(Device& device, int64_t rank, const std::vector<int32_t>& starts) {
   Documents<Device, T> documents(device, rank);
   const auto all = documents.run(starts, 0);
   for (size_t doc = 0; doc + 1 < starts.size(); ++doc) {
@@ -134,17 +140,22 @@ void expect_independent(Device& device, int64_t rank) {
   }
 }
 
+// The third is longer than two chunks of a gradient's sum on a GPU; two are one chunk each.
+const std::vector<int32_t> kLong{7, 44, 307, 4700, 4700, 4701}, kChunks{0, 2048, 2060, 4108};
+
 TEST(LowRank, DocumentsDoNotDependOnEachOther) {
   CpuDevice device(2);
-  for (const int64_t rank : {5, 96}) expect_independent<CpuDevice, float>(device, rank);
+  for (const int64_t rank : {5, 96}) expect_independent<CpuDevice, float>(device, rank, kLong);
 }
 
 #if FAIRWAY_WITH_CUDA
 TEST(LowRank, DocumentsDoNotDependOnEachOtherOnGpu) {
   if (!cuda_available()) GTEST_SKIP() << "no GPU here";
   CudaDevice device;
-  for (const int64_t rank : {5, 16, 96}) expect_independent<CudaDevice, bf16>(device, rank);
-  expect_independent<CudaDevice, float>(device, 5);
+  for (const int64_t rank : {5, 16, 96})
+    for (const auto& starts : {kLong, kChunks})
+      expect_independent<CudaDevice, bf16>(device, rank, starts);
+  expect_independent<CudaDevice, float>(device, 5, kLong);
 }
 #endif
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "fairway/device/run_types.h"
+#include "fairway/ops/adapter_copies.h"
 
 namespace fairway {
 
@@ -47,6 +48,13 @@ typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capac
   l.rows = arena.take<int32_t>("rows", {size.scored});
   l.targets = arena.take<int32_t>("targets", {size.scored});
   l.cu_rows = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
+  if (size.lora) {
+    const auto take_tiles = [&](int64_t rows) {
+      return arena.take<int32_t>("row tiles", {num_adapter_row_tiles(rows, size.windows), 4});
+    };
+    l.row_tiles = take_tiles(size.rows);
+    l.head_row_tiles = take_tiles(size.scored);
+  }
   l.nll = arena.take<float>("nll", {size.scored});
   l.d_nll = arena.take<float>("d_nll", {size.scored});
   l.acts = take_acts<T>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena,
@@ -98,18 +106,34 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   upload(l.targets, targets_);
   if (train) upload(l.d_nll, d_nll_);
   upload(l.cu_rows, cu_rows_);
+  if (lora && lora->copies) {
+    upload(l.row_tiles, adapter_row_tiles(cu_seqlens_));
+    upload(l.head_row_tiles, adapter_row_tiles(cu_rows_));
+  }
   // Without a list of rows all of them reach the head.
   Batch batch{l.inputs, l.cu_seqlens, {}, {}, l.targets};
   if (size.scored < size.rows) {
     batch.rows = l.rows;
     batch.cu_rows = l.cu_rows;
   }
+  int64_t longest = 0;
+  for (const Window& w : windows) longest = std::max(longest, w.rows());
   Lora<const float> adapters;
   Lora<float> gradients;
   if (lora) {
     const auto view = [&]<class U>(U* docs) {
-      return Lora<U>{lora->layout, docs,      lora->stride, size.windows,
-                     l.cu_seqlens, l.cu_rows, cu_rows_};
+      return Lora<U>{lora->layout,
+                     docs,
+                     lora->stride,
+                     size.windows,
+                     l.cu_seqlens,
+                     l.cu_rows,
+                     cu_rows_,
+                     lora->copies,
+                     lora->copied,
+                     l.row_tiles.data,
+                     l.head_row_tiles.data,
+                     longest};
     };
     adapters = view(lora->docs);
     gradients = view(lora->gradients);
@@ -122,7 +146,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   GraphKey key{size.rows, size.scored, size.windows, train};
   if (lora) {
     key.insert(key.end(), {address(lora->layout), address(lora->docs), address(lora->gradients),
-                           lora->stride});
+                           lora->stride, address(lora->copied), longest});
     key.insert(key.end(), cu_rows_.begin(), cu_rows_.end());
   }
   forward_.run(key, [&] {

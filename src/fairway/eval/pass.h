@@ -21,6 +21,9 @@ struct PassLora {
   const float* docs = nullptr;  // window i's adapters at docs + i·stride
   float* gradients = nullptr;   // the same for gradients; null: no backward
   int64_t stride = 0;
+  // Window i's copies (model/lora_copies.h) at copied + i·copies->stride(); null: there are none.
+  const LoraCopies* copies = nullptr;
+  const bf16* copied = nullptr;
 };
 
 // T: the element type of activations and matrices (model/model.h).
@@ -49,6 +52,7 @@ class Pass {
  private:
   struct Layout {
     Tensor<int32_t> inputs, cu_seqlens, rows, targets, cu_rows;
+    Tensor<int32_t> row_tiles, head_row_tiles;  // of documents with adapters
     Tensor<float> nll, d_nll;
     Acts<T> acts;
     Arena scratch;

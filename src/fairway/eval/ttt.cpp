@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "fairway/device/run_types.h"
 #include "fairway/eval/lora_init.h"
 #include "fairway/eval/pass.h"
+#include "fairway/model/lora_copies.h"
 #include "fairway/ops/adamw.h"
+#include "fairway/ops/adapter_copies.h"
 
 namespace fairway {
 
@@ -17,7 +20,8 @@ using Batches = std::vector<std::vector<int64_t>>;
 // What the documents of one batch own, document b of the batch at index b.
 struct Learners {
   Learners() = default;
-  Learners(Arena& arena, const LoraLayout& layout, int64_t docs, bool first_moment)
+  Learners(Arena& arena, const LoraLayout& layout, const LoraCopies* copies, int64_t docs,
+           bool first_moment)
       : stride((layout.size() + 15) / 16 * 16) {
     const auto take = [&](std::string_view name) {
       return arena.take<float>(name, {docs * stride}).data;
@@ -26,9 +30,11 @@ struct Learners {
     gradients = take("gradients");
     second = take("second moments");
     if (first_moment) first = take("first moments");
+    if (copies) copied = arena.take<bf16>("copies of adapters", {docs * copies->stride()}).data;
   }
   int64_t stride = 0;  // elements from one document's buffer to the next one's: aligned
   float *adapters = nullptr, *gradients = nullptr, *second = nullptr, *first = nullptr;
+  bf16* copied = nullptr;
 };
 
 template <class Device, class T>
@@ -43,10 +49,12 @@ class Ttt {
         config_(config),
         layout_(layout),
         pass_(device, net, weights, capacity(batches)) {
+    if (reads_adapter_copies<T>(device_) && LoraCopies::fit(layout_))
+      copies_.emplace(layout_, net.route, weights.attn_scale, weights.mlp_scale);
     int64_t docs = 0;
     for (const auto& batch : batches) docs = std::max(docs, std::ssize(batch));
     const auto learners = [&](Arena& arena) {
-      return Learners(arena, layout_, docs, config_.beta1 > 0);
+      return Learners(arena, layout_, copies(), docs, config_.beta1 > 0);
     };
     Arena dry;
     learners(dry);
@@ -60,6 +68,7 @@ class Ttt {
   template <class F>
   void run(const std::vector<int64_t>& batch, F&& score) {
     for (size_t b = 0; b < batch.size(); ++b) start(b, batch[b]);
+    if (copies_) copy_adapters(device_, copies_->matrices(), buffers(batch.size()));
     // Longest first: the documents that still have chunks are a prefix of the batch, and of them
     // those that have another one, which alone are worth a backward, are a prefix too.
     const auto having = [&](int64_t chunks) {
@@ -105,12 +114,34 @@ class Ttt {
     if (learners_.first) device_.zero(learners_.first + at, bytes);
   }
 
+  const LoraCopies* copies() const { return copies_ ? &*copies_ : nullptr; }
+
+  AdapterBuffers buffers(size_t docs) const {
+    return {.docs = static_cast<int64_t>(docs),
+            .adapters = learners_.adapters,
+            .stride = learners_.stride,
+            .copies = learners_.copied,
+            .copies_stride = copies_->stride(),
+            .gradients = learners_.gradients,
+            .second = learners_.second};
+  }
+
+  // One update of the first `docs` documents' adapters.
+  void step(size_t docs, const AdamW& update) {
+    if (copies_ && !learners_.first) {
+      adamw_with_copies(device_, copies_->matrices(), buffers(docs), update);
+      return;
+    }
+    adamw(device_, static_cast<int64_t>(docs) * learners_.stride, learners_.adapters,
+          learners_.gradients, learners_.first, learners_.second, update);
+    if (copies_) copy_adapters(device_, copies_->matrices(), buffers(docs));
+  }
+
   // Chunk c of the first `docs` documents of the batch: score, then step.
   template <class F>
   void learn(const std::vector<int64_t>& batch, size_t docs, int64_t c, F&& score) {
-    const int64_t elements = static_cast<int64_t>(docs) * learners_.stride;
-    for (int step = 0; step < config_.grad_steps; ++step) {
-      if (step == 0)
+    for (int i = 0; i < config_.grad_steps; ++i) {
+      if (i == 0)
         pass(batch, 0, docs, c, true, score);
       else
         pass(batch, 0, docs, c, true, [](const Window&, std::span<const float>) {});
@@ -119,9 +150,8 @@ class Ttt {
                          .beta2 = config_.beta2,
                          .eps = config_.eps,
                          .weight_decay = config_.weight_decay,
-                         .step = c * config_.grad_steps + step + 1};
-      adamw(device_, elements, learners_.adapters, learners_.gradients, learners_.first,
-            learners_.second, update);
+                         .step = c * config_.grad_steps + i + 1};
+      step(docs, update);
     }
   }
 
@@ -133,8 +163,13 @@ class Ttt {
     for (size_t b = first; b < last; ++b)
       windows_.push_back(chunk_window(document(batch[b]), c, config_.chunk_size, config_.window));
     const int64_t at = static_cast<int64_t>(first) * learners_.stride;
-    const PassLora lora{&layout_, learners_.adapters + at,
-                        train ? learners_.gradients + at : nullptr, learners_.stride};
+    const PassLora lora{
+        &layout_,
+        learners_.adapters + at,
+        train ? learners_.gradients + at : nullptr,
+        learners_.stride,
+        copies(),
+        copies_ ? learners_.copied + static_cast<int64_t>(first) * copies_->stride() : nullptr};
     auto scored = pass_.run(stream_, windows_, &lora);
     for (const Window& w : windows_) {
       score(w, scored.first(static_cast<size_t>(w.scored())));
@@ -148,6 +183,7 @@ class Ttt {
   const TttConfig& config_;
   const LoraLayout& layout_;
   Pass<Device, T> pass_;
+  std::optional<LoraCopies> copies_;
   typename Device::Buffer memory_;
   Learners learners_;
   std::vector<float> init_;  // a document's adapters as --lora-init has them, or empty

@@ -7,6 +7,7 @@
 
 #include "fairway/base/accum.h"
 #include "fairway/model/lora.h"
+#include "fairway/model/lora_copies.h"
 #include "fairway/ops/low_rank.h"
 
 namespace fairway {
@@ -24,8 +25,10 @@ template <class T>
 LowRankDown<T> slot_down(const Lora<T>* lora, int s, AdapterGroup kinds) {
   LowRankDown<T> down;
   if (!lora) return down;
+  std::array<Adapter, kMaxLowRankGroup> present;
   for (const Adapter kind : kinds)
     if (const LowRank<T> first = lora->layout->slot(lora->docs, s, kind)) {
+      present[static_cast<size_t>(down.count)] = kind;
       down.a[static_cast<size_t>(down.count++)] = first.a;
       down.in = first.in;
     }
@@ -33,6 +36,12 @@ LowRankDown<T> slot_down(const Lora<T>* lora, int s, AdapterGroup kinds) {
   down.docs = lora->count;
   down.doc_rows = lora->doc_rows;
   down.rank = lora->layout->rank();
+  down.most_rows = lora->most_rows;
+  if (lora->copies && down) {
+    down.copies =
+        lora->copies->down(lora->copied, s, {present.data(), static_cast<size_t>(down.count)});
+    down.copies.row_tiles = lora->row_tiles;
+  }
   return down;
 }
 
@@ -45,8 +54,14 @@ LowRankUp<T> slot_up(const Lora<T>* lora, int s, Adapter kind, AdapterGroup grou
   int place = 0;
   for (const Adapter before : group)
     if (before < kind && lora->layout->slot(lora->docs, s, before)) ++place;
-  return {first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
-          first.out, place,        out_scale};
+  LowRankUp<T> up{first.b,   lora->stride, lora->count, lora->doc_rows, lora->layout->rank(),
+                  first.out, place,        out_scale};
+  up.most_rows = lora->most_rows;
+  if (lora->copies && up) {
+    up.copies = lora->copies->up(lora->copied, s, kind);
+    up.copies.row_tiles = lora->row_tiles;
+  }
+  return up;
 }
 
 // The head's adapter, of documents [first, last).

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "fairway/base/bf16.h"
 #include "fairway/base/tensor.h"
 #include "fairway/model/config.h"
 
@@ -38,6 +39,11 @@ struct LowRank {
 
 class LoraLayout {
  public:
+  // Where a pair begins in a document's buffer, in elements.
+  struct Place {
+    int64_t a = 0, b = 0, in = 0, out = 0;  // in = 0: switched off
+  };
+
   // `slots` is the length of the route.
   LoraLayout(const ModelConfig& model, int slots, const LoraConfig& config);
 
@@ -50,12 +56,16 @@ class LoraLayout {
   // The adapter of slot s inside `doc` (null if that kind is switched off).
   template <class T>
   LowRank<T> slot(T* doc, int s, Adapter kind) const {
-    return view(doc, slot_[static_cast<size_t>(s * kAdapters + static_cast<int>(kind))]);
+    return view(doc, place(s, kind));
   }
   template <class T>
   LowRank<T> head(T* doc) const {
     return view(doc, head_);
   }
+  const Place& place(int s, Adapter kind) const {
+    return slot_[static_cast<size_t>(s * kAdapters + static_cast<int>(kind))];
+  }
+  const Place& head_place() const { return head_; }
 
   // f(name, offset of A, in, offset of B, out) for each adapter; names as in files:
   // "q_loras.{s}", "k_loras.{s}", "v_loras.{s}", "o_loras.{s}", "mlp_loras.{s}", "lm_head_lora".
@@ -70,9 +80,6 @@ class LoraLayout {
   }
 
  private:
-  struct Place {
-    int64_t a = 0, b = 0, in = 0, out = 0;  // in = 0: switched off
-  };
   template <class T>
   static LowRank<T> view(T* doc, const Place& p) {
     if (p.in == 0) return {};
@@ -85,6 +92,8 @@ class LoraLayout {
   Place head_;
 };
 
+class LoraCopies;
+
 // The adapters of the documents that share one packed buffer. Document b owns rows
 // [doc_rows[b], doc_rows[b+1]) of the T inputs and [doc_head_rows[b], doc_head_rows[b+1]) of the N
 // rows that reach the head. The views own nothing.
@@ -96,11 +105,18 @@ struct Lora {
   int64_t count = 0;
   Tensor<const int32_t> doc_rows, doc_head_rows;  // [count + 1] each, device memory
   std::span<const int32_t> host_doc_head_rows;    // doc_head_rows once more, in host memory
+  // Their copies (model/lora_copies.h), document b's at copied + b·copies->stride(), and the row
+  // tiles of both kinds of rows (LowRankCopies); null: there are none.
+  const LoraCopies* copies = nullptr;
+  const bf16* copied = nullptr;
+  const int32_t *row_tiles = nullptr, *head_row_tiles = nullptr;
+  int64_t most_rows = INT64_MAX;  // no document has more
 
   // The same adapters for tensors that hold the rows that reach the head alone.
   Lora of_head_rows() const {
     Lora lora = *this;
     lora.doc_rows = doc_head_rows;
+    lora.row_tiles = head_row_tiles;
     return lora;
   }
 };

@@ -1,30 +1,9 @@
 #include "fairway/base/check.h"
 #include "fairway/ops/adamw.h"
-#include "fairway/ops/adamw_factors.h"
+#include "fairway/ops/adamw_cuda.cuh"
 #include "fairway/ops/elementwise_cuda.h"
 
 namespace fairway {
-
-namespace {
-
-struct AdamWElement {
-  AdamWFactors f;
-
-  __device__ void operator()(float& w, float g, float& m, float& v) const {
-    m = f.beta1 * m + f.gain1 * g;
-    step(w, g, m, v);
-  }
-  // With β₁ = 0: the first moment is the gradient.
-  __device__ void operator()(float& w, float g, float& v) const { step(w, g, g, v); }
-
- private:
-  __device__ void step(float& w, float g, float m, float& v) const {
-    v = f.beta2 * v + f.gain2 * (g * g);
-    w = w * f.keep - f.rate * m / (sqrtf(v) * f.correction + f.eps);
-  }
-};
-
-}  // namespace
 
 void adamw(CudaDevice& device, int64_t n, float* w, const float* g, float* m, float* v,
            const AdamW& step) {

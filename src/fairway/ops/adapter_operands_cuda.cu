@@ -1,9 +1,12 @@
 // Adapters in bf16, contiguous along the product's K, and the row tiles of their documents.
 #include <algorithm>
+#include <numeric>
 
 #include "fairway/base/bf16_cuda.cuh"
+#include "fairway/base/check.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_copies.h"
 #include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
@@ -14,7 +17,7 @@ namespace {
 
 constexpr int kOperandsSlot = 1;  // of CudaDevice::workspace
 constexpr int kThreads = 256;
-constexpr int kTileRows = 128, kGroup = 2;  // of the product's kernels
+constexpr int kTileRows = 128, kGroup = 2;  // of the product's kernels, and adapter_row_tiles
 
 // Row tiles, which the kernels that pack make on the way: a launch of its own would take longer.
 struct TileList {
@@ -115,12 +118,26 @@ __global__ void __launch_bounds__(kThreads)
       pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
 
+// M is a copy, whose rows are m_pitch apart.
+AdapterOperands use_copies(const LowRankCopies& copies, const bf16* m, int64_t rows, int64_t k,
+                           int64_t m_pitch, int64_t docs, int64_t width) {
+  check(copies.row_tiles && copies.stride % (64 * m_pitch) == 0, "adapters: misplaced copies");
+  return {.k = k,
+          .m = m,
+          .m_pitch = m_pitch,
+          .docs = docs,
+          .width = width,
+          .doc_pitch = copies.stride / m_pitch,
+          .tiles = reinterpret_cast<const sm90::RowTile*>(copies.row_tiles),
+          .row_tiles = num_adapter_row_tiles(rows, docs)};
+}
+
 // Room for M and the tiles.
 template <class Pairs>
 AdapterOperands make_operands(CudaDevice& device, const Pairs& pairs, int64_t rows, int64_t k,
                               int64_t width) {
-  AdapterOperands to{.k = k, .docs = pairs.docs, .width = width};
-  to.row_tiles = ceil_div(most_doc_tiles<kTileRows>(rows, pairs.docs), kGroup) * kGroup;
+  AdapterOperands to{.k = k, .m_pitch = k, .docs = pairs.docs, .width = width, .doc_pitch = width};
+  to.row_tiles = num_adapter_row_tiles(rows, pairs.docs);
   const auto tile_bytes =
       static_cast<size_t>(ceil_div(to.row_tiles * int64_t{sizeof(sm90::RowTile)}, 256) * 256);
   std::byte* memory = device.workspace(
@@ -128,6 +145,21 @@ AdapterOperands make_operands(CudaDevice& device, const Pairs& pairs, int64_t ro
   to.tiles = reinterpret_cast<const sm90::RowTile*>(memory);
   to.m = reinterpret_cast<const bf16*>(memory + tile_bytes);
   return to;
+}
+
+// The matrix that the copies of all of them are parts of; null: there are none.
+const bf16* copies_of(const std::array<LowRankUp<const float>, kMostAdapted>& ups,
+                      const std::array<int64_t, kMostAdapted>& width) {
+  const bf16* m = nullptr;
+  int64_t before = 0;
+  for (size_t i = 0; i < ups.size(); before += width[i++]) {
+    if (!ups[i]) continue;
+    if (!ups[i].copies.matrix) return nullptr;
+    const bf16* const begin = ups[i].copies.matrix - before * ups[i].rank;
+    check(!m || m == begin, "adapters: copies that are not one matrix");
+    m = begin;
+  }
+  return m;
 }
 
 uint4* packed(const AdapterOperands& operands) {
@@ -164,6 +196,17 @@ AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16>
                             const std::array<LowRankUp<const float>, kMostAdapted>& ups,
                             const std::array<int64_t, kMostAdapted>& width) {
   const auto& any = *std::find_if(ups.begin(), ups.end(), [](const auto& up) { return bool(up); });
+  const auto set_x = [&](AdapterOperands& to) {
+    to.x_pitch = xa.extent(1);
+    for (size_t i = 0; i < ups.size(); ++i)
+      if (ups[i]) to.x[i] = xa.data + ups[i].place * any.rank;
+  };
+  if (const bf16* const m = copies_of(ups, width)) {
+    AdapterOperands to = use_copies(any.copies, m, rows, any.rank, any.rank, any.docs,
+                                    std::accumulate(width.begin(), width.end(), int64_t{0}));
+    set_x(to);
+    return to;
+  }
   Stack stack{};
   stack.k = static_cast<int>(any.rank);
   for (size_t i = 0; i < ups.size(); ++i) {
@@ -174,15 +217,20 @@ AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16>
   }
   stack.begin[kMaxLowRankGroup] = stack.begin[kMostAdapted];
   AdapterOperands to = make_operands(device, any, rows, any.rank, stack.begin[kMostAdapted]);
-  to.x_pitch = xa.extent(1);
-  for (size_t i = 0; i < ups.size(); ++i)
-    if (ups[i]) to.x[i] = xa.data + ups[i].place * any.rank;
+  set_x(to);
   pack(device, stack, any.doc_rows, to);
   return to;
 }
 
 AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
                               const LowRankDown<const float>& down) {
+  const bf16* const copy = down.copies.matrix;
+  AdapterOperands to =
+      copy ? use_copies(down.copies, copy, x.extent(0), down.in, down.in, down.docs, down.width())
+           : make_operands(device, down, x.extent(0), down.in, down.width());
+  to.x_pitch = down.in;
+  to.x[0] = x.data;
+  if (copy) return to;
   Stack stack{};
   stack.k = static_cast<int>(down.in);
   for (int i = 0; i < kMaxLowRankGroup; ++i) {
@@ -191,18 +239,19 @@ AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
     stack.stride[at] = down.stride;
     stack.begin[at + 1] = static_cast<int>(std::min(i + 1, down.count) * down.rank);
   }
-  AdapterOperands to = make_operands(device, down, x.extent(0), down.in, down.width());
-  to.x_pitch = down.in;
-  to.x[0] = x.data;
   pack(device, stack, down.doc_rows, to);
   return to;
 }
 
 AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
                                        const LowRankDown<const float>& down) {
-  AdapterOperands to = make_operands(device, down, rows, down.width(), down.in);
+  const bf16* const copy = down.copies.transposed;
+  AdapterOperands to = copy ? use_copies(down.copies, copy, rows, down.width(), down.copies.pitch,
+                                         down.docs, down.in)
+                            : make_operands(device, down, rows, down.width(), down.in);
   to.x_pitch = down.width();
   to.x[0] = dxa.data;
+  if (copy) return to;
   const int64_t in_tiles = ceil_div(down.in, kTileIn);
   const TileList list = list_of(to, down.doc_rows, ceil_div(down.width(), kTileK));
   const dim3 grid(static_cast<unsigned>(in_tiles), blocks_with_tiles(list, in_tiles * down.docs),

@@ -16,12 +16,13 @@ inline constexpr int kMostAdapted = 3;  // linear maps of one product that have 
 
 // A product C [rows, width] gets X_i M_dᵀ added, i by the column of C and d the row's document.
 // Nothing is owned; all of it is device memory. m and tiles of those that the functions below make
-// lie in the device's workspace: valid until the next call of any of them.
+// are the adapters' copies, or lie in the device's workspace: valid until the next call of any of
+// them.
 struct AdapterOperands {
   std::array<const bf16*, kMostAdapted> x{};  // [rows, k], rows x_pitch apart; null: no adapter
   int64_t x_pitch = 0, k = 0;
-  const bf16* m = nullptr;  // [docs, width, k]
-  int64_t docs = 0, width = 0;
+  const bf16* m = nullptr;  // [docs, doc_pitch, k], of which `width` rows count; rows m_pitch apart
+  int64_t m_pitch = 0, docs = 0, width = 0, doc_pitch = 0;
   const sm90::RowTile* tiles = nullptr;  // [row_tiles], of 128 rows, in groups of two
   int64_t row_tiles = 0;
 };

@@ -16,8 +16,10 @@ sm90::WideAdapters<Config> wide_adapters(const AdapterOperands& from, int64_t ro
     to.x[i] = sm90::tensor_map(from.x[i], rows, from.k, from.x_pitch);
     to.blocks[i] = sm90::wide_ceil_div(from.k, Config::kBlockK);
   }
-  to.m = sm90::tensor_map_fragments(from.m, from.docs * from.width, from.k, from.k);
-  to.width = static_cast<int>(from.width);
+  const int64_t m_rows = (from.docs - 1) * from.doc_pitch + from.width;
+  require(m_rows <= INT32_MAX, "adapters: too many documents");
+  to.m = sm90::tensor_map_fragments(from.m, m_rows, from.k, from.m_pitch);
+  to.doc_pitch = static_cast<int>(from.doc_pitch);
   to.tiles = from.tiles;
   return to;
 }

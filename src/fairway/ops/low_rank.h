@@ -11,12 +11,26 @@
 #include <type_traits>
 
 #include "fairway/base/accum.h"
+#include "fairway/base/bf16.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 
 namespace fairway {
 
 inline constexpr int kMaxLowRankGroup = 4;
+
+// Copies in bf16 of the adapters that an op applies, and the row tiles of their documents: what
+// some kernels read (ops/adapter_copies.h makes both). Device memory, not owned. Without copies
+// these kernels make their own, of the same bits.
+struct LowRankCopies {
+  // The first document's. Of a LowRankDown: its A below each other, [G·R, in]; of a LowRankUp:
+  // out_scale⊙B, [out, R], behind those of the adapters applied by the same op.
+  const bf16* matrix = nullptr;
+  const bf16* transposed = nullptr;  // of a LowRankDown: [in, G·R], rows `pitch` apart
+  int64_t pitch = 0;
+  int64_t stride = 0;  // elements from a document to the next one: 64 rows of any of these, or more
+  const int32_t* row_tiles = nullptr;  // [num_adapter_row_tiles(T, docs), 4]
+};
 
 // The A of G adapters with the same input.
 template <class T>
@@ -27,6 +41,8 @@ struct LowRankDown {
   int64_t docs = 0;
   Tensor<const int32_t> doc_rows;  // [docs + 1], device memory; rows count from doc_rows[0]
   int64_t rank = 0, in = 0;
+  LowRankCopies copies{};
+  int64_t most_rows = INT64_MAX;  // no document has more
 
   explicit operator bool() const { return count > 0; }
   int64_t width() const { return count * rank; }
@@ -44,6 +60,8 @@ struct LowRankUp {
   // [out], device memory, the same for all documents: a scale that the linear map has folded into
   // its matrix. Null: 1.
   const std::remove_const_t<T>* out_scale = nullptr;
+  LowRankCopies copies{};
+  int64_t most_rows = INT64_MAX;  // no document has more
 
   explicit operator bool() const { return b != nullptr; }
 };

@@ -3,6 +3,7 @@
 // another kernel adds the sums in order. Internal to ops/; for nvcc.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -30,6 +31,7 @@ struct Gradient {
   int64_t doc_step = 0, wide_step = 0, rank_step = 0;
   const float* wide_scale = nullptr;  // factors of `wide`'s columns; null: 1
   float* partial = nullptr;           // [chunks, count, width·rank]: see partial_of
+  int64_t most_rows = INT64_MAX;      // no document has more
 };
 
 // Where chunk `number` ≥ 1 of a document that begins at row `begin` leaves its sums. Such chunks
@@ -91,7 +93,8 @@ inline Gradient down_gradient(CudaDevice& device, Tensor<const bf16> dxa, Tensor
       .doc_step = da.stride,
       .wide_step = 1,
       .rank_step = da.in,
-      .partial = partial_workspace(device, partial_floats(x.extent(0), da.count, da.in, da.rank))};
+      .partial = partial_workspace(device, partial_floats(x.extent(0), da.count, da.in, da.rank)),
+      .most_rows = std::min(da.most_rows, x.extent(0))};
 }
 // dB = gᵀ xa of one adapter; `partial` has partial_floats(rows, 1, out, rank) floats.
 inline Gradient ups_gradient(const LowRankUpBackward<bf16>& one, Tensor<const bf16> xa,
@@ -110,12 +113,13 @@ inline Gradient ups_gradient(const LowRankUpBackward<bf16>& one, Tensor<const bf
           .wide_step = up.rank,
           .rank_step = 1,
           .wide_scale = up.out_scale,
-          .partial = partial};
+          .partial = partial,
+          .most_rows = std::min(up.most_rows, dy.extent(0))};
 }
 
 // After a kernel that leaves chunks' sums.
-inline void run_sum_chunks(CudaDevice& device, int64_t total_rows, const Gradient& g) {
-  if (total_rows <= kChunkRows) return;
+inline void run_sum_chunks(CudaDevice& device, const Gradient& g) {
+  if (g.most_rows <= kChunkRows) return;
   const dim3 grid(kSumBlocks, static_cast<unsigned>(g.count), static_cast<unsigned>(g.docs));
   sum_chunks_kernel<<<grid, kSumThreads, 0, device.stream()>>>(g);
   cuda_check_launch("low_rank: sum of chunks");
@@ -131,8 +135,9 @@ static __global__ void __launch_bounds__(kSumThreads)
   const Gradient& g = u.gradient[blockIdx.y];
   if (g.d[0]) sum_chunks(g, blockIdx.z, 0);
 }
-inline void run_sum_ups(CudaDevice& device, int64_t total_rows, int64_t docs, const UpsSums& u) {
-  if (total_rows <= kChunkRows) return;
+inline void run_sum_ups(CudaDevice& device, int64_t docs, const UpsSums& u) {
+  const auto has_chunks = [](const Gradient& g) { return g.d[0] && g.most_rows > kChunkRows; };
+  if (std::none_of(u.gradient, u.gradient + u.count, has_chunks)) return;
   const dim3 grid(kSumBlocks, static_cast<unsigned>(u.count), static_cast<unsigned>(docs));
   sum_ups_kernel<<<grid, kSumThreads, 0, device.stream()>>>(u);
   cuda_check_launch("low_rank: sum of chunks");

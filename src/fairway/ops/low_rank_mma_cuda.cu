@@ -107,7 +107,7 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
     ups_backward_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(u);
   });
   cuda_check_launch("low_rank: ups, backward");
-  run_sum_ups(device, rows, any.docs, u.sums);
+  run_sum_ups(device, any.docs, u.sums);
 }
 
 void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,

@@ -138,7 +138,7 @@ inline void run_gradient(CudaDevice& device, int64_t total_rows, Gradient g) {
     gradient_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(g);
   });
   cuda_check_launch("low_rank: gradient");
-  run_sum_chunks(device, total_rows, g);
+  run_sum_chunks(device, g);
 }
 
 }  // namespace fairway::cuda::low_rank_mma

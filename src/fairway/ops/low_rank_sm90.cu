@@ -123,7 +123,7 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
     ups_backward_kernel<kRank><<<2 * clusters, kUpsThreads, kBytes, device.stream()>>>(u);
     cuda_check_launch("low_rank: ups, backward");
   });
-  run_sum_ups(device, rows, docs, sums);
+  run_sum_ups(device, docs, sums);
 }
 
 void low_rank_down_gradient_sm90(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
@@ -137,7 +137,7 @@ void low_rank_down_gradient_sm90(CudaDevice& device, Tensor<const bf16> dxa, Ten
     launch_gradient<GradientTile<3, 128, 3>>(device, rows, narrow, wide, g);
   else
     launch_gradient<GradientTile<1, 128, 6>>(device, rows, narrow, wide, g);
-  run_sum_chunks(device, rows, g);
+  run_sum_chunks(device, g);
 }
 
 }  // namespace fairway

@@ -86,9 +86,9 @@ struct WideAdapters {};
 template <class Config>
 struct WideAdapters<Config, true> {
   CUtensorMap x[Config::kPartsB];  // tensor_map: rows like A's
-  CUtensorMap m;                   // tensor_map_fragments of [documents · width, K]
+  CUtensorMap m;                   // tensor_map_fragments of [documents · doc_pitch, K]
   int blocks[Config::kPartsB];     // along K; none where there is no adapter
-  int width;                       // rows of m for a document: C's columns
+  int doc_pitch;                   // rows of m from a document to the next one
   const RowTile* tiles;            // [row_groups · kCluster], on the device
 };
 
@@ -221,7 +221,7 @@ __device__ __forceinline__ void wide_load_adapter(WideShared<Config>& shared, in
   for (int i = 0; i < kTileRows / kBox; ++i)
     tma_load_2d(shared.a[stage] + i * kBoxBytes, &adapters.x[adapter], full,
                 block * Config::kBlockK, tile.begin + i * kBox);
-  const int row = tile.doc * adapters.width + column;
+  const int row = tile.doc * adapters.doc_pitch + column;
 #pragma unroll
   for (int i = 0; i < Config::kTileColumns / kBox; ++i)
     tma_load_5d(shared.b[stage] + i * kBoxBytes, &adapters.m, full, block * Config::kBlockK, 0, 0,
