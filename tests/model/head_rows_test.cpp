@@ -172,7 +172,8 @@ class HeadRows : public ::testing::TestWithParam<Case> {
           const auto begin = r.gradient.begin() + (g.data - all.gradient.data());
           return std::vector<float>(begin, begin + g.size());
         };
-        // Numbers of a head, a layer or a lane are sums over columns, too, whose terms partly cancel.
+        // Numbers of a head, a layer or a lane are sums over columns, too, whose terms partly
+        // cancel.
         const bool sums = g.size() < config.num_layers * D;
         EXPECT_LE(distance(part(some), part(all)),
                   sums ? 2 * tolerance(unit, T_ * D) : tolerance(unit, T_))

@@ -1,8 +1,8 @@
 // Memory measured first, then taken once. A function that lays out its buffers takes an Arena; run
 // against a dry arena it only counts (null pointers come back), run against a real one it hands out
-// 256-byte aligned pieces of one allocation (what cuBLASLt's choice of a kernel looks at: it must not
-// depend on where a piece lies). Each piece has a name, so that `--help`less questions
-// like "where did the 2 GiB go" have an answer: `report()`.
+// 256-byte aligned pieces of one allocation (what cuBLASLt's choice of a kernel looks at: it must
+// not depend on where a piece lies). Each piece has a name, so that `--help`less questions like
+// "where did the 2 GiB go" have an answer: `report()`.
 #pragma once
 
 #include <cstddef>
