@@ -19,11 +19,6 @@ __device__ __forceinline__ uint32_t pack_e4m3(float low, float high) {
 #endif
 }
 
-__device__ __forceinline__ uint4 pack_bf16_8(const float (&v)[8]) {
-  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
-                    pack_bf16(v[6], v[7]));
-}
-
 // 8 elements of bf16 → Q(x·scale).
 __device__ __forceinline__ uint2 e4m3_of_bf16(const uint4& pairs, float scale) {
   const auto two = [&](uint32_t pair) {

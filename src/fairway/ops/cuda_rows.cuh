@@ -113,8 +113,7 @@ __device__ __forceinline__ void store(T* p, const float (&v)[kVec]) {
     else
       *p = v[0];
   } else if constexpr (std::is_same_v<T, bf16>) {
-    *reinterpret_cast<uint4*>(p) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
-                                              pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+    *reinterpret_cast<uint4*>(p) = pack_bf16_8(v);
   } else {
     float4* to = reinterpret_cast<float4*>(p);
     to[0] = make_float4(v[0], v[1], v[2], v[3]);

@@ -106,10 +106,7 @@ class LeakySqBackwardEpilogue {
       const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
-        // unpack_bf16; without `zero` the compiler does it, and so waits for the loads, between the
-        // first products.
-        const float low = __uint_as_float(pairs[i / 2] * 0x10000u + zero);
-        const float high = __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+        const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
         sums_[p % 2] = fmaf(low, v[p][i], sums_[p % 2]);
         sums_[p % 2] = fmaf(high, v[p][i + 1], sums_[p % 2]);
         v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i);

@@ -34,9 +34,9 @@ class AdaptedEpilogue {
         const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
 #pragma unroll
         for (int i = 0; i < 8; i += 2) {
-          // unpack_bf16, kept behind the products by `zero`.
-          v[p][i] += __uint_as_float(pairs[i / 2] * 0x10000u + zero);
-          v[p][i + 1] += __uint_as_float((pairs[i / 2] ^ zero) & 0xFFFF0000u);
+          const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
+          v[p][i] += low;
+          v[p][i + 1] += high;
         }
       }
       sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.valid(c, p));

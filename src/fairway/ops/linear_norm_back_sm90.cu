@@ -84,10 +84,10 @@ class NormBackEpilogue {
       const uint32_t n_pairs[4] = {n.x, n.y, n.z, n.w};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
-        v[p][i] = fmaf(factor, v[p][i],
-                       fmaf(along, low(n_pairs[i / 2], zero), low(dx_pairs[i / 2], zero)));
-        v[p][i + 1] = fmaf(factor, v[p][i + 1],
-                           fmaf(along, high(n_pairs[i / 2], zero), high(dx_pairs[i / 2], zero)));
+        const float2 n_pair = sm90::unpack_bf16_late(n_pairs[i / 2], zero);
+        const float2 dx_pair = sm90::unpack_bf16_late(dx_pairs[i / 2], zero);
+        v[p][i] = fmaf(factor, v[p][i], fmaf(along, n_pair.x, dx_pair.x));
+        v[p][i + 1] = fmaf(factor, v[p][i + 1], fmaf(along, n_pair.y, dx_pair.y));
       }
       if (c + kHeld < 4) load(c + kHeld, p);
       sm90::store_global_16(params_.dx + at_.offset(c, p), v[p], at_.valid(c, p));
@@ -102,13 +102,6 @@ class NormBackEpilogue {
   __device__ __forceinline__ void load(int c, int p) {
     dx_[c % kHeld][p] = sm90::load_global_16(params_.dx + at_.offset(c, p), at_.valid(c, p));
     n_[c % kHeld][p] = sm90::load_global_16(params_.n + at_.offset(c, p), at_.valid(c, p));
-  }
-  // unpack_bf16, kept behind the products by `zero`.
-  static __device__ __forceinline__ float low(uint32_t pair, uint32_t zero) {
-    return __uint_as_float(pair * 0x10000u + zero);
-  }
-  static __device__ __forceinline__ float high(uint32_t pair, uint32_t zero) {
-    return __uint_as_float((pair ^ zero) & 0xFFFF0000u);
   }
 
   const Params& params_;

@@ -11,7 +11,7 @@ namespace fairway::cuda {
 namespace {
 
 using namespace sm90;
-using Config = WideConfig<3, 1>;  // the widths of three dy beside each other; one x
+using Config = WideConfig<>;
 
 struct Gradients {
   CUtensorMap dy[3], x;

@@ -22,13 +22,14 @@ __device__ __forceinline__ void quad_sums(float (&x)[kCount]) {
   }
 }
 
-// 8 elements; `zero` keeps this, and with it the wait for a load, behind the products.
+// 8 elements.
 __device__ __forceinline__ void unpack(const uint4& packed, uint32_t zero, float (&x)[8]) {
   const uint32_t pairs[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    x[2 * i] = __uint_as_float(pairs[i] * 0x10000u + zero);
-    x[2 * i + 1] = __uint_as_float((pairs[i] ^ zero) & 0xFFFF0000u);
+    const auto [low, high] = sm90::unpack_bf16_late(pairs[i], zero);
+    x[2 * i] = low;
+    x[2 * i + 1] = high;
   }
 }
 

@@ -330,9 +330,12 @@ __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   return v;
 }
 __device__ __forceinline__ void store_global_16(bf16* to, const float (&v)[8], bool valid) {
-  if (valid)
-    *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
-                                               pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+  if (valid) *reinterpret_cast<uint4*>(to) = pack_bf16_8(v);
+}
+// unpack_bf16, behind the products: `zero` is what Epilogue::chunk is given. Without it the
+// compiler unpacks, and so waits for the loads, between the first products.
+__device__ __forceinline__ float2 unpack_bf16_late(uint32_t pair, uint32_t zero) {
+  return {__uint_as_float(pair * 0x10000u + zero), __uint_as_float((pair ^ zero) & 0xFFFF0000u)};
 }
 
 // One of the two consumer warpgroups.
