@@ -138,7 +138,8 @@ TEST_F(GpuDevice, AWorkspaceThatMovesIsRecordedAnew) {
   work.set(1);
   for (int i = 0; i < 3; ++i) graphs.run({1}, [&] { work.issue(1); });
   EXPECT_EQ(work.calls, 2);
-  for (int slot = 0; slot < 8; ++slot) device.workspace(slot, size_t{1} << 20);
+  for (int i = 0; i < static_cast<int>(Workspace::count); ++i)
+    device.workspace(static_cast<Workspace>(i), size_t{1} << 20);
   for (int i = 0; i < 3; ++i) graphs.run({1}, [&] { work.issue(1); });
   EXPECT_EQ(work.calls, 3);
   EXPECT_EQ(work.total(), 6);
@@ -165,7 +166,8 @@ TEST_F(GpuDevice, UploadsAndLargerWorkspacesAreNotRecorded) {
   graphs.run({1}, [&] { work.set(1); });
   EXPECT_THROW(graphs.run({1}, [&] { work.set(1); }), std::logic_error);
   graphs.run({2}, [&] { work.issue(1); });
-  EXPECT_THROW(graphs.run({2}, [&] { device.workspace(3, size_t{1} << 20); }), std::logic_error);
+  EXPECT_THROW(graphs.run({2}, [&] { device.workspace(Workspace::transposed, size_t{1} << 20); }),
+               std::logic_error);
   EXPECT_EQ(work.total(), 1);
 }
 

@@ -106,8 +106,8 @@ bool CudaDevice::recording() const {
   return status != cudaStreamCaptureStatusNone;
 }
 
-std::byte* CudaDevice::workspace(int slot, size_t bytes) {
-  Buffer& buffer = workspaces_[static_cast<size_t>(slot)];
+std::byte* CudaDevice::workspace(Workspace which, size_t bytes) {
+  Buffer& buffer = workspaces_[static_cast<size_t>(which)];
   if (buffer.bytes() < bytes) {
     check(!recording(), "CudaDevice::workspace: more is needed while a graph is recorded");
     synchronize();  // earlier work may still use the old one

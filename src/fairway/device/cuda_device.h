@@ -41,6 +41,20 @@ class CudaGraphs;
 class CudaMatmul;
 class CudaStaging;
 
+// What ops keep in a device's scratch memory, one piece of memory each. It lasts until the next op
+// that uses the same: an op has others than the ops that it calls.
+enum class Workspace {
+  rows,        // sums of blocks of rows; attention's tiles where nobody made a plan
+  operands,    // adapters packed for products; attention's row terms; the optimizer's sums
+  adapters,    // sums of the chunks of rows of adapters' gradients
+  transposed,  // a matrix or several, transposed
+  hidden,      // the MLP's hidden rows and its Wdown; the head's rows; sums of weights' gradients
+  plan,        // attention's tiles
+  e4m3,        // rows as e4m3 operands, and what is known of e4m3 matrices
+  matmul,      // cuBLASLt's own
+  count
+};
+
 class CudaDevice {
  public:
   using Buffer = CudaBuffer;
@@ -66,9 +80,8 @@ class CudaDevice {
   void synchronize();
 
   // Scratch for the op that is being issued: at least `bytes`, 256-byte aligned, undefined content,
-  // valid until the next call with the same slot. It grows, which moves it, outside of recordings
-  // only.
-  std::byte* workspace(int slot, size_t bytes);
+  // valid until the next call for the same. It grows, which moves it, outside of recordings only.
+  std::byte* workspace(Workspace which, size_t bytes);
   // How often one has moved so far.
   int64_t workspace_moves() const { return workspace_moves_; }
 
@@ -81,12 +94,11 @@ class CudaDevice {
  private:
   bool recording() const;
 
-  static constexpr int kWorkspaces = 8;
   CUstream_st* stream_ = nullptr;
   std::string name_;
   int multiprocessors_ = 0, capability_ = 0;
   bool uses_graphs_ = true;
-  std::array<Buffer, kWorkspaces> workspaces_;
+  std::array<Buffer, static_cast<size_t>(Workspace::count)> workspaces_;
   int64_t workspace_moves_ = 0;
   std::unique_ptr<CudaStaging> staging_;
   std::unique_ptr<CudaMatmul> matmul_;

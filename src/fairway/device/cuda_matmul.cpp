@@ -19,7 +19,6 @@ namespace fairway {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-constexpr int kWorkspaceSlot = 7;  // of CudaDevice::workspace
 // Rows that the kernel of a `rows_independent` product is chosen for: those of the measurements
 // behind choose_kernel, for which cuBLASLt offers the kernels that were measured.
 constexpr int64_t kCanonicalRows = 98304;
@@ -182,7 +181,7 @@ void cuda_matmul(CudaDevice& device, const CudaMatmulShape& s, CudaMatrix<T> a, 
   }
   check_lt(cublasLtMatmul(lt.handle, op.value, &alpha, b.data, lb.value, a.data, la.value, &beta, c,
                           lc.value, d, lc.value, &found->second,
-                          device.workspace(kWorkspaceSlot, kWorkspaceBytes), kWorkspaceBytes,
+                          device.workspace(Workspace::matmul, kWorkspaceBytes), kWorkspaceBytes,
                           device.stream()),
            "a matrix product");
 }

@@ -211,8 +211,8 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
   fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
   fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
   if (acts.mlp_e4m3) {
-    std::vector<double> ln;
-    for (int i = 0; i < c.num_layers; ++i) ln.push_back(c.ln(i));
+    std::vector<double> ln(static_cast<size_t>(c.num_layers));
+    for (int i = 0; i < c.num_layers; ++i) ln[static_cast<size_t>(i)] = c.ln(i);
     mlp_e4m3_weights<T>(device, w.mlp_up_bank, acts.wdown_scaled, ln, acts.mlp_e4m3);
   }
 

@@ -15,7 +15,6 @@ namespace fairway::cuda {
 
 namespace {
 
-constexpr int kOperandsSlot = 1;  // of CudaDevice::workspace
 constexpr int kThreads = 256;
 constexpr int kTileRows = 128, kGroup = 2;  // of the product's kernels, and adapter_row_tiles
 
@@ -141,7 +140,7 @@ AdapterOperands make_operands(CudaDevice& device, const Pairs& pairs, int64_t ro
   const auto tile_bytes =
       static_cast<size_t>(ceil_div(to.row_tiles * int64_t{sizeof(sm90::RowTile)}, 256) * 256);
   std::byte* memory = device.workspace(
-      kOperandsSlot, tile_bytes + static_cast<size_t>(pairs.docs * width * k) * sizeof(bf16));
+      Workspace::operands, tile_bytes + static_cast<size_t>(pairs.docs * width * k) * sizeof(bf16));
   to.tiles = reinterpret_cast<const sm90::RowTile*>(memory);
   to.m = reinterpret_cast<const bf16*>(memory + tile_bytes);
   return to;

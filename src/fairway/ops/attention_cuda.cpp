@@ -10,8 +10,6 @@ namespace fairway {
 
 namespace {
 
-constexpr int kTilesSlot = 0, kWorkSlot = 1, kPlanSlot = 5;  // of CudaDevice::workspace
-
 cuda::AttentionShape shape_of(const AttentionExtents& e, int64_t queries, int64_t segments) {
   return {e.T,
           queries,
@@ -30,7 +28,7 @@ cuda::AttentionPlan plan_of(CudaDevice& device, Tensor<const T> q, Tensor<const 
   const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
   if (segments.tiles) return cuda::attention_plan(shape, kernels, segments.tiles);
   const auto plan = cuda::attention_plan(
-      shape, kernels, device.workspace(kTilesSlot, cuda::attention_plan_bytes(shape)));
+      shape, kernels, device.workspace(Workspace::rows, cuda::attention_plan_bytes(shape)));
   cuda::fill_attention_plan(device.stream(), plan, segments.cu_seqlens.data,
                             segments.cu_queries.data);
   return plan;
@@ -42,7 +40,7 @@ template <class T>
 AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& extents,
                                  Tensor<const int32_t> cu_seqlens) {
   const auto shape = shape_of(extents, extents.T, cu_seqlens.size() - 1);
-  std::byte* tiles = device.workspace(kPlanSlot, cuda::attention_plan_bytes(shape));
+  std::byte* tiles = device.workspace(Workspace::plan, cuda::attention_plan_bytes(shape));
   const auto kernels = cuda::attention_kernels<T>(shape, device.capability());
   cuda::fill_attention_plan(device.stream(), cuda::attention_plan(shape, kernels, tiles),
                             cu_seqlens.data, nullptr);
@@ -67,7 +65,8 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
   const int64_t own = static_cast<int64_t>(cuda::attention_workspace_bytes(plan)), H = q.extent(1),
                 partials = fused && rope->dq_gain ? cuda::attention_gain_partials(plan) : 0;
   std::byte* work = device.workspace(
-      kWorkSlot, static_cast<size_t>(own + partials * H * static_cast<int64_t>(sizeof(float))));
+      Workspace::operands,
+      static_cast<size_t>(own + partials * H * static_cast<int64_t>(sizeof(float))));
   cuda::AttentionRope within;
   if (fused)
     within = {rope->rstd_q.data,

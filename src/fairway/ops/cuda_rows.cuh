@@ -23,7 +23,6 @@
 
 namespace fairway {
 
-inline constexpr int kRowSlot = 0;  // the workspace slot of row-wise ops
 inline constexpr int kPack = 8;
 inline constexpr int kWarp = 32;
 inline constexpr int kRowThreads = 256;
@@ -320,7 +319,7 @@ ColumnSums run_columns(CudaDevice& device, const Op& op, int64_t rows, int64_t D
     const int64_t sums = result.blocks * Op::kSums * D;
     const int64_t scalars = result.scalar_blocks * Op::kScalars;
     result.sums = reinterpret_cast<float*>(
-        device.workspace(kRowSlot, static_cast<size_t>(sums + scalars) * sizeof(float)));
+        device.workspace(Workspace::rows, static_cast<size_t>(sums + scalars) * sizeof(float)));
     result.scalars = result.sums + sums;
   }
   const dim3 blocks(grid(result.blocks), grid(tiles)), threads(kColumnThreads, kColumnRows);

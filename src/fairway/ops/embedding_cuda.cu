@@ -208,8 +208,9 @@ void embed_backward(CudaDevice& device, Tensor<const int32_t> tokens, Tensor<con
   // Everything lies in one workspace; the sums first, for their alignment.
   const int64_t sums_size = most_pieces * D;
   const int64_t ints = 2 * rows + chunks * V + V + 2 * (V + 1) + most_pieces;
-  std::byte* memory = device.workspace(kRowSlot, static_cast<size_t>(sums_size) * sizeof(float) +
-                                                     static_cast<size_t>(ints) * sizeof(int32_t));
+  std::byte* memory =
+      device.workspace(Workspace::rows, static_cast<size_t>(sums_size) * sizeof(float) +
+                                            static_cast<size_t>(ints) * sizeof(int32_t));
   float* sums = reinterpret_cast<float*>(memory);
   int32_t* next = reinterpret_cast<int32_t*>(sums + sums_size);
   const auto take = [&next](int64_t n) {

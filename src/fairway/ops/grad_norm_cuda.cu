@@ -7,7 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kBlock = 16384;  // elements
-constexpr int kSlotPartial = 1;    // of CudaDevice::workspace
 
 struct Itself {
   __device__ double operator()(float x) const { return static_cast<double>(x); }
@@ -38,7 +37,7 @@ void add(CudaDevice& device, int64_t n, const float* x, double* total) {
   if (n <= 0) return;
   const int64_t blocks = (n + kBlock - 1) / kBlock;
   auto* partial = reinterpret_cast<double*>(
-      device.workspace(kSlotPartial, static_cast<size_t>(blocks) * sizeof(double)));
+      device.workspace(Workspace::operands, static_cast<size_t>(blocks) * sizeof(double)));
   sum_kernel<Term><<<static_cast<unsigned>(blocks), kThreads, 0, device.stream()>>>(n, x, partial);
   cuda_check_launch("sums of blocks");
   total_kernel<<<1, kThreads, 0, device.stream()>>>(blocks, partial, total);

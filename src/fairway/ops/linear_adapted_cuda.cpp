@@ -12,8 +12,6 @@ namespace fairway {
 
 namespace {
 
-constexpr int kTransposedSlot = 3;  // of CudaDevice::workspace
-
 // Widths and adapters that the Hopper kernels have tiles for.
 bool fits_sm90(const CudaDevice& device, Tensor<const bf16> w) {
   return device.capability() == 90 && w.extent(0) % 64 == 0 && w.extent(1) % 64 == 0;
@@ -46,7 +44,7 @@ void linear_adapted_backward_input(CudaDevice& device, Tensor<const T> dy, Tenso
   if constexpr (std::is_same_v<T, bf16>) {
     const int64_t out = w.extent(0), in = w.extent(1), rows = dy.size() / out;
     if (rows > 0 && fits_sm90(device, w) && fits_sm90(added, in)) {
-      const bf16* const w_transposed = cuda::transposed<1>(device, kTransposedSlot, {w});
+      const bf16* const w_transposed = cuda::transposed<1>(device, {w});
       const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_adapted(device.stream(), dy.data, w_transposed, nullptr, adapters, rows, out, in,
                            dx.data);
@@ -65,7 +63,7 @@ void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T
         fits_sm90(device, maps.w[2]) && fits_sm90(added, in)) {
       const bf16* const dy[3] = {maps.dy[0].data, maps.dy[1].data, maps.dy[2].data};
       const int64_t out[3] = {maps.w[0].extent(0), maps.w[1].extent(0), maps.w[2].extent(0)};
-      const bf16* const w_transposed = cuda::transposed(device, kTransposedSlot, maps.w);
+      const bf16* const w_transposed = cuda::transposed(device, maps.w);
       const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_three_adapted_backward_input(device.stream(), dy, w_transposed, adapters, rows,
                                                 in, out, dx.data);

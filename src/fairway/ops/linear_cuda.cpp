@@ -12,8 +12,6 @@ namespace fairway {
 
 namespace {
 
-constexpr int kWeightsSlot = 4;  // of CudaDevice::workspace
-
 // Whole boxes, and float4s of the gradients.
 bool fits_sm90(const std::array<Tensor<const bf16>, 3>& dy,
                const std::array<Tensor<float>, 3>& dw) {
@@ -77,7 +75,7 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
         dy[i] = maps.dy[i].data;
         out[i] = maps.w[i].extent(0);
       }
-      const bf16* const w = cuda::transposed(device, kWeightsSlot, maps.w);
+      const bf16* const w = cuda::transposed(device, maps.w);
       cuda::linear_three_backward_input(device.stream(), dy, w, rows, in, out, dx.data);
       return;
     }
@@ -100,7 +98,7 @@ void linear_three_backward_weight(CudaDevice& device, const std::array<Tensor<co
       }
       const int slices = cuda::linear_three_backward_weight_slices(g);
       auto* partial = reinterpret_cast<float*>(
-          device.workspace(kWeightsSlot, cuda::weight_gradients_bytes(g, slices)));
+          device.workspace(Workspace::hidden, cuda::weight_gradients_bytes(g, slices)));
       cuda::linear_three_backward_weight(device.stream(), g, slices, partial);
       return;
     }

@@ -11,7 +11,6 @@ namespace fairway {
 
 namespace {
 
-constexpr int kSlot = 4;                     // of CudaDevice::workspace
 constexpr int kWarps = kRowThreads / kWarp;  // rows of a block
 
 struct XentRows {
@@ -84,8 +83,8 @@ void linear_xent_sm90(CudaDevice& device, const LinearXent<bf16>& in, Tensor<bf1
   const bool gradient = in.d_nll != nullptr;
   // Multiples of 128 bytes first.
   const auto x_bytes = gradient ? static_cast<size_t>(rows * D) * sizeof(bf16) : 0;
-  std::byte* work =
-      device.workspace(kSlot, x_bytes + static_cast<size_t>(rows * tiles) * sizeof(float));
+  std::byte* work = device.workspace(Workspace::hidden,
+                                     x_bytes + static_cast<size_t>(rows * tiles) * sizeof(float));
   const Tensor<bf16> x_scaled{reinterpret_cast<bf16*>(work), {rows, D}};
   auto* sums = reinterpret_cast<float*>(work + x_bytes);
 

@@ -9,12 +9,6 @@
 
 namespace fairway {
 
-namespace {
-
-constexpr int kTransposedSlot = 3;  // of CudaDevice::workspace
-
-}  // namespace
-
 template <class T>
 void linear_xsa_backward(CudaDevice& device, Tensor<const T> dout, Tensor<const T> w,
                          Tensor<const T> y2, Tensor<const T> v, Tensor<const Accum<T>> y_dot_v,
@@ -25,7 +19,7 @@ void linear_xsa_backward(CudaDevice& device, Tensor<const T> dout, Tensor<const 
     const int64_t width = w.extent(0);
     if (rows > 0 && !picked && device.capability() == 90 &&
         cuda::linear_xsa_backward_fits(width, heads, kv_heads, y2.extent(2))) {
-      const bf16* const w_transposed = cuda::transposed<1>(device, kTransposedSlot, {w});
+      const bf16* const w_transposed = cuda::transposed<1>(device, {w});
       cuda::linear_xsa_backward(device.stream(), {.dout = dout.data,
                                                   .w_transposed = w_transposed,
                                                   .y2 = y2.data,

@@ -53,7 +53,7 @@ inline int64_t partial_floats(int64_t rows, int64_t count, int64_t width, int64_
 }
 inline float* partial_workspace(CudaDevice& device, int64_t floats) {
   return reinterpret_cast<float*>(
-      device.workspace(kSlotPartial, static_cast<size_t>(floats) * sizeof(float)));
+      device.workspace(Workspace::adapters, static_cast<size_t>(floats) * sizeof(float)));
 }
 
 // d += the sums of the chunks behind the first, in order. Grid (blocks of elements, adapters,

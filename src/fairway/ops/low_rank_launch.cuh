@@ -5,9 +5,6 @@
 
 namespace fairway::cuda::low_rank {
 
-// Of CudaDevice::workspace.
-constexpr int kSlotPacked = 1, kSlotPartial = 2;
-
 // Shared memory beyond 48 KiB has to be asked for.
 template <class Kernel>
 void allow_shared(Kernel* kernel, int bytes) {

@@ -79,7 +79,7 @@ inline Packed pack_to(CudaDevice& device, int64_t docs, const Matrix& m, int til
 
 inline uint4* packed_workspace(CudaDevice& device, int64_t chunks) {
   return reinterpret_cast<uint4*>(
-      device.workspace(kSlotPacked, static_cast<size_t>(chunks) * sizeof(uint4)));
+      device.workspace(Workspace::operands, static_cast<size_t>(chunks) * sizeof(uint4)));
 }
 
 inline Packed pack(CudaDevice& device, int64_t docs, const Matrix& m, int tile_n, int64_t tiles,

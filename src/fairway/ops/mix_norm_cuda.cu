@@ -261,7 +261,7 @@ void mix_norm_backward(CudaDevice& device, const MixNormGradient<T>& in, Tensor<
   const size_t shared = dmix ? static_cast<size_t>(warps * 2 * D) * sizeof(float) : 0;
   if (dmix)
     p.partials = reinterpret_cast<float*>(
-        device.workspace(kRowSlot, static_cast<size_t>(blocks * 2 * D) * sizeof(float)));
+        device.workspace(Workspace::rows, static_cast<size_t>(blocks * 2 * D) * sizeof(float)));
   with_row_layout(packs, D, [&](auto vec, auto chunks) {
     constexpr int kChunks = decltype(chunks)::value <= 2 ? decltype(chunks)::value : 0;
     with_switches(

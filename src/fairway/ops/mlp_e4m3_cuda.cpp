@@ -18,13 +18,11 @@ namespace fairway {
 
 namespace {
 
-constexpr int kHiddenSlot = 4, kRowsSlot = 6;  // of CudaDevice::workspace
-
 // [rows, width] in a workspace of the device: one at a time.
 template <class T>
-Tensor<T> workspace(CudaDevice& device, int slot, int64_t rows, int64_t width) {
+Tensor<T> workspace(CudaDevice& device, Workspace which, int64_t rows, int64_t width) {
   const auto bytes = static_cast<size_t>(rows * width) * sizeof(T);
-  return {reinterpret_cast<T*>(device.workspace(slot, bytes)), {rows, width}};
+  return {reinterpret_cast<T*>(device.workspace(which, bytes)), {rows, width}};
 }
 
 // [rows, width] of T and an exponent a row; behind them room for norm_back's rows and its sums of
@@ -42,7 +40,8 @@ ScaledRows<T> scaled_rows(CudaDevice& device, int64_t rows, int64_t width, int64
   const size_t x = (count * static_cast<size_t>(width) * sizeof(T) + 15) / 16 * 16;
   const size_t row = tiles > 0 ? count * sizeof(cuda::NormBackRow) : 0;
   const size_t dots = tiles * count * sizeof(float);
-  std::byte* const memory = device.workspace(kRowsSlot, x + row + dots + count * sizeof(int32_t));
+  std::byte* const memory =
+      device.workspace(Workspace::e4m3, x + row + dots + count * sizeof(int32_t));
   ScaledRows<T> s{{reinterpret_cast<T*>(memory), {rows, width}},
                   reinterpret_cast<int32_t*>(memory + x + row + dots)};
   if (tiles == 0) return s;
@@ -83,7 +82,7 @@ void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>
             static_cast<size_t>(hidden.signs.size()) * sizeof(uint32_t),
         "mlp_leaky_sq_e4m3: signs");
   const int32_t* const e = w.exponents.data;
-  const Tensor<e4m3> f = workspace<e4m3>(device, kHiddenSlot, rows, F);
+  const Tensor<e4m3> f = workspace<e4m3>(device, Workspace::hidden, rows, F);
   cuda::mlp_e4m3_up(device.stream(), n.data, OperandPair(w.wup).straight, e, rows, D, F,
                     hidden.z.data, f.data, hidden.signs.data);
   cuda::mlp_e4m3_down(device.stream(), f.data, OperandPair(w.wdown).straight, e, residual.data,
@@ -98,7 +97,7 @@ void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16>
   linear_backward_weight<bf16>(device, dm, hidden.z, dwdown);
   const int64_t tiles = norm ? cuda::leaky_sq_dot_tiles(F) : 0;
   const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D, tiles);
-  const Tensor<e4m3> dz = workspace<e4m3>(device, kHiddenSlot, rows, F);
+  const Tensor<e4m3> dz = workspace<e4m3>(device, Workspace::hidden, rows, F);
   cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
   cuda::mlp_e4m3_down_backward(device.stream(), in.x.data, in.exponents,
                                OperandPair(w.wdown).transposed, e, hidden.z.data, hidden.signs.data,
@@ -157,16 +156,16 @@ void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& 
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      const Tensor<e4m3> in = workspace<e4m3>(device, kRowsSlot, rows, D);
+      const Tensor<e4m3> in = workspace<e4m3>(device, Workspace::e4m3, rows, D);
       cuda::mlp_e4m3_operand_n(device.stream(), n.data, w.exponents.data, rows, D, in.data);
       products_sm90(device, in, w, residual, hidden, y);
       return;
     }
   const int32_t* const e = w.exponents.data;
-  const Tensor<T> in = workspace<T>(device, kRowsSlot, rows, D);
+  const Tensor<T> in = workspace<T>(device, Workspace::e4m3, rows, D);
   round_rows_to_e4m3<T>(device, n, e + kE4m3N, nullptr, in.data);
   linear<T>(device, in, w.wup, hidden.z, false);
-  const Tensor<T> f = workspace<T>(device, kHiddenSlot, rows, F);
+  const Tensor<T> f = workspace<T>(device, Workspace::hidden, rows, F);
   if constexpr (std::is_same_v<T, bf16>) {
     leaky_sq_with_signs(device, hidden.z.size(), hidden.z.data, hidden.signs.data);
     round_rows_to_e4m3<T>(device, hidden.z, e + kE4m3F, nullptr, f.data);
@@ -184,7 +183,7 @@ void norm_mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> x, double eps, d
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      const Tensor<e4m3> in = workspace<e4m3>(device, kRowsSlot, rows, D);
+      const Tensor<e4m3> in = workspace<e4m3>(device, Workspace::e4m3, rows, D);
       rms_norm_e4m3(device, x, eps, ln, rstd, n, w.exponents.data + kE4m3N, in.data);
       products_sm90(device, in, w, residual, hidden, y);
       return;
@@ -203,7 +202,7 @@ void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<c
       backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown, norm);
       return;
     }
-  const Tensor<T> hidden_rows = workspace<T>(device, kHiddenSlot, rows, F);
+  const Tensor<T> hidden_rows = workspace<T>(device, Workspace::hidden, rows, F);
   const Tensor<T>& z = hidden.z;
   if constexpr (std::is_same_v<T, bf16>) {
     linear_backward_weight<T>(device, dm, z, dwdown);

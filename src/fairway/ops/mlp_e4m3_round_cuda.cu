@@ -8,7 +8,6 @@ namespace fairway {
 
 namespace {
 
-constexpr int kFactsSlot = 6;           // of CudaDevice::workspace
 constexpr int64_t kFactsBlock = 16384;  // elements
 constexpr int kWarps = kRowThreads / kWarp;
 constexpr int kLayersAtOnce = 64;
@@ -130,7 +129,7 @@ void mlp_e4m3_exponents(CudaDevice& device, Tensor<const T> wup, Tensor<const T>
   const int64_t L = wup.extent(0), F = wup.extent(1), D = wup.extent(2);
   const int64_t blocks = ceil_div(F * D, kFactsBlock);
   auto* facts = reinterpret_cast<MatrixFacts*>(
-      device.workspace(kFactsSlot, static_cast<size_t>(2 * L * blocks) * sizeof(MatrixFacts)));
+      device.workspace(Workspace::e4m3, static_cast<size_t>(2 * L * blocks) * sizeof(MatrixFacts)));
   MatrixFacts* const of_down = facts + L * blocks;
   const dim3 all(grid(blocks), grid(L));
   facts_kernel<T><<<all, kRowThreads, 0, device.stream()>>>(wup.data, F * D, facts);

@@ -16,13 +16,11 @@ namespace fairway {
 
 namespace {
 
-constexpr int kTransposedSlot = 3, kHiddenSlot = 4;  // of CudaDevice::workspace
-
 // [rows, width] in the device's workspace: one at a time.
 template <class T>
 Tensor<T> hidden_workspace(CudaDevice& device, int64_t rows, int64_t width) {
   const auto bytes = static_cast<size_t>(rows * width) * sizeof(T);
-  return {reinterpret_cast<T*>(device.workspace(kHiddenSlot, bytes)), {rows, width}};
+  return {reinterpret_cast<T*>(device.workspace(Workspace::hidden, bytes)), {rows, width}};
 }
 
 // Hopper, and widths that its kernels have tiles for.
@@ -68,7 +66,7 @@ struct DownBackwardWork {
     const auto row_bytes = static_cast<size_t>(rows) * sizeof(cuda::NormBackRow);
     const auto dots_bytes = static_cast<size_t>(tiles * rows) * sizeof(float);
     std::byte* memory =
-        device.workspace(kHiddenSlot, w_bytes + (with_norm ? row_bytes + dots_bytes : 0));
+        device.workspace(Workspace::hidden, w_bytes + (with_norm ? row_bytes + dots_bytes : 0));
     wdown_transposed = reinterpret_cast<bf16*>(memory);
     if (!with_norm) return;
     row = reinterpret_cast<cuda::NormBackRow*>(memory + w_bytes);
@@ -103,15 +101,14 @@ void norm_back(CudaDevice& device, Tensor<const bf16> dz, Tensor<const bf16> n,
                         .rstd = norm.rstd.data,
                         .scale = norm.scale},
                        nullptr, work.row);
-  const cuda::LinearNormBack<bf16> op{
-      .dy = dz.data,
-      .w_transposed = cuda::transposed<1>(device, kTransposedSlot, {wup}),
-      .n = n.data,
-      .row = work.row,
-      .dx = norm.dx.data,
-      .rows = rows,
-      .in = D,
-      .out = F};
+  const cuda::LinearNormBack<bf16> op{.dy = dz.data,
+                                      .w_transposed = cuda::transposed<1>(device, {wup}),
+                                      .n = n.data,
+                                      .row = work.row,
+                                      .dx = norm.dx.data,
+                                      .rows = rows,
+                                      .in = D,
+                                      .out = F};
   if (added)
     cuda::linear_norm_back(device.stream(), op,
                            cuda::adapters_down_backward(device, rows, added.dxa, added.down));

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kNormBlock = 8192;  // elements
-constexpr int kSlotPartial = 1;       // of CudaDevice::workspace
 
 // partial[matrix, block] = the sum of squares of that block of the matrix. Grid (blocks, batch).
 __global__ void __launch_bounds__(kThreads)
@@ -60,7 +59,7 @@ void normalise(CudaDevice& device, int64_t batch, int64_t size, const float* x, 
   const int64_t blocks = (size + kNormBlock - 1) / kNormBlock;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(batch));
   double* partial = reinterpret_cast<double*>(
-      device.workspace(kSlotPartial, static_cast<size_t>(batch * blocks) * sizeof(double)));
+      device.workspace(Workspace::operands, static_cast<size_t>(batch * blocks) * sizeof(double)));
   matrix_squares_kernel<<<grid, kThreads, 0, device.stream()>>>(size, x, partial);
   cuda_check_launch("newton_schulz: norms");
   normalise_kernel<<<grid, kThreads, 0, device.stream()>>>(size, x, partial, eps, out);

@@ -361,7 +361,7 @@ void rope_gain_backward(CudaDevice& device, Tensor<const T> dx_rot, Tensor<const
   float* partials = nullptr;
   if (dgain)
     partials = reinterpret_cast<float*>(
-        device.workspace(kRowSlot, static_cast<size_t>(blocks * heads) * sizeof(float)));
+        device.workspace(Workspace::rows, static_cast<size_t>(blocks * heads) * sizeof(float)));
   const auto stream = device.stream();
   const bool packs =
       half % kPack == 0 && aligned16(dx_rot.data, x_rot.data, cosine.data, sine.data, dx.data);
