@@ -198,7 +198,7 @@ Result run(CudaDevice& device, const LoraConfig& lora_config, bool pick, Read re
   return {model.nll, host_values(device, Tensor<float>{gradient, {n}})};
 }
 
-TEST(LoraCopies, GiveTheBitsThatOpsGiveWithoutThem) {
+TEST(GpuLoraCopies, GiveTheBitsThatOpsGiveWithoutThem) {
   if (!cuda_available()) GTEST_SKIP() << "no GPU here";
   CudaDevice device;
   if (!reads_adapter_copies<bf16>(device)) GTEST_SKIP() << "no op reads copies here";
