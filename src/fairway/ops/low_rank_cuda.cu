@@ -127,11 +127,9 @@ void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<cons
   if (!any(down)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(down.rank, down.in, dxa.data, x.data, dx.data)) {
-      LowRankDown<float> gradients = da;
-      gradients.doc_rows = down.doc_rows;  // the rows are the adapters'
       const bool sm90 = da && low_rank_down_gradient_fits_sm90(device, x.extent(0), da);
-      low_rank_down_backward_mma(device, dxa, x, down, dx, sm90 ? LowRankDown<float>{} : gradients);
-      if (sm90) low_rank_down_gradient_sm90(device, dxa, x, gradients);
+      low_rank_down_backward_mma(device, dxa, x, down, dx, sm90 ? LowRankDown<float>{} : da);
+      if (sm90) low_rank_down_gradient_sm90(device, dxa, x, down, da);
       return;
     }
   for (int i = 0; i < down.count; ++i) {

@@ -77,24 +77,24 @@ static __global__ void __launch_bounds__(kSumThreads)
 }
 
 // dA = dxaᵀ x of all adapters of x. `rank_step` is their rows', so that `width` elements follow
-// each other.
+// each other. Of `da` it is told where gradients go; the rows are those of `down`.
 inline Gradient down_gradient(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
-                              const LowRankDown<float>& da) {
-  return {
-      .doc_rows = da.doc_rows.data,
-      .docs = static_cast<int>(da.docs),
-      .wide = x.data,
-      .narrow = dxa.data,
-      .width = static_cast<int>(da.in),
-      .narrow_pitch = static_cast<int>(da.width()),
-      .d = da.a,
-      .count = da.count,
-      .rank = static_cast<int>(da.rank),
-      .doc_step = da.stride,
-      .wide_step = 1,
-      .rank_step = da.in,
-      .partial = partial_workspace(device, partial_floats(x.extent(0), da.count, da.in, da.rank)),
-      .most_rows = std::min(da.most_rows, x.extent(0))};
+                              const LowRankDown<const float>& down, const LowRankDown<float>& da) {
+  return {.doc_rows = down.doc_rows.data,
+          .docs = static_cast<int>(down.docs),
+          .wide = x.data,
+          .narrow = dxa.data,
+          .width = static_cast<int>(down.in),
+          .narrow_pitch = static_cast<int>(down.width()),
+          .d = da.a,
+          .count = down.count,
+          .rank = static_cast<int>(down.rank),
+          .doc_step = da.stride,
+          .wide_step = 1,
+          .rank_step = down.in,
+          .partial = partial_workspace(device,
+                                       partial_floats(x.extent(0), down.count, down.in, down.rank)),
+          .most_rows = std::min(down.most_rows, x.extent(0))};
 }
 // dB = gᵀ xa of one adapter; `partial` has partial_floats(rows, 1, out, rank) floats.
 inline Gradient ups_gradient(const LowRankUpBackward<bf16>& one, Tensor<const bf16> xa,

@@ -129,7 +129,7 @@ void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tens
     else
       run_product<true>(device, down, rows, dxa.data, down.width(), a, dx.data, down.in);
   }
-  if (da) run_gradient(device, rows, down_gradient(device, dxa, x, da));
+  if (da) run_gradient(device, rows, down_gradient(device, dxa, x, down, da));
 }
 
 }  // namespace fairway

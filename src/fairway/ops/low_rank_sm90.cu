@@ -127,9 +127,10 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
 }
 
 void low_rank_down_gradient_sm90(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
+                                 const LowRankDown<const float>& down,
                                  const LowRankDown<float>& da) {
-  const int64_t rows = x.extent(0), in = da.in, width = da.width();
-  const Gradient g = down_gradient(device, dxa, x, da);
+  const int64_t rows = x.extent(0), in = down.in, width = down.width();
+  const Gradient g = down_gradient(device, dxa, x, down, da);
   const CUtensorMap narrow = sm90::tensor_map(dxa.data, rows, width, width);
   const CUtensorMap wide = sm90::tensor_map(x.data, rows, in, in);
   // All four adapters of attention's input at once; the MLP's one has few columns.

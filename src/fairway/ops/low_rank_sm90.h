@@ -19,8 +19,9 @@ bool low_rank_down_gradient_fits_sm90(const CudaDevice& device, int64_t rows,
 
 void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
                                 Tensor<const bf16> xa, Tensor<bf16> dxa);
-// For each document da_i = dxa_iᵀ x.
+// For each document of `down` da_i = dxa_iᵀ x.
 void low_rank_down_gradient_sm90(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
+                                 const LowRankDown<const float>& down,
                                  const LowRankDown<float>& da);
 
 }  // namespace fairway
