@@ -92,11 +92,7 @@ class LeakySqBackwardEpilogue {
   __device__ __forceinline__ void early() {
     const uint4 signs = sm90::load_global_16(params_.signs + slot_, true);
     signs_ = {signs.x, signs.y, signs.z, signs.w};
-#pragma unroll
-    for (int c = 0; c < 4; ++c)
-#pragma unroll
-      for (int p = 0; p < 4; ++p)
-        in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
+    sm90::load_tile(params_.f, at_, in_);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {

@@ -18,13 +18,7 @@ class AdaptedEpilogue {
       : params_(params), at_(at, at.row_end, params.columns) {}
 
   __device__ __forceinline__ void early() {
-    if constexpr (kResidual) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c)
-#pragma unroll
-        for (int p = 0; p < 4; ++p)
-          in_[c][p] = sm90::load_global_16(params_.residual + at_.offset(c, p), at_.valid(c, p));
-    }
+    if constexpr (kResidual) sm90::load_tile(params_.residual, at_, in_);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {

@@ -96,7 +96,7 @@ void linear_three_backward_weight(CudaDevice& device, const std::array<Tensor<co
         g.out[i] = dw[i].extent(0);
         g.dw[i] = dw[i].data;
       }
-      const int slices = cuda::linear_three_backward_weight_slices(g);
+      const int slices = cuda::linear_three_backward_weight_slices(g, device.multiprocessors());
       auto* partial = reinterpret_cast<float*>(
           device.workspace(Workspace::hidden, cuda::weight_gradients_bytes(g, slices)));
       cuda::linear_three_backward_weight(device.stream(), g, slices, partial);

@@ -110,13 +110,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
   const int rank = static_cast<int>(cluster_rank());
   const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < Config::kStages; ++i) {
-      mbarrier_init(&shared.full[i], 1);
-      mbarrier_init(&shared.empty[i], kCluster * 8);  // consumer warps of both blocks
-    }
-    mbarrier_init_fence();
-  }
+  if (threadIdx.x == 0) wide_init(shared);
   cluster_sync();
 
   const Unit unit(g, rank);
@@ -164,13 +158,9 @@ int tiles(const WeightGradients& g) {
 
 }  // namespace
 
-int linear_three_backward_weight_slices(const WeightGradients& g) {
-  int device = 0, processors = 0;
-  cuda_check(cudaGetDevice(&device), "cudaGetDevice");
-  cuda_check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-             "multiprocessors");
+int linear_three_backward_weight_slices(const WeightGradients& g, int multiprocessors) {
   const int blocks = wide_ceil_div(g.rows, Config::kBlockK);
-  return std::clamp(processors / (kCluster * tiles(g)), 1, std::max(blocks, 1));
+  return std::clamp(multiprocessors / (kCluster * tiles(g)), 1, std::max(blocks, 1));
 }
 
 size_t weight_gradients_bytes(const WeightGradients& g, int slices) {

@@ -22,9 +22,9 @@ struct WeightGradients {
   float* dw[3];  // [out[i], in]
 };
 
-// Into how many slices of rows the sums are cut, so that there is work for the whole device; and
-// the room for the sums of all.
-int linear_three_backward_weight_slices(const WeightGradients& gradients);
+// Into how many slices of rows the sums are cut, so that there is work for all of the device's
+// multiprocessors; and the room for the sums of all.
+int linear_three_backward_weight_slices(const WeightGradients& gradients, int multiprocessors);
 size_t weight_gradients_bytes(const WeightGradients& gradients, int slices);
 
 // dw[i] += dy[i]ᵀ x. `partial`: weight_gradients_bytes of scratch. Sums are float, over a slice's

@@ -102,11 +102,7 @@ class LeakySqE4m3BackwardEpilogue {
     dz_ = __ldg(params_.exponents + kE4m3Dz) - down;
 #pragma unroll
     for (int half = 0; half < 2; ++half) df_.of[half] += down;
-#pragma unroll
-    for (int c = 0; c < 4; ++c)
-#pragma unroll
-      for (int p = 0; p < 4; ++p)
-        in_[c][p] = sm90::load_global_16(params_.f + at_.offset(c, p), at_.valid(c, p));
+    sm90::load_tile(params_.f, at_, in_);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
@@ -169,13 +165,7 @@ class ScaledE4m3Epilogue {
       : params_(params), at_(at, params.rows, params.columns) {}
 
   __device__ __forceinline__ void early() {
-    if constexpr (kResidual) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c)
-#pragma unroll
-        for (int p = 0; p < 4; ++p)
-          in_[c][p] = sm90::load_global_16(params_.residual + at_.offset(c, p), at_.valid(c, p));
-    }
+    if constexpr (kResidual) sm90::load_tile(params_.residual, at_, in_);
     if constexpr (kOfRows) rows_.load(params_.row_exponents, params_.rows, at_);
     a_ = __ldg(params_.exponents + params_.a);
     b_ = __ldg(params_.exponents + params_.b);

@@ -75,6 +75,16 @@ struct alignas(1024) WideShared {
   uint32_t zero;
 };
 
+// The stages' barriers: one thread's work, behind which the cluster's blocks meet.
+template <class Config>
+__device__ __forceinline__ void wide_init(WideShared<Config>& shared) {
+  for (int i = 0; i < Config::kStages; ++i) {
+    mbarrier_init(&shared.full[i], 1);
+    mbarrier_init(&shared.empty[i], kCluster * 8);  // consumer warps of all blocks
+  }
+  mbarrier_init_fence();
+}
+
 template <class Config>
 struct WideMatrices {
   CUtensorMap a[Config::kPartsA];  // tensor_map
@@ -329,6 +339,15 @@ __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
       : "memory");
   return v;
 }
+// A thread's elements of all chunks of a tile. `from` stays in the kernel's parameters: registers
+// are short.
+__device__ __forceinline__ void load_tile(const bf16* const& from, const TileElements& at,
+                                          uint4 (&in)[4][4]) {
+#pragma unroll
+  for (int c = 0; c < 4; ++c)
+#pragma unroll
+    for (int p = 0; p < 4; ++p) in[c][p] = load_global_16(from + at.offset(c, p), at.valid(c, p));
+}
 __device__ __forceinline__ void store_global_16(bf16* to, const float (&v)[8], bool valid) {
   if (valid) *reinterpret_cast<uint4*>(to) = pack_bf16_8(v);
 }
@@ -395,11 +414,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
   const int lane = static_cast<int>(threadIdx.x) % 32;
 
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Config::kStages; ++i) {
-      mbarrier_init(&shared.full[i], 1);
-      mbarrier_init(&shared.empty[i], kCluster * 8);  // consumer warps of all blocks
-    }
-    mbarrier_init_fence();
+    wide_init(shared);
     shared.zero = 0;
   }
   cluster_sync();
