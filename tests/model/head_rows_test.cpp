@@ -10,6 +10,7 @@
 #include "fairway/model/device_weights.h"
 #include "fairway/model/model.h"
 #include "support/model_run.h"
+#include "support/random.h"
 #include "support/small_model.h"
 
 namespace fairway {
@@ -48,14 +49,6 @@ const Variant kVariants[] = {{"lanes_xsa", 2, 3},
 
 using Case = std::tuple<Width, Variant>;
 
-std::vector<float> random_floats(int64_t n, uint64_t stream, double size) {
-  const Philox rng(7, stream);
-  std::vector<float> out(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i)
-    out[static_cast<size_t>(i)] = static_cast<float>(size * rng.normal(static_cast<uint64_t>(i)));
-  return out;
-}
-
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
   double error = 0, norm = 0;
   for (size_t i = 0; i < a.size(); ++i) {
@@ -91,7 +84,7 @@ class HeadRows : public ::testing::TestWithParam<Case> {
     weights.resize(static_cast<size_t>(flat_size(config)));
     init_weights(cpu, config, 5, weights.data());
     // Nothing is left at zero or one, where gradients would vanish.
-    const auto noise = random_floats(std::ssize(weights), 1, 0.05);
+    const auto noise = testing::random_floats(std::ssize(weights), 7, 1, 0.05);
     for (size_t i = 0; i < weights.size(); ++i) weights[i] += noise[i];
   }
 
@@ -127,8 +120,8 @@ class HeadRows : public ::testing::TestWithParam<Case> {
         return buffer;
       };
       const std::vector<int32_t>& head = pick ? head_starts : kStarts;
-      const auto adapters = upload(random_floats(n, 2, 0.05)), doc_rows = upload(kStarts),
-                 head_rows = upload(head);
+      const auto adapters = upload(testing::random_floats(n, 7, 2, 0.05)),
+                 doc_rows = upload(kStarts), head_rows = upload(head);
       const auto starts = [&](const auto& buffer) {
         return Tensor<const int32_t>{reinterpret_cast<const int32_t*>(buffer.data()), {docs + 1}};
       };

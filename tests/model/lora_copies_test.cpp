@@ -12,6 +12,7 @@
 #include "fairway/model/device_weights.h"
 #include "fairway/model/model.h"
 #include "support/model_run.h"
+#include "support/random.h"
 
 namespace fairway {
 namespace {
@@ -35,17 +36,10 @@ ModelConfig small_config() {
   return c;
 }
 
-std::vector<float> random_floats(int64_t n, uint64_t stream, double size) {
-  const Philox rng(3, stream);
-  std::vector<float> out(static_cast<size_t>(n));
-  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(size * rng.normal(i));
-  return out;
-}
-
 TEST(LoraCopies, LieWhereTheirOpsLook) {
   const ModelConfig config = small_config();
   const Network net(config, /*looped=*/false);
-  const auto scales = random_floats(2 * 3 * config.model_dim, 1, 1);
+  const auto scales = testing::random_floats(2 * 3 * config.model_dim, 3, 1, 1);
   const Shape shape{config.num_layers, config.model_dim};
   const Tensor<const float> attn_scale{scales.data(), shape},
       mlp_scale{scales.data() + attn_scale.size(), shape};
@@ -54,7 +48,7 @@ TEST(LoraCopies, LieWhereTheirOpsLook) {
     const LoraLayout layout(config, net.slots(), lora_config);
     const LoraCopies copies(layout, net.route, attn_scale, mlp_scale);
     constexpr int64_t kDocs = 2;
-    auto adapters = random_floats(kDocs * layout.size(), 2, 1);
+    auto adapters = testing::random_floats(kDocs * layout.size(), 3, 2, 1);
     std::vector<bf16> copied(static_cast<size_t>(kDocs * copies.stride()));
     CpuDevice device(1);
     copy_adapters(device, copies.matrices(),
@@ -160,7 +154,7 @@ Result run(CudaDevice& device, const LoraConfig& lora_config, bool pick, Read re
   std::vector<float> flat(static_cast<size_t>(flat_size(config)));
   CpuDevice cpu(1);
   init_weights(cpu, config, 5, flat.data());
-  const auto noise = random_floats(flat_size(config), 1, 0.05);
+  const auto noise = testing::random_floats(flat_size(config), 3, 1, 0.05);
   for (size_t i = 0; i < flat.size(); ++i) flat[i] += noise[i];
   const DeviceWeights<CudaDevice, bf16> weights(device, config, flat.data());
   std::vector<CudaDevice::Buffer> memory;
@@ -170,7 +164,7 @@ Result run(CudaDevice& device, const LoraConfig& lora_config, bool pick, Read re
     return reinterpret_cast<U*>(memory.back().data());
   };
   const int64_t n = docs * layout.size();
-  float* const adapters = upload(random_floats(n, 2, 0.05));
+  float* const adapters = upload(testing::random_floats(n, 3, 2, 0.05));
   float* const gradient = upload(std::vector<float>(static_cast<size_t>(n)));
   const Shape starts{docs + 1};
   const auto view = [&, doc_rows = upload(kStarts),

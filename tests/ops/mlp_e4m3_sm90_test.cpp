@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "support/random.h"
 
 namespace fairway {
 namespace {
@@ -98,10 +100,8 @@ void expect_same(const std::vector<e4m3>& got, const std::vector<e4m3>& want, co
 }
 
 std::vector<bf16> normals(int64_t count, uint64_t stream, double size = 1) {
-  const Philox rng(5, stream);
   std::vector<bf16> out;
-  for (int64_t i = 0; i < count; ++i)
-    out.push_back(bf16(static_cast<float>(size * rng.normal(static_cast<uint64_t>(i)))));
+  for (const float x : testing::random_floats(count, 5, stream, size)) out.push_back(bf16(x));
   return out;
 }
 
@@ -143,6 +143,25 @@ int32_t row_exponent(const bf16* row, int64_t width) {
   for (int64_t i = 0; i < width; ++i)
     largest = std::max(largest, std::fabs(static_cast<float>(row[i])));
   return e4m3_exponent(largest);
+}
+
+// Rows of `sizes` very different sizes, 2^smallest of a normal number and up, and some of zeros.
+std::vector<bf16> rows_of_many_sizes(int64_t rows, int64_t width, uint64_t stream, int sizes,
+                                     int smallest) {
+  std::vector<bf16> x = normals(rows * width, stream);
+  for (int64_t t = 0; t < rows; ++t)
+    for (bf16& one :
+         std::span(x).subspan(static_cast<size_t>(t * width), static_cast<size_t>(width)))
+      one = t % 11 == 3 ? bf16(0.0f)
+                        : bf16(std::ldexp(static_cast<float>(one),
+                                          static_cast<int>(t * 7 % sizes) + smallest));
+  return x;
+}
+std::vector<int32_t> exponents_of_rows(const std::vector<bf16>& x, int64_t width) {
+  std::vector<int32_t> exponents;
+  for (size_t at = 0; at < x.size(); at += static_cast<size_t>(width))
+    exponents.push_back(row_exponent(x.data() + at, width));
+  return exponents;
 }
 
 // Each row by itself: ‖got − want‖ ≤ tolerance·‖scale‖, `scale` the terms' of the last sum.
@@ -209,17 +228,8 @@ TEST_F(GpuE4m3, OperandOfEveryValue) {
 TEST_F(GpuE4m3, OperandOfRows) {
   for (const auto& [T, D] : std::vector<std::pair<int64_t, int64_t>>{
            {1, 128}, {37, 384}, {300, 512}, {70, 1024}, {9, 1664}}) {
-    std::vector<bf16> dm = normals(T * D, 1);
-    std::vector<int32_t> want;
-    for (int64_t t = 0; t < T; ++t) {
-      bf16* const row = dm.data() + t * D;
-      for (int64_t j = 0; j < D; ++j)
-        row[j] =
-            t % 11 == 3
-                ? bf16(0.0f)
-                : bf16(std::ldexp(static_cast<float>(row[j]), static_cast<int>(t * 7 % 181) - 100));
-      want.push_back(row_exponent(row, D));
-    }
+    const auto dm = rows_of_many_sizes(T, D, 1, 181, -100);
+    const auto want = exponents_of_rows(dm, D);
     const DeviceArray<bf16> on_device(dm);
     const DeviceArray<e4m3> to(T * D);
     const DeviceArray<int32_t> exponents(T);
@@ -305,18 +315,9 @@ TEST_P(GpuE4m3Products, EachAgainstItsOwnOperands) {
   expect_close(y_there.read(), y_wanted, y_scale, D, kBf16 + accumulation(F), "y");
   EXPECT_EQ(values_of(in_place.read()), values_of(y_there.read()));
 
-  // dz, and each row's Σ f·df: rows of very different sizes, and some of zeros.
-  auto dm = normals(T * D, 7);
-  std::vector<int32_t> dm_exponents;
-  for (int64_t t = 0; t < T; ++t) {
-    bf16* const row = dm.data() + t * D;
-    for (int64_t j = 0; j < D; ++j)
-      row[j] =
-          t % 11 == 3
-              ? bf16(0.0f)
-              : bf16(std::ldexp(static_cast<float>(row[j]), static_cast<int>(t * 7 % 81) - 50));
-    dm_exponents.push_back(row_exponent(row, D));
-  }
+  // dz, and each row's Σ f·df.
+  const auto dm = rows_of_many_sizes(T, D, 7, 81, -50);
+  const auto dm_exponents = exponents_of_rows(dm, D);
   const auto dm_bytes = operand_of(dm, 0, dm_exponents, D);
   const DeviceArray<e4m3> dm_there(dm_bytes), down_across(transposed(down, D, F)),
       dz_operand(hidden);

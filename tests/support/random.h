@@ -11,14 +11,19 @@
 
 namespace fairway::testing {
 
+inline std::vector<float> random_floats(int64_t n, uint64_t seed, uint64_t stream,
+                                        double size = 1.0) {
+  const Philox rng(seed, stream);
+  std::vector<float> out(static_cast<size_t>(n));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(size * rng.normal(i));
+  return out;
+}
+
 // Values that fit float exactly, so that the float and the double run of an op start from the same
 // ones.
 inline std::vector<double> random_doubles(int64_t n, uint64_t stream, double size = 1.0) {
-  const Philox rng(11, stream);
-  std::vector<double> out(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i)
-    out[static_cast<size_t>(i)] = static_cast<float>(size * rng.normal(static_cast<uint64_t>(i)));
-  return out;
+  const auto floats = random_floats(n, 11, stream, size);
+  return {floats.begin(), floats.end()};
 }
 
 // A tensor that owns its memory, with sentinels behind it: `intact()` says whether they still
