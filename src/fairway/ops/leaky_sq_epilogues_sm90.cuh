@@ -47,7 +47,7 @@ class LeakySqEpilogue {
   __device__ __forceinline__ LeakySqEpilogue(const Params& params, const GemmTileAt& at)
       : f_(params.f), at_(at, params.rows, params.columns), to_(params.signs + at.slot) {}
 
-  __device__ __forceinline__ void early() {}
+  __device__ __forceinline__ void early(int) {}
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
     uint32_t word = 0;
@@ -60,7 +60,7 @@ class LeakySqEpilogue {
         const float leaky = fmaxf(z, 0.5f * z);
         v[p][i] = leaky * leaky;
       }
-      sm90::store_global_16(f_ + at_.offset(c, p), v[p], at_.valid(c, p));
+      sm90::store_global_16(f_ + at_.offset(c, p), v[p], at_.has_row(p));
     }
     signs_.word[c] = word;
   }
@@ -89,17 +89,19 @@ class LeakySqBackwardEpilogue {
   __device__ __forceinline__ LeakySqBackwardEpilogue(const Params& params, const GemmTileAt& at)
       : params_(params), at_(at, params.rows, params.columns), slot_(at.slot) {}
 
-  __device__ __forceinline__ void early() {
-    const uint4 signs = sm90::load_global_16(params_.signs + slot_, true);
-    signs_ = {signs.x, signs.y, signs.z, signs.w};
-    sm90::load_tile(params_.f, at_, in_);
+  __device__ __forceinline__ void early(int c) {
+    if (c == 0) {
+      const uint4 signs = sm90::load_global_16(params_.signs + slot_, true);
+      signs_ = {signs.x, signs.y, signs.z, signs.w};
+    }
+    in_.early(params_.f, at_, c);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-      if (!at_.valid(c, p)) continue;
-      const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+      const uint4 f = in_.take(params_.f, at_, c, p);
+      const uint32_t pairs[4] = {f.x, f.y, f.z, f.w};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
         const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
@@ -108,7 +110,7 @@ class LeakySqBackwardEpilogue {
         v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i);
         v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1);
       }
-      sm90::store_global_16(params_.dz + at_.offset(c, p), v[p], true);
+      sm90::store_global_16(params_.dz + at_.offset(c, p), v[p], at_.has_row(p));
     }
   }
 
@@ -128,7 +130,7 @@ class LeakySqBackwardEpilogue {
   int64_t slot_;
   Signs signs_;
   float sums_[2] = {0.0f, 0.0f};  // of the thread's two rows
-  uint4 in_[4][4];
+  sm90::TileRows<3> in_;
 };
 
 }  // namespace fairway::cuda

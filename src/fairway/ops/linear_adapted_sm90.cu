@@ -17,15 +17,16 @@ class AdaptedEpilogue {
   __device__ __forceinline__ AdaptedEpilogue(const Params& params, const sm90::GemmTileAt& at)
       : params_(params), at_(at, at.row_end, params.columns) {}
 
-  __device__ __forceinline__ void early() {
-    if constexpr (kResidual) sm90::load_tile(params_.residual, at_, in_);
+  __device__ __forceinline__ void early(int c) {
+    if constexpr (kResidual) in_.early(params_.residual, at_, c);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
       if constexpr (kResidual) {
-        const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+        const uint4 residual = in_.take(params_.residual, at_, c, p);
+        const uint32_t pairs[4] = {residual.x, residual.y, residual.z, residual.w};
 #pragma unroll
         for (int i = 0; i < 8; i += 2) {
           const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
@@ -33,7 +34,7 @@ class AdaptedEpilogue {
           v[p][i + 1] += high;
         }
       }
-      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.valid(c, p));
+      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.has_row(p));
     }
   }
 
@@ -42,7 +43,7 @@ class AdaptedEpilogue {
  private:
   const Params& params_;
   sm90::TileElements at_;
-  uint4 in_[kResidual ? 4 : 1][4];
+  sm90::TileRows<3> in_;  // with a residual only
 };
 
 }  // namespace

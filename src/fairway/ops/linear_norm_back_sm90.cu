@@ -58,28 +58,23 @@ class NormBackEpilogue {
         at_(at, min(at.row_end, params.rows), params.columns),
         row_(params.row + at.row) {}
 
-  __device__ __forceinline__ void early() {
+  __device__ __forceinline__ void early(int c) {
+    if (c == 0) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      factors_[half] = 8 * half < at_.rows_left ? *reinterpret_cast<const float2*>(row_ + 8 * half)
-                                                : make_float2(0, 0);
-#pragma unroll
-    for (int c = 0; c < kHeld; ++c)
-#pragma unroll
-      for (int p = 0; p < 4; ++p) load(c, p);
-    // The four lanes of a quad share 128-byte lines: one for each chunk and row.
-    const int lane = static_cast<int>(threadIdx.x) % 4, c = kHeld + lane / 2, p = lane % 2;
-    if (at_.valid(c, p)) {
-      sm90::prefetch_l2(params_.dx + at_.offset(c, p));
-      sm90::prefetch_l2(params_.n + at_.offset(c, p));
+      for (int half = 0; half < 2; ++half)
+        factors_[half] = 8 * half < at_.rows_left
+                             ? *reinterpret_cast<const float2*>(row_ + 8 * half)
+                             : make_float2(0, 0);
     }
+    dx_.early(params_.dx, at_, c);
+    n_.early(params_.n, at_, c);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
       const auto [factor, along] = factors_[p % 2];
-      const uint4 dx = dx_[c % kHeld][p], n = n_[c % kHeld][p];
+      const uint4 dx = dx_.take(params_.dx, at_, c, p), n = n_.take(params_.n, at_, c, p);
       const uint32_t dx_pairs[4] = {dx.x, dx.y, dx.z, dx.w};
       const uint32_t n_pairs[4] = {n.x, n.y, n.z, n.w};
 #pragma unroll
@@ -89,26 +84,18 @@ class NormBackEpilogue {
         v[p][i] = fmaf(factor, v[p][i], fmaf(along, n_pair.x, dx_pair.x));
         v[p][i + 1] = fmaf(factor, v[p][i + 1], fmaf(along, n_pair.y, dx_pair.y));
       }
-      if (c + kHeld < 4) load(c + kHeld, p);
-      sm90::store_global_16(params_.dx + at_.offset(c, p), v[p], at_.valid(c, p));
+      sm90::store_global_16(params_.dx + at_.offset(c, p), v[p], at_.has_row(p));
     }
   }
 
   __device__ __forceinline__ void finish() {}
 
  private:
-  static constexpr int kHeld = 2;  // chunks
-
-  __device__ __forceinline__ void load(int c, int p) {
-    dx_[c % kHeld][p] = sm90::load_global_16(params_.dx + at_.offset(c, p), at_.valid(c, p));
-    n_[c % kHeld][p] = sm90::load_global_16(params_.n + at_.offset(c, p), at_.valid(c, p));
-  }
-
   const Params& params_;
   sm90::TileElements at_;
   const NormBackRow* row_;
   float2 factors_[2];
-  uint4 dx_[kHeld][4], n_[kHeld][4];
+  sm90::TileRows<2> dx_, n_;
 };
 
 template <class Element>

@@ -14,10 +14,10 @@ class StoreEpilogue {
   };
   __device__ __forceinline__ StoreEpilogue(const Params& params, const sm90::GemmTileAt& at)
       : c_(params.c), at_(at, params.rows, params.columns) {}
-  __device__ __forceinline__ void early() {}
+  __device__ __forceinline__ void early(int) {}
   __device__ __forceinline__ void chunk(int c, const float (&v)[4][8], uint32_t) {
 #pragma unroll
-    for (int p = 0; p < 4; ++p) sm90::store_global_16(c_ + at_.offset(c, p), v[p], at_.valid(c, p));
+    for (int p = 0; p < 4; ++p) sm90::store_global_16(c_ + at_.offset(c, p), v[p], at_.has_row(p));
   }
   __device__ __forceinline__ void finish() {}
 

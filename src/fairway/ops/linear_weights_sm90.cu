@@ -44,19 +44,19 @@ __device__ __forceinline__ void produce(WideShared<Config>& shared, const Gradie
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   WideRing<Config::kStages> ring;
   for (int k = unit.begin; k < unit.end; ++k) {
-    mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
-    uint64_t* full = &shared.full[ring.stage];
+    mbarrier_wait(&shared.empty[ring.stage()], ring.parity() ^ 1);
+    uint64_t* full = &shared.full[ring.stage()];
     mbarrier_arrive_expect(full, Config::kBytesA + Config::kBytesB);
 #pragma unroll
     for (int i = 0; i < kTileRows / kBox; ++i) {
       const WidePart dy = wide_part<3>(g.along_m, unit.row_tile * (kTileRows / kBox) + i);
-      tma_load_2d(shared.a[ring.stage] + i * kBoxBytes, &g.dy[dy.index], full, dy.offset * kBox,
+      tma_load_2d(shared.a[ring.stage()] + i * kBoxBytes, &g.dy[dy.index], full, dy.offset * kBox,
                   k * Config::kBlockK);
     }
 #pragma unroll
     for (int i = 0; i < kBoxesB; ++i) {
       const int box = rank * kBoxesB + i;
-      tma_load_2d_multicast(shared.b[ring.stage] + box * kBoxBytes, &g.x, full,
+      tma_load_2d_multicast(shared.b[ring.stage()] + box * kBoxBytes, &g.x, full,
                             unit.column + box * kBox, k * Config::kBlockK, kAll);
     }
     ring.next();
@@ -70,10 +70,10 @@ __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradie
   float acc[128] = {};
   int previous = 0;
   for (int k = unit.begin; k < unit.end; ++k) {
-    mbarrier_wait(&shared.full[ring.stage], ring.parity);
-    const uint64_t a =
-        wgmma_descriptor_mn(shared_address(shared.a[ring.stage] + consumer * kBoxBytes), kBoxBytes);
-    const uint64_t b = wgmma_descriptor_mn(shared_address(shared.b[ring.stage]), kBoxBytes);
+    mbarrier_wait(&shared.full[ring.stage()], ring.parity());
+    const uint64_t a = wgmma_descriptor_mn(
+        shared_address(shared.a[ring.stage()] + consumer * kBoxBytes), kBoxBytes);
+    const uint64_t b = wgmma_descriptor_mn(shared_address(shared.b[ring.stage()]), kBoxBytes);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < Config::kBlockK / 16; ++step)
@@ -84,7 +84,7 @@ __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradie
       wgmma_wait<1>();
       wide_release(shared, previous, lane);
     }
-    previous = ring.stage;
+    previous = ring.stage();
     ring.next();
   }
   wgmma_wait<0>();

@@ -7,17 +7,6 @@ namespace {
 
 constexpr int kTileColumns = sm90::WideConfig<>::kTileColumns;
 
-// 8 neighbouring elements in bf16, where `valid`. A predicate, not a branch, which would keep the
-// compiler from covering what the elements before it wait for with those behind it.
-__device__ __forceinline__ void store_if(bool valid, bf16* to, const float (&v)[8]) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
-      "@p st.global.v4.u32 [%0], {%1, %2, %3, %4};\n}" ::"l"(__cvta_generic_to_global(to)),
-      "r"(pack_bf16(v[0], v[1])), "r"(pack_bf16(v[2], v[3])), "r"(pack_bf16(v[4], v[5])),
-      "r"(pack_bf16(v[6], v[7])), "r"(static_cast<int>(valid))
-      : "memory");
-}
-
 // Two consumers alternate between the tensor cores and their epilogues, so the epilogue should take
 // no longer than the stages let one lag behind the other. It takes as long as the special function
 // unit needs for two exponentials and a quarter of a reciprocal per element.
@@ -34,7 +23,7 @@ class XentEpilogue {
   __device__ __forceinline__ XentEpilogue(const Params& params, const sm90::GemmTileAt& at)
       : params_(params), row_(at.row), column_(at.column), at_(at, params.rows, params.columns) {}
 
-  __device__ __forceinline__ void early() {}
+  __device__ __forceinline__ void early(int) {}
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
 #pragma unroll
@@ -51,7 +40,7 @@ class XentEpilogue {
         }
       }
       if constexpr (kGradient)
-        store_if(p % 2 * 8 < at_.rows_left, params_.g + at_.offset(c, p), v[p]);
+        sm90::store_global_16(params_.g + at_.offset(c, p), v[p], p % 2 * 8 < at_.rows_left);
     }
   }
 

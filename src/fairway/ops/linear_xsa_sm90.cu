@@ -40,8 +40,8 @@ __device__ __forceinline__ void unpack(const uint4& packed, uint32_t zero, float
 template <int kGroup>
 class XsaBackwardEpilogue {
   static constexpr int kGroups = kTileHeads / kGroup;
-  // Chunks that are loaded before their turn, as registers allow.
-  static constexpr int kAhead = kGroup == 4 ? 1 : 2;
+  // Chunks that are loaded before the first one's turn; each loads one more.
+  static constexpr int kAhead = 1;
 
  public:
   struct Params {
@@ -58,25 +58,23 @@ class XsaBackwardEpilogue {
         y_at_(at, params.rows, params.heads * kHeadDim),
         v_at_(value_at(at), params.rows, params.kv_heads * kHeadDim) {}
 
-  __device__ __forceinline__ void early() {
-    const int rows = params_.rows, heads = params_.heads;
+  __device__ __forceinline__ void early(int c) {
+    if (c == 0) {
+      const int rows = params_.rows, heads = params_.heads;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t row = row_ + 8 * h;
-      const bool valid = row < rows && head_ + lane_ < heads;
-      y_dot_v_[h] = valid ? params_.op.y_dot_v[row * heads + head_ + lane_] : 0.0f;
-    }
-#pragma unroll
-    for (int c = 0; c < kAhead; ++c) load(c);
-    // The rest has the time of the products to come to the second cache: one thread asks for the
-    // warpgroup's rows.
-    if (row_ % sm90::kBox == 0 && lane_ == 0) {
-#pragma unroll
-      for (int c = kAhead; c < kTileHeads; ++c) {
-        sm90::tma_prefetch_2d(&params_.y2, (head_ + c) * kHeadDim, row_);
-        if (c % kGroup == 0)
-          sm90::tma_prefetch_2d(&params_.v, (head_ + c) / kGroup * kHeadDim, row_);
+      for (int h = 0; h < 2; ++h) {
+        const int64_t row = row_ + 8 * h;
+        const bool valid = row < rows && head_ + lane_ < heads;
+        y_dot_v_[h] = valid ? params_.op.y_dot_v[row * heads + head_ + lane_] : 0.0f;
       }
+    }
+    if (c < kAhead) {
+      load(c);
+    } else if (row_ % sm90::kBox == 0 && lane_ == 0) {
+      // The rest has the time of the products to come to the second cache: one thread asks for the
+      // warpgroup's rows.
+      sm90::tma_prefetch_2d(&params_.y2, (head_ + c) * kHeadDim, row_);
+      if (c % kGroup == 0) sm90::tma_prefetch_2d(&params_.v, (head_ + c) / kGroup * kHeadDim, row_);
     }
   }
 
@@ -108,6 +106,7 @@ class XsaBackwardEpilogue {
       of_value_[h] += inverse_[h] < kLargestInverse ? -factor : factor;
     }
     forget(along[0]);
+    load(c + kAhead);
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
       float y[8], value[8];
@@ -119,16 +118,14 @@ class XsaBackwardEpilogue {
         v[p][i] -= along[p % 2] * value[i];
         if (last) dv_[p][i] -= of_value_[p % 2] * value[i];
       }
-      sm90::store_global_16(params_.op.dy + y_at_.offset(c, p), v[p], y_at_.valid(c, p));
+      sm90::store_global_16(params_.op.dy + y_at_.offset(c, p), v[p], y_at_.has_row(p));
       if (last)
-        sm90::store_global_16(params_.op.dv + v_at_.offset(group, p), dv_[p],
-                              v_at_.valid(group, p));
+        sm90::store_global_16(params_.op.dv + v_at_.offset(group, p), dv_[p], v_at_.has_row(p));
     }
     const int row = row_ + 8 * lane_;
     if (lane_ < 2 && row < params_.rows && head_ + c < params_.heads)
       params_.op.delta[static_cast<int64_t>(head_ + c) * params_.rows + row] =
           lane_ == 0 ? dot[0] : dot[1];
-    load(c + kAhead);
     forget(along[1]);
   }
 

@@ -37,7 +37,8 @@ class LeakySqE4m3Epilogue {
   __device__ __forceinline__ LeakySqE4m3Epilogue(const Params& params, const GemmTileAt& at)
       : params_(params), at_(at, params.rows, params.columns), slot_(at.slot) {}
 
-  __device__ __forceinline__ void early() {
+  __device__ __forceinline__ void early(int c) {
+    if (c != 0) return;
     scale_z_ = power_of_two(-__ldg(params_.exponents + kE4m3N)) *
                power_of_two(-__ldg(params_.exponents + kE4m3Up));
     scale_f_ = power_of_two(__ldg(params_.exponents + kE4m3F));
@@ -55,11 +56,9 @@ class LeakySqE4m3Epilogue {
         v[p][i] = leaky * leaky;
       }
       const uint4 f = pack_bf16_8(v[p]);
-      const uint2 operand = e4m3_of_bf16(f, scale_f_);
-      if (at_.valid(c, p)) {
-        *reinterpret_cast<uint4*>(params_.f + at_.offset(c, p)) = f;
-        *reinterpret_cast<uint2*>(params_.f_operand + at_.offset(c, p)) = operand;
-      }
+      const bool valid = at_.has_row(p);
+      sm90::store_global_16(params_.f + at_.offset(c, p), f, valid);
+      sm90::store_global_8(params_.f_operand + at_.offset(c, p), e4m3_of_bf16(f, scale_f_), valid);
     }
     signs_.word[c] = word;
   }
@@ -96,21 +95,23 @@ class LeakySqE4m3BackwardEpilogue {
     signs_ = {signs.x, signs.y, signs.z, signs.w};
   }
 
-  __device__ __forceinline__ void early() {
-    df_.load(params_.dm_exponents, params_.rows, at_);
-    const int down = __ldg(params_.exponents + kE4m3Down);
-    dz_ = __ldg(params_.exponents + kE4m3Dz) - down;
+  __device__ __forceinline__ void early(int c) {
+    if (c == 0) {
+      df_.load(params_.dm_exponents, params_.rows, at_);
+      const int down = __ldg(params_.exponents + kE4m3Down);
+      dz_ = __ldg(params_.exponents + kE4m3Dz) - down;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) df_.of[half] += down;
-    sm90::load_tile(params_.f, at_, in_);
+      for (int half = 0; half < 2; ++half) df_.of[half] += down;
+    }
+    in_.early(params_.f, at_, c);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-      if (!at_.valid(c, p)) continue;
       const float scale = power_of_two(-df_.of[p % 2]);
-      const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+      const uint4 f = in_.take(params_.f, at_, c, p);
+      const uint32_t pairs[4] = {f.x, f.y, f.z, f.w};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
         const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
@@ -120,9 +121,10 @@ class LeakySqE4m3BackwardEpilogue {
         v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1, scale);
       }
       const uint4 dz = pack_bf16_8(v[p]);
-      const uint2 operand = e4m3_of_bf16(dz, power_of_two(df_.of[p % 2] + dz_));
-      *reinterpret_cast<uint4*>(params_.dz + at_.offset(c, p)) = dz;
-      *reinterpret_cast<uint2*>(params_.dz_operand + at_.offset(c, p)) = operand;
+      const bool valid = at_.has_row(p);
+      sm90::store_global_16(params_.dz + at_.offset(c, p), dz, valid);
+      sm90::store_global_8(params_.dz_operand + at_.offset(c, p),
+                           e4m3_of_bf16(dz, power_of_two(df_.of[p % 2] + dz_)), valid);
     }
   }
 
@@ -145,7 +147,7 @@ class LeakySqE4m3BackwardEpilogue {
   int32_t dz_;       // dz's scale over df's
   Signs signs_;
   float sums_[2] = {0.0f, 0.0f};  // of the thread's two rows, before df's scale is undone
-  uint4 in_[4][4];
+  sm90::TileRows<2> in_;
 };
 
 // The sums by themselves, or with a residual, in bf16.
@@ -164,8 +166,9 @@ class ScaledE4m3Epilogue {
   __device__ __forceinline__ ScaledE4m3Epilogue(const Params& params, const GemmTileAt& at)
       : params_(params), at_(at, params.rows, params.columns) {}
 
-  __device__ __forceinline__ void early() {
-    if constexpr (kResidual) sm90::load_tile(params_.residual, at_, in_);
+  __device__ __forceinline__ void early(int c) {
+    if constexpr (kResidual) in_.early(params_.residual, at_, c);
+    if (c != 0) return;
     if constexpr (kOfRows) rows_.load(params_.row_exponents, params_.rows, at_);
     a_ = __ldg(params_.exponents + params_.a);
     b_ = __ldg(params_.exponents + params_.b);
@@ -177,7 +180,8 @@ class ScaledE4m3Epilogue {
       const int a = kOfRows ? a_ + rows_.of[p % 2] : a_;
       const float scale = power_of_two(-a) * power_of_two(-b_);
       if constexpr (kResidual) {
-        const uint32_t pairs[4] = {in_[c][p].x, in_[c][p].y, in_[c][p].z, in_[c][p].w};
+        const uint4 residual = in_.take(params_.residual, at_, c, p);
+        const uint32_t pairs[4] = {residual.x, residual.y, residual.z, residual.w};
 #pragma unroll
         for (int i = 0; i < 8; i += 2) {
           const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
@@ -188,7 +192,7 @@ class ScaledE4m3Epilogue {
 #pragma unroll
         for (int i = 0; i < 8; ++i) v[p][i] *= scale;
       }
-      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.valid(c, p));
+      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.has_row(p));
     }
   }
 
@@ -199,7 +203,7 @@ class ScaledE4m3Epilogue {
   sm90::TileElements at_;
   RowExponents rows_;
   int32_t a_, b_;
-  uint4 in_[kResidual ? 4 : 1][4];
+  sm90::TileRows<3> in_;  // with a residual only
 };
 
 }  // namespace fairway::cuda

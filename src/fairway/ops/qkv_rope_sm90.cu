@@ -26,36 +26,35 @@ class QkvRopeEpilogue {
         row_(at.row),
         row_end_(at.row_end),
         column_(at.column % kHeadDim),
-        head_(at.column / kHeadDim),
+        head_(sm90::warp_uniform(at.column / kHeadDim)),
         pairs_(params.half / 8),
         lane_(column_ / 8) {}
 
   // The angles of this thread's rows, if its columns rotate.
-  __device__ __forceinline__ void early() {
+  __device__ __forceinline__ void early(int h) {
+    if (h >= 2) return;
     const QkvRope& op = params_.op;
+    const bool loads = lane_ < 2 * pairs_ && row_ + 8 * h < row_end();
+    const int64_t at = static_cast<int64_t>(row_ + 8 * h) * params_.half + lane_ % pairs_ * 8;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const bool loads = lane_ < 2 * pairs_ && row_ + 8 * h < row_end();
-      const int64_t at = static_cast<int64_t>(row_ + 8 * h) * params_.half + lane_ % pairs_ * 8;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        cosine_[h][i] = loads ? __ldg(reinterpret_cast<const float4*>(op.cosine + at) + i)
-                              : make_float4(1, 1, 1, 1);
-        sine_[h][i] = loads ? __ldg(reinterpret_cast<const float4*>(op.sine + at) + i)
-                            : make_float4(0, 0, 0, 0);
-      }
+    for (int i = 0; i < 2; ++i) {
+      cosine_[h][i] = loads ? __ldg(reinterpret_cast<const float4*>(op.cosine + at) + i)
+                            : make_float4(1, 1, 1, 1);
+      sine_[h][i] = loads ? __ldg(reinterpret_cast<const float4*>(op.sine + at) + i)
+                          : make_float4(0, 0, 0, 0);
     }
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
     const QkvRope& op = params_.op;
-    const int head = head_ + c, q_heads = params_.heads, kv_heads = params_.kv_heads;
-    if (head < q_heads)
-      norm_and_rotate(v, op.q_gain[head], op.q_rot, op.rstd_q, head, q_heads);
-    else if (head < q_heads + kv_heads)
-      norm_and_rotate(v, 1.0f, op.k_rot, op.rstd_k, head - q_heads, kv_heads);
-    else if (head < q_heads + 2 * kv_heads)
-      store(v, op.v, head - q_heads - kv_heads, kv_heads);
+    const int q_heads = params_.heads, kv_heads = params_.kv_heads, head = head_ + c;
+    const bool is_q = head < q_heads;
+    const int own = is_q ? head : head - q_heads;  // among q's, or k's and v's
+    if (own < (is_q ? q_heads : kv_heads))
+      norm_and_rotate(v, is_q ? op.q_gain[head] : 1.0f, is_q ? op.q_rot : op.k_rot,
+                      is_q ? op.rstd_q : op.rstd_k, own, is_q ? q_heads : kv_heads);
+    else if (own < 2 * kv_heads)
+      store(v, op.v, own - kv_heads, kv_heads);
   }
 
   __device__ __forceinline__ void finish() {}

@@ -43,8 +43,10 @@ struct TileElements {
   __device__ __forceinline__ int64_t offset(int c, int p) const {
     return first + p % 2 * 8 * columns + c * 64 + p / 2 * 32;
   }
+  // Whether row p % 2 exists, and with chunk c: widths are multiples of a chunk's.
+  __device__ __forceinline__ bool has_row(int p) const { return p % 2 * 8 < rows_left; }
   __device__ __forceinline__ bool valid(int c, int p) const {
-    return p % 2 * 8 < rows_left && c * 64 + p / 2 * 32 < columns_left;
+    return has_row(p) && c * 64 < columns_left;
   }
 };
 

@@ -19,9 +19,12 @@
 // An epilogue is a class:
 //   struct Params              passed to the kernel
 //   Epilogue(params, at)       before the tile's products
-//   early()                    a while before the last products: the place for loads
-//   chunk(c, v, zero)          of columns 64 c … 64 c + 63. Element i of v[2 part + half] is C at
-//   row
+//   early(c)                   for c = 0, 1, 2, 3 between the products, a while before the last:
+//   the
+//                              place for loads, a chunk's at a time, so that they queue up behind
+//                              products and not in front of them
+//   chunk(c, v, zero)          of columns 64 c … 64 c + 63, where C has them. Element i of v[2 part
+//   + half] is C at row
 //                              at.row + 8 half, column at.column + 64 c + 32 part + i. `zero` is 0,
 //                              which the compiler learns after the products: what is computed with
 //                              it, and waits for loads, is not moved before them
@@ -37,6 +40,7 @@
 #include "fairway/sm90/cluster.cuh"
 #include "fairway/sm90/gemm_tile.cuh"
 #include "fairway/sm90/mbarrier.cuh"
+#include "fairway/sm90/prefetch.cuh"
 #include "fairway/sm90/row_tile.h"
 #include "fairway/sm90/tma.cuh"
 #include "fairway/sm90/warpgroup.cuh"
@@ -109,8 +113,11 @@ struct WideParts {
 
 struct WideSchedule {
   int column_tiles;
+  int chunks;      // of C's columns
   int row_groups;  // a row tile per block of the cluster
   int k_blocks;    // of Config::kBlockK
+  // From a cluster's tile to its next one.
+  int column_stride, row_stride;
   WideParts along_k, along_n;
 };
 
@@ -135,18 +142,14 @@ class WideWalk {
  public:
   __device__ __forceinline__ WideWalk(const WideSchedule& schedule, int rank)
       : schedule_(schedule), rank_(rank) {
-    const int columns = schedule.column_tiles;
-    const int stride = static_cast<int>(gridDim.x) / kCluster;
-    rows_stride_ = stride / columns;
-    columns_stride_ = stride - rows_stride_ * columns;
     const int unit = static_cast<int>(blockIdx.x) / kCluster;
-    row_group_ = unit / columns;
-    column_tile_ = unit - row_group_ * columns;
+    row_group_ = unit / schedule.column_tiles;
+    column_tile_ = unit - row_group_ * schedule.column_tiles;
   }
   __device__ __forceinline__ bool done() const { return row_group_ >= schedule_.row_groups; }
   __device__ __forceinline__ void next() {
-    column_tile_ += columns_stride_;
-    row_group_ += rows_stride_;
+    column_tile_ += schedule_.column_stride;
+    row_group_ += schedule_.row_stride;
     if (column_tile_ >= schedule_.column_tiles) {
       column_tile_ -= schedule_.column_tiles;
       ++row_group_;
@@ -157,22 +160,19 @@ class WideWalk {
 
  private:
   const WideSchedule& schedule_;
-  int rank_, rows_stride_, columns_stride_;
-  int row_group_, column_tile_;
+  int rank_, row_group_, column_tile_;
 };
 
-// A place in the ring of stages.
+// A place in the ring of stages: the number of the block that is loaded or multiplied next.
 template <int kStages>
 struct WideRing {
-  int stage = 0;
-  uint32_t parity = 0;
+  static_assert((kStages & (kStages - 1)) == 0);
+  uint32_t block = 0;
 
-  __device__ __forceinline__ void next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
+  __device__ __forceinline__ uint32_t stage() const { return block % kStages; }
+  __device__ __forceinline__ uint32_t parity() const { return block / kStages % 2; }
+  __device__ __forceinline__ uint32_t previous() const { return (block - 1) % kStages; }
+  __device__ __forceinline__ void next() { ++block; }
 };
 
 // The rows of a block's tile.
@@ -250,15 +250,15 @@ __device__ __forceinline__ void wide_produce(WideShared<Config>& shared,
     if (tile.doc < 0) break;
     const int column = walk.column_tile() * Config::kTileColumns;
     for (int k = 0; k < schedule.k_blocks; ++k) {
-      mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
-      wide_load<Config>(shared, ring.stage, matrices, schedule, tile.begin, column, k, rank);
+      mbarrier_wait(&shared.empty[ring.stage()], ring.parity() ^ 1);
+      wide_load<Config>(shared, ring.stage(), matrices, schedule, tile.begin, column, k, rank);
       ring.next();
     }
     if constexpr (Config::kAdapted) {
       const int adapter = wide_adapter<Config>(schedule, walk.column_tile());
       for (int k = 0; k < adapters.blocks[adapter]; ++k) {
-        mbarrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
-        wide_load_adapter<Config>(shared, ring.stage, adapters, adapter, tile, column, k);
+        mbarrier_wait(&shared.empty[ring.stage()], ring.parity() ^ 1);
+        wide_load_adapter<Config>(shared, ring.stage(), adapters, adapter, tile, column, k);
         ring.next();
       }
     }
@@ -291,38 +291,55 @@ __device__ __forceinline__ void wide_release(WideShared<Config>& shared, int sta
   if (lane < kCluster) mbarrier_arrive_cluster(&shared.empty[stage], static_cast<uint32_t>(lane));
 }
 
-// The products of one consumer's tile. `early` runs when about kEarlyBlocks are still to be issued,
-// after the first at the earliest: soon enough for loads to arrive, and not so soon that what is
-// only brought to the L2 cache leaves it again.
+// The products of one consumer's tile. early(c) runs for each chunk, a block apart, from when about
+// kEarlyBlocks are still to be issued, after the first at the earliest: soon enough for loads to
+// arrive, and not so soon that what is only brought to the L2 cache leaves it again.
 constexpr int kEarlyBlocks = 8;
 template <class Config, class Early>
 __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float (&acc)[128],
                                               WideRing<Config::kStages>& ring, int blocks,
                                               int consumer, int lane, const Early& early) {
   const auto issue = [&](bool accumulate) {
-    mbarrier_wait(&shared.full[ring.stage], ring.parity);
-    wide_issue_block<typename Config::Element>(acc, shared.a[ring.stage] + consumer * kBoxBytes,
-                                               shared.b[ring.stage], accumulate);
+    mbarrier_wait(&shared.full[ring.stage()], ring.parity());
+    wide_issue_block<typename Config::Element>(acc, shared.a[ring.stage()] + consumer * kBoxBytes,
+                                               shared.b[ring.stage()], accumulate);
+  };
+  // Behind the issue of a block: the one before it ends, and its stage is free.
+  const auto release_previous = [&] {
+    wgmma_wait<1>();
+    wide_release(shared, ring.previous(), lane);
+    ring.next();
   };
   issue(false);
-  int previous = ring.stage;
   ring.next();
-  const auto accumulate = [&](int begin, int end) {
-    for (int k = begin; k < end; ++k) {
-      issue(true);
-      wgmma_wait<1>();
-      wide_release(shared, previous, lane);
-      previous = ring.stage;
-      ring.next();
-    }
-  };
-  const int late = max(1, blocks - kEarlyBlocks);
-  accumulate(1, late);
-  early();
-  accumulate(late, blocks);
+  int left = blocks - 1;
+  for (; left > kEarlyBlocks; --left) {
+    issue(true);
+    release_previous();
+  }
+#pragma unroll
+  for (int c = 0; c < Config::kChunks; ++c) {
+    const bool more = left > 0;
+    if (more) issue(true);
+    early(c);
+    if (more) release_previous();
+    --left;
+  }
+  for (; left > 0; --left) {
+    issue(true);
+    release_previous();
+  }
   wgmma_wait<0>();
   wgmma_pin(acc);
-  wide_release(shared, previous, lane);
+  wide_release(shared, ring.previous(), lane);
+}
+
+// The number of this thread among both consumers', read anew for each tile: what follows from it
+// is computed again, where the compiler would keep it in memory over the products.
+__device__ __forceinline__ int consumer_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread - kWarpgroupThreads;
 }
 
 // 16 bytes, 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no
@@ -339,17 +356,56 @@ __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
       : "memory");
   return v;
 }
-// A thread's elements of all chunks of a tile. `from` stays in the kernel's parameters: registers
-// are short.
-__device__ __forceinline__ void load_tile(const bf16* const& from, const TileElements& at,
-                                          uint4 (&in)[4][4]) {
+// A thread's elements of a matrix of bf16 that an epilogue reads. Registers hold kHeld chunks: the
+// others come to the L2 cache meanwhile, and on when those before them are taken.
+template <int kHeld>
+class TileRows {
+ public:
+  // `from` stays in the kernel's parameters: registers are short.
+  __device__ __forceinline__ void early(const bf16* const& from, const TileElements& at, int c) {
+    if (c < kHeld) {
 #pragma unroll
-  for (int c = 0; c < 4; ++c)
-#pragma unroll
-    for (int p = 0; p < 4; ++p) in[c][p] = load_global_16(from + at.offset(c, p), at.valid(c, p));
+      for (int p = 0; p < 4; ++p) load(from, at, c, p);
+    } else {
+      // The four lanes of a quad share a row's 128 bytes: one lane asks for each row.
+      const int half = consumer_thread() % 4;
+      if (half < 2 && at.valid(c, half)) prefetch_l2(from + at.offset(c, half));
+    }
+  }
+  // Once for each element, in the order of chunks.
+  __device__ __forceinline__ uint4 take(const bf16* const& from, const TileElements& at, int c,
+                                        int p) {
+    const uint4 taken = in_[c % kHeld][p];
+    if (c + kHeld < 4) load(from, at, c + kHeld, p);
+    return taken;
+  }
+
+ private:
+  __device__ __forceinline__ void load(const bf16* const& from, const TileElements& at, int c,
+                                       int p) {
+    in_[c % kHeld][p] = load_global_16(from + at.offset(c, p), at.valid(c, p));
+  }
+
+  uint4 in_[kHeld][4];
+};
+// A predicate, not a branch, which would keep the compiler from covering what the elements before
+// it wait for with those behind it.
+__device__ __forceinline__ void store_global_16(void* to, const uint4& v, bool valid) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
+      "@p st.global.v4.u32 [%0], {%1, %2, %3, %4};\n}" ::"l"(__cvta_generic_to_global(to)),
+      "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(static_cast<int>(valid))
+      : "memory");
+}
+__device__ __forceinline__ void store_global_8(void* to, const uint2& v, bool valid) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %3, 0;\n"
+      "@p st.global.v2.u32 [%0], {%1, %2};\n}" ::"l"(__cvta_generic_to_global(to)),
+      "r"(v.x), "r"(v.y), "r"(static_cast<int>(valid))
+      : "memory");
 }
 __device__ __forceinline__ void store_global_16(bf16* to, const float (&v)[8], bool valid) {
-  if (valid) *reinterpret_cast<uint4*>(to) = pack_bf16_8(v);
+  store_global_16(to, pack_bf16_8(v), valid);
 }
 // unpack_bf16, behind the products: `zero` is what Epilogue::chunk is given. Without it the
 // compiler unpacks, and so waits for the loads, between the first products.
@@ -368,25 +424,28 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     const RowTile tile = wide_row_tile(adapters, walk.row_tile());
     if (Config::kAdapted && warp_uniform(tile.doc) < 0) break;
+    const int thread = consumer_thread();
     GemmTileAt at;
-    at.row = tile.begin + consumer * kBox + warp * 16 + lane / 4;
+    at.row = tile.begin + thread / 32 * 16 + thread % 32 / 4;
     at.row_end = tile.end;
-    at.column = walk.column_tile() * Config::kTileColumns + lane % 4 * 8;
-    at.slot =
-        ((static_cast<int64_t>(walk.row_tile()) * schedule.column_tiles + walk.column_tile()) * 2 +
-         consumer) *
-            kWarpgroupThreads +
-        warp * 32 + lane;
+    at.column = walk.column_tile() * Config::kTileColumns + thread % 4 * 8;
+    at.slot = (static_cast<int64_t>(walk.row_tile()) * schedule.column_tiles + walk.column_tile()) *
+                  (2 * kWarpgroupThreads) +
+              thread;
     Epilogue epilogue(params, at);
 
     int blocks = schedule.k_blocks;
     if constexpr (Config::kAdapted)
       blocks += adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
     float acc[128];
-    wide_products<Config>(shared, acc, ring, blocks, consumer, lane, [&] { epilogue.early(); });
+    wide_products<Config>(shared, acc, ring, blocks, consumer, lane,
+                          [&](int c) { epilogue.early(c); });
     const uint32_t zero = *static_cast<const volatile uint32_t*>(&shared.zero);
+    const int chunks = schedule.chunks - walk.column_tile() * Config::kChunks;
 #pragma unroll
     for (int c = 0; c < Config::kChunks; ++c) {
+      // Also keeps the compiler from having more of the chunks under way than registers can hold.
+      if (c >= chunks) break;
       float v[4][8];
 #pragma unroll
       for (int part = 0; part < 2; ++part)

@@ -59,9 +59,13 @@ void wide_launch(cudaStream_t stream, const WideMatrices<Config>& matrices, int6
                  const WideAdapters<Config>& adapters = {}) {
   schedule.row_groups = wide_ceil_div(m, kCluster * kTileRows);
   schedule.column_tiles = wide_ceil_div(n, Config::kTileColumns);
+  schedule.chunks = wide_ceil_div(n, kBox);
   const int clusters = wide_clusters<Config, Epilogue>();
   const int units = schedule.row_groups * schedule.column_tiles;
-  const int blocks = kCluster * (units < clusters ? units : clusters);
+  const int running = units < clusters ? units : clusters;
+  const int blocks = kCluster * running;
+  schedule.row_stride = running / schedule.column_tiles;
+  schedule.column_stride = running % schedule.column_tiles;
   launch_dependent(stream, &wide_kernel<Config, Epilogue>, blocks, kGemmThreads,
                    sizeof(WideShared<Config>), matrices, schedule, params, adapters);
   cuda_check_launch("matrix product");
