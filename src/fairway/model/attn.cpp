@@ -99,9 +99,10 @@ template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const RopeTable<T>& rope,
                    const AttnQueries<T>& queries, Tensor<const T> wo_scaled,
-                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
-                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
-                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch) {
+                   const TransposedWeights<T>& transposed, const VisitActs<T>& acts,
+                   Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   const AttnScratch<T>& scratch) {
   const PickedRows<T>& picked = acts.picked;
   const Tensor<const T> n = acts.attn_in;
   const auto& [dy, dq, dk, dv, delta, dxa, picked_dn, picked_dxa] = scratch;
@@ -111,7 +112,7 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
     linear_xsa_backward<T>(device, dout, wo_scaled, acts.y, acts.v, acts.y_dot_v, dy, dv, delta,
-                           queries.segments.query_rows);
+                           queries.segments.query_rows, transposed.wo);
   } else {
     linear_backward_input<T>(device, dout, wo_scaled, dy, false);
     attention_delta<T>(device, acts.y, dy, delta);
@@ -140,8 +141,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
         acts.attn_xa, dxa);
     const auto down = slot_down(lora, s, all);
     if (dn)
-      linear_three_adapted_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}},
-                                             {down, dxa}, dn);
+      linear_three_adapted_backward_input<T>(
+          device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}, transposed.qkv}, {down, dxa}, dn);
     adapt_down_gradient<Device, T>(device, down, dxa, n, slot_down(dlora, s, all));
     return;
   }
@@ -173,16 +174,16 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                                     \
-  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,          \
-                             const Lora<const Accum<T>>*, const RopeTable<T>&,             \
-                             const AttnQueries<T>&, Tensor<const T>, const VisitActs<T>&,  \
-                             Tensor<const T>, Tensor<T>);                                  \
-  template void attn_backward(Device&, const Network&, int, const Layer<const T>&,         \
-                              const Lora<const Accum<T>>*, const RopeTable<T>&,            \
-                              const AttnQueries<T>&, Tensor<const T>, const VisitActs<T>&, \
-                              Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&,          \
-                              Tensor<Accum<T>>, const Lora<Accum<T>>*, const AttnScratch<T>&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                           \
+  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,                \
+                             const Lora<const Accum<T>>*, const RopeTable<T>&,                   \
+                             const AttnQueries<T>&, Tensor<const T>, const VisitActs<T>&,        \
+                             Tensor<const T>, Tensor<T>);                                        \
+  template void attn_backward(                                                                   \
+      Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,          \
+      const RopeTable<T>&, const AttnQueries<T>&, Tensor<const T>, const TransposedWeights<T>&,  \
+      const VisitActs<T>&, Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>, \
+      const Lora<Accum<T>>*, const AttnScratch<T>&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -4,6 +4,7 @@
 #include "fairway/model/layer.h"
 #include "fairway/model/model.h"
 #include "fairway/ops/attention_varlen.h"
+#include "fairway/ops/transposed_weights.h"
 
 namespace fairway {
 
@@ -48,13 +49,14 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
 
 // From dout, the gradient of what was added: dn, that of all of attn_in, is written (null: not
 // wanted); where there is a place for them, weight gradients accumulate and adapter gradients are
-// written.
+// written. `transposed`: copies of the layer's matrices, of `wo_scaled` for Wo, or nulls.
 template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const RopeTable<T>& rope,
                    const AttnQueries<T>& queries, Tensor<const T> wo_scaled,
-                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
-                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
-                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch);
+                   const TransposedWeights<T>& transposed, const VisitActs<T>& acts,
+                   Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   const AttnScratch<T>& scratch);
 
 }  // namespace fairway
