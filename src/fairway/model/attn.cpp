@@ -19,20 +19,30 @@ RopeTable<T> take_rope_table(const ModelConfig& config, int64_t rows, Arena& are
 }
 
 template <class T>
-AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, int64_t queries, Arena& arena,
+AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& arena,
                                  const LoraConfig* lora) {
-  const bool picks = queries < rows;
-  const Shape q{queries, c.num_heads, c.head_dim()}, kv{rows, c.num_kv_heads, c.head_dim()};
+  const Shape q{rows, c.num_heads, c.head_dim()}, kv{rows, c.num_kv_heads, c.head_dim()};
   AttnScratch<T> s;
   s.dy = arena.take<T>("attention gradients", q);
   s.dq = arena.take<T>("attention gradients", q);
   s.dk = arena.take<T>("attention gradients", kv);
   s.dv = arena.take<T>("attention gradients", kv);
-  s.delta = arena.take<Accum<T>>("attention gradients", {c.num_heads, queries});
-  if (lora)
-    s.dxa = arena.take<T>("adapters", {rows, picks ? lora->key_columns() : lora->attn_columns()});
-  if (picks) s.picked_dn = arena.take<T>("attention gradients", {queries, c.model_dim});
-  if (picks && lora) s.picked_dxa = arena.take<T>("adapters", {queries, lora->query_columns()});
+  s.delta = arena.take<Accum<T>>("attention gradients", {c.num_heads, rows});
+  if (lora) s.dxa = arena.take<T>("adapters", {rows, lora->attn_columns()});
+  return s;
+}
+
+template <class T>
+AttnScratch<T> take_picked_attn_scratch(const AttnScratch<T>& all, int64_t queries, Arena& arena,
+                                        const LoraConfig* lora) {
+  const int64_t heads = all.dq.extent(1), width = heads * all.dq.extent(2);
+  AttnScratch<T> s = all;
+  s.dy.shape = s.dq.shape = {queries, heads, all.dq.extent(2)};
+  s.delta.shape = {heads, queries};
+  s.picked_dn = arena.take<T>("attention gradients", {queries, width});
+  if (!lora) return s;
+  s.dxa.shape = {all.dxa.extent(0), lora->key_columns()};
+  s.picked_dxa = arena.take<T>("adapters", {queries, lora->query_columns()});
   return s;
 }
 
@@ -167,10 +177,12 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                                  slot_down(dlora, s, kQueryAdapters));
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                            \
-  template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&);             \
-  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, int64_t, Arena&, \
-                                            const LoraConfig*);
+#define FAIRWAY_INSTANTIATE(T)                                                             \
+  template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&);              \
+  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, Arena&,           \
+                                            const LoraConfig*);                            \
+  template AttnScratch<T> take_picked_attn_scratch(const AttnScratch<T>&, int64_t, Arena&, \
+                                                   const LoraConfig*);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -75,12 +75,12 @@ BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, int64
   const int64_t D = net.config.model_dim, L = net.config.num_layers;
   BackwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
-  s.attn = take_attn_scratch<T>(net.config, rows, rows, arena, lora);
+  s.attn = take_attn_scratch<T>(net.config, rows, arena, lora);
   s.all = take_visit_gradients<T>(rows, D, arena);
   s.dx0 = arena.take<T>("backward scratch", {rows, D});
   if (head_rows < rows) {
     s.picked_rope = take_rope_table<T>(net.config, head_rows, arena);
-    s.picked_attn = take_attn_scratch<T>(net.config, rows, head_rows, arena, lora);
+    s.picked_attn = take_picked_attn_scratch<T>(s.attn, head_rows, arena, lora);
     s.picked = take_visit_gradients<T>(head_rows, D, arena);
   }
   s.dskip = arena.take<T>("skip gradients", {num_skip_weights(net.config), rows, D});
