@@ -28,6 +28,7 @@
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
 #include "fairway/ops/softcap_xent.h"
+#include "fairway/ops/transposed_weights.h"
 #include "fairway/ops/xsa.h"
 
 namespace fairway::testing {
@@ -133,6 +134,57 @@ void mlp_e4m3_norm_back_case(Harness& h, int64_t rows, int64_t D, int64_t F) {
   mlp_leaky_sq_e4m3_backward<T>(h.device, norm.dx, n, kept(), w, dn,
                                 h.inout_vec("dwup again", {F, D}, 4, rows),
                                 h.inout_vec("dwdown again", {D, F}, 4, rows), norm);
+}
+
+// The ops that read transposed copies of matrices, as the second of three layers: with copies, or
+// left to make their own.
+template <class Harness, class T = typename Harness::T>
+void transposed_weights_case(Harness& h, bool copies) {
+  constexpr int64_t L = 3, D = 256, H = 4, K = 2, d = 64, Kd = K * d, F = 320, R = 8;
+  const std::vector<int32_t>& starts = kShortDocs;
+  const int64_t rows = starts.back() - starts.front();
+  const Shape x_shape{rows, D}, q_shape{rows, H, d}, kv_shape{rows, K, d};
+  const double size = 1 / std::sqrt(static_cast<double>(D));
+  const BackwardWeights<T> all{h.in({L, D, D}, size),  h.in({L, Kd, D}, size),
+                               h.in({L, Kd, D}, size), h.in({L, D, D}, size),
+                               h.in({L, F, D}, size),  h.in({L, D, F}, size)};
+  TransposedWeights<T> transposed;
+  if (copies) transposed = transposed_weights<T>(h.device, all).slice(1);
+  const auto wup = all.wup.slice(1), wdown = all.wdown.slice(1);
+
+  AdapterInputs adapters(h, starts, R, 1);
+  const LowRankAddedBack<T> added{adapters.down(D), h.in({rows, R})};
+  const LinearThree<T> three{{h.in(x_shape), h.in({rows, Kd}), h.in({rows, Kd})},
+                             {all.wq.slice(1), all.wk.slice(1), all.wv.slice(1)},
+                             transposed.qkv};
+  linear_three_backward_input<T>(h.device, three, h.out("dx of three", x_shape, 4, 2 * D));
+  linear_three_adapted_backward_input<T>(h.device, three, added,
+                                         h.out("dx of three, adapted", x_shape, 6, 2 * D + R));
+  linear_adapted_backward_input<T>(h.device, h.in({rows, F}), wup, added,
+                                   h.out("dx, adapted", x_shape, 6, F + R), transposed.mlp.wup);
+
+  const auto v = h.in(kv_shape);
+  const auto y = h.inout("y2", q_shape, 1, d);
+  const auto y_dot_v = h.out_vec("y·v", {rows, H}, 0, d);
+  xsa<T>(h.device, y, v, y_dot_v);
+  linear_xsa_backward<T>(h.device, h.in(x_shape), all.wo.slice(1), y, v, y_dot_v,
+                         h.out("dy", q_shape, 3, D + d), h.out("dv", kv_shape, 5, D + d),
+                         h.out_vec("delta", {H, rows}, 5, D + d), {}, transposed.wo);
+
+  const auto n = h.in(x_shape), dm = h.in(x_shape);
+  // The backward pass loses what is kept.
+  const auto kept = [&] {
+    const MlpHidden<T> hidden{h.template scratch<T>({rows, F}),
+                              h.template scratch<uint32_t>({mlp_sign_words<T>(rows, F)})};
+    mlp_leaky_sq<T>(h.device, n, wup, wdown, {}, hidden, h.template scratch<T>(x_shape));
+    return hidden;
+  };
+  mlp_leaky_sq_backward<T>(h.device, dm, n, kept(), wup, wdown, h.out("dn", x_shape, 4, F),
+                           h.inout_vec("dwup", {F, D}, 4, rows),
+                           h.inout_vec("dwdown", {D, F}, 4, rows), {}, {}, transposed.mlp);
+  const MlpNormBack<T> norm{h.vec({rows}, 1, 8), 0.5, h.inout("dx", x_shape, 6, D + F), {}};
+  mlp_leaky_sq_backward<T>(h.device, dm, n, kept(), wup, wdown, h.template scratch<T>(x_shape), {},
+                           {}, {}, norm, transposed.mlp);
 }
 
 // Heads on packed buffers.
@@ -495,6 +547,8 @@ void for_each_op_case(Visitor&& visit) {
                                      h.inout_vec("dwup again", {F, D}, 4, T),
                                      h.inout_vec("dwdown again", {D, F}, 4, T), added, norm);
           });
+
+  visit("transposed_weights", [](auto& h) { transposed_weights_case(h, true); });
 
   struct QkvCase {
     int64_t T, D, H, K, d;

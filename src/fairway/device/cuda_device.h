@@ -48,7 +48,8 @@ enum class Workspace {
   operands,    // adapters packed for products; attention's row terms; the optimizer's sums
   adapters,    // sums of the chunks of rows of adapters' gradients
   transposed,  // a matrix or several, transposed
-  hidden,      // the MLP's hidden rows and its Wdown; the head's rows; sums of weights' gradients
+  weights,     // all layers' matrices, transposed
+  hidden,      // the MLP's hidden rows, or their sums; the head's rows; weights' gradients' sums
   plan,        // attention's tiles
   e4m3,        // rows as e4m3 operands, and what is known of e4m3 matrices
   matmul,      // cuBLASLt's own

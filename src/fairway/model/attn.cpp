@@ -19,20 +19,30 @@ RopeTable<T> take_rope_table(const ModelConfig& config, int64_t rows, Arena& are
 }
 
 template <class T>
-AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, int64_t queries, Arena& arena,
+AttnScratch<T> take_attn_scratch(const ModelConfig& c, int64_t rows, Arena& arena,
                                  const LoraConfig* lora) {
-  const bool picks = queries < rows;
-  const Shape q{queries, c.num_heads, c.head_dim()}, kv{rows, c.num_kv_heads, c.head_dim()};
+  const Shape q{rows, c.num_heads, c.head_dim()}, kv{rows, c.num_kv_heads, c.head_dim()};
   AttnScratch<T> s;
   s.dy = arena.take<T>("attention gradients", q);
   s.dq = arena.take<T>("attention gradients", q);
   s.dk = arena.take<T>("attention gradients", kv);
   s.dv = arena.take<T>("attention gradients", kv);
-  s.delta = arena.take<Accum<T>>("attention gradients", {c.num_heads, queries});
-  if (lora)
-    s.dxa = arena.take<T>("adapters", {rows, picks ? lora->key_columns() : lora->attn_columns()});
-  if (picks) s.picked_dn = arena.take<T>("attention gradients", {queries, c.model_dim});
-  if (picks && lora) s.picked_dxa = arena.take<T>("adapters", {queries, lora->query_columns()});
+  s.delta = arena.take<Accum<T>>("attention gradients", {c.num_heads, rows});
+  if (lora) s.dxa = arena.take<T>("adapters", {rows, lora->attn_columns()});
+  return s;
+}
+
+template <class T>
+AttnScratch<T> take_picked_attn_scratch(const AttnScratch<T>& all, int64_t queries, Arena& arena,
+                                        const LoraConfig* lora) {
+  const int64_t heads = all.dq.extent(1), width = heads * all.dq.extent(2);
+  AttnScratch<T> s = all;
+  s.dy.shape = s.dq.shape = {queries, heads, all.dq.extent(2)};
+  s.delta.shape = {heads, queries};
+  s.picked_dn = arena.take<T>("attention gradients", {queries, width});
+  if (!lora) return s;
+  s.dxa.shape = {all.dxa.extent(0), lora->key_columns()};
+  s.picked_dxa = arena.take<T>("adapters", {queries, lora->query_columns()});
   return s;
 }
 
@@ -99,9 +109,10 @@ template <class Device, class T>
 void attn_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                    const Lora<const Accum<T>>* lora, const RopeTable<T>& rope,
                    const AttnQueries<T>& queries, Tensor<const T> wo_scaled,
-                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dn,
-                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwo_scaled,
-                   const Lora<Accum<T>>* dlora, const AttnScratch<T>& scratch) {
+                   const TransposedWeights<T>& transposed, const VisitActs<T>& acts,
+                   Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   const AttnScratch<T>& scratch) {
   const PickedRows<T>& picked = acts.picked;
   const Tensor<const T> n = acts.attn_in;
   const auto& [dy, dq, dk, dv, delta, dxa, picked_dn, picked_dxa] = scratch;
@@ -111,7 +122,7 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
   if (dwo_scaled) linear_backward_weight<T>(device, dout, acts.y, dwo_scaled);
   if (net.route[static_cast<size_t>(s)].xsa) {
     linear_xsa_backward<T>(device, dout, wo_scaled, acts.y, acts.v, acts.y_dot_v, dy, dv, delta,
-                           queries.segments.query_rows);
+                           queries.segments.query_rows, transposed.wo);
   } else {
     linear_backward_input<T>(device, dout, wo_scaled, dy, false);
     attention_delta<T>(device, acts.y, dy, delta);
@@ -140,8 +151,8 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
         acts.attn_xa, dxa);
     const auto down = slot_down(lora, s, all);
     if (dn)
-      linear_three_adapted_backward_input<T>(device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}},
-                                             {down, dxa}, dn);
+      linear_three_adapted_backward_input<T>(
+          device, {{dq, dk, dv}, {layer.wq, layer.wk, layer.wv}, transposed.qkv}, {down, dxa}, dn);
     adapt_down_gradient<Device, T>(device, down, dxa, n, slot_down(dlora, s, all));
     return;
   }
@@ -166,23 +177,25 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                                  slot_down(dlora, s, kQueryAdapters));
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                            \
-  template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&);             \
-  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, int64_t, Arena&, \
-                                            const LoraConfig*);
+#define FAIRWAY_INSTANTIATE(T)                                                             \
+  template RopeTable<T> take_rope_table(const ModelConfig&, int64_t, Arena&);              \
+  template AttnScratch<T> take_attn_scratch(const ModelConfig&, int64_t, Arena&,           \
+                                            const LoraConfig*);                            \
+  template AttnScratch<T> take_picked_attn_scratch(const AttnScratch<T>&, int64_t, Arena&, \
+                                                   const LoraConfig*);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                                     \
-  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,          \
-                             const Lora<const Accum<T>>*, const RopeTable<T>&,             \
-                             const AttnQueries<T>&, Tensor<const T>, const VisitActs<T>&,  \
-                             Tensor<const T>, Tensor<T>);                                  \
-  template void attn_backward(Device&, const Network&, int, const Layer<const T>&,         \
-                              const Lora<const Accum<T>>*, const RopeTable<T>&,            \
-                              const AttnQueries<T>&, Tensor<const T>, const VisitActs<T>&, \
-                              Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&,          \
-                              Tensor<Accum<T>>, const Lora<Accum<T>>*, const AttnScratch<T>&);
+#define FAIRWAY_INSTANTIATE(Device, T)                                                           \
+  template void attn_forward(Device&, const Network&, int, const Layer<const T>&,                \
+                             const Lora<const Accum<T>>*, const RopeTable<T>&,                   \
+                             const AttnQueries<T>&, Tensor<const T>, const VisitActs<T>&,        \
+                             Tensor<const T>, Tensor<T>);                                        \
+  template void attn_backward(                                                                   \
+      Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,          \
+      const RopeTable<T>&, const AttnQueries<T>&, Tensor<const T>, const TransposedWeights<T>&,  \
+      const VisitActs<T>&, Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>, \
+      const Lora<Accum<T>>*, const AttnScratch<T>&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -38,9 +38,10 @@ void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>
 template <class Device, class T>
 void mlp_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> dout,
-                  Tensor<T> dx, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
-                  Tensor<Accum<T>> dwdown_scaled, const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
+                  const MlpTransposed<T>& transposed, const MlpE4m3<T>& e4m3,
+                  const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dx, Tensor<T> dn,
+                  const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
+                  const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
   const MlpNormBack<T> norm{acts.rstd_mlp, norm_scale(net, s), dx, acts.mlp_xa};
   if (e4m3) {
     mlp_leaky_sq_e4m3_backward<T>(device, dout, acts.mlp_in, acts.hidden, e4m3, dn, dlayer.wup,
@@ -52,7 +53,7 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
       device, slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data), dout, acts.mlp_xa,
       dxa, slot_up(dlora, s, Adapter::mlp, kMlpAdapters));
   mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
-                           dlayer.wup, dwdown_scaled, {down, dxa}, norm);
+                           dlayer.wup, dwdown_scaled, {down, dxa}, norm, transposed);
   adapt_down_gradient<Device, T>(device, down, dxa, acts.mlp_in, slot_down(dlora, s, kMlpAdapters));
 }
 
@@ -60,10 +61,11 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
   template void mlp_forward(Device&, const Network&, int, const Layer<const T>&,               \
                             const Lora<const Accum<T>>*, Tensor<const T>, const MlpE4m3<T>&,   \
                             const VisitActs<T>&, Tensor<const T>, Tensor<const T>, Tensor<T>); \
-  template void mlp_backward(                                                                  \
-      Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,        \
-      Tensor<const T>, const MlpE4m3<T>&, const VisitActs<T>&, Tensor<const T>, Tensor<T>,     \
-      Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>);
+  template void mlp_backward(Device&, const Network&, int, const Layer<const T>&,              \
+                             const Lora<const Accum<T>>*, Tensor<const T>,                     \
+                             const MlpTransposed<T>&, const MlpE4m3<T>&, const VisitActs<T>&,  \
+                             Tensor<const T>, Tensor<T>, Tensor<T>, const Layer<Accum<T>>&,    \
+                             Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

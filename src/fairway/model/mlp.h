@@ -17,12 +17,14 @@ void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>
 
 // From dout, the gradient of what was added: what goes back through the norm is added to dx, which
 // may be dout; where there is a place for them, weight gradients accumulate and adapter gradients
-// are written. Consumes acts' hidden. Scratch: dn like mlp_in, `dxa` like VisitActs::mlp_xa.
+// are written. `transposed`: copies of Wup and `wdown_scaled`, or nulls. Consumes acts' hidden.
+// Scratch: dn like mlp_in, `dxa` like VisitActs::mlp_xa.
 template <class Device, class T>
 void mlp_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,
-                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> dout,
-                  Tensor<T> dx, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
-                  Tensor<Accum<T>> dwdown_scaled, const Lora<Accum<T>>* dlora, Tensor<T> dxa);
+                  const MlpTransposed<T>& transposed, const MlpE4m3<T>& e4m3,
+                  const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dx, Tensor<T> dn,
+                  const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
+                  const Lora<Accum<T>>* dlora, Tensor<T> dxa);
 
 }  // namespace fairway

@@ -17,6 +17,7 @@
 #include "fairway/ops/residual.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rope_gain.h"
+#include "fairway/ops/transposed_weights.h"
 
 namespace fairway {
 
@@ -74,12 +75,12 @@ BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, int64
   const int64_t D = net.config.model_dim, L = net.config.num_layers;
   BackwardScratch<T> s;
   s.rope = take_rope_table<T>(net.config, rows, arena);
-  s.attn = take_attn_scratch<T>(net.config, rows, rows, arena, lora);
+  s.attn = take_attn_scratch<T>(net.config, rows, arena, lora);
   s.all = take_visit_gradients<T>(rows, D, arena);
   s.dx0 = arena.take<T>("backward scratch", {rows, D});
   if (head_rows < rows) {
     s.picked_rope = take_rope_table<T>(net.config, head_rows, arena);
-    s.picked_attn = take_attn_scratch<T>(net.config, rows, head_rows, arena, lora);
+    s.picked_attn = take_picked_attn_scratch<T>(s.attn, head_rows, arena, lora);
     s.picked = take_visit_gradients<T>(head_rows, D, arena);
   }
   s.dskip = arena.take<T>("skip gradients", {num_skip_weights(net.config), rows, D});
@@ -116,11 +117,16 @@ LaneJoin<T> lane_join_of(const VisitActs<T>& v, const Layer<const T>& layer) {
           layer.resid_lambdas};
 }
 
-// Wo of all layers: the second half of its bank.
+// A matrix of all layers: the first or second half of a bank.
+template <class T>
+Tensor<T> half_of(Tensor<T> bank, int half) {
+  bank.shape.extent[0] /= 2;
+  bank.data += half * bank.size();
+  return bank;
+}
 template <class T>
 Tensor<T> wo_bank(const Weights<T>& w) {
-  const Tensor<T> all = w.qo_bank;
-  return {w.wo(0).data, {w.layers(), all.extent(1), all.extent(2)}};
+  return half_of(w.qo_bank, 1);
 }
 
 template <class Device, class T>
@@ -286,6 +292,15 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     zero(device, dwdown_bank);
   }
 
+  // Once for all visits of a layer.
+  BackwardWeights<T> read{
+      half_of(w.qo_bank, 0), half_of(w.kv_bank, 0), half_of(w.kv_bank, 1), acts.wo_scaled, {}, {}};
+  if (!acts.mlp_e4m3) {
+    read.wup = w.mlp_up_bank;
+    read.wdown = acts.wdown_scaled;
+  }
+  const TransposedWeights<T> all_transposed = transposed_weights<T>(device, read);
+
   // The gradient of the last visit's output; lane_end_backward goes by acts.d_final_x itself.
   if (net.route.back().join == Join::serial)
     scale_to<T>(device, acts.d_final_x, 1.0, batch.rows ? picked.d0 : all.d0);
@@ -298,6 +313,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
     const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
     const MlpE4m3<T> e4m3 = acts.mlp_e4m3.slice(visit.layer);
+    const TransposedWeights<T> transposed = all_transposed.slice(visit.layer);
     const Tensor<Accum<T>> dwo = row_of(dwo_bank, visit.layer);
     const Tensor<Accum<T>> dwdown = row_of(dwdown_bank, visit.layer);
     const double ln = c.ln(visit.layer);
@@ -319,10 +335,10 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 
     MixNormGradient<T> into{all.dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
     if (visit.join == Join::serial) {
-      mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, d0, d0, dn,
-                              dlayer, dwdown, dlora, dxa_of_mlp);  // d0 is now dh
-      attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, d0, attn_dn,
-                               dlayer, dwo, dlora, attn);
+      mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, transposed.mlp, e4m3, v,
+                              d0, d0, dn, dlayer, dwdown, dlora, dxa_of_mlp);  // d0 is now dh
+      attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, transposed, v, d0,
+                               attn_dn, dlayer, dwo, dlora, attn);
       if (ends_here) break;
       if (picks) spread_rows<Device, T>(device, d0, batch.rows, all.d0);
       into.du = all.d0;  // u reaches h beside attention too
@@ -337,10 +353,10 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       else
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
-      mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, dm, d1, dn,
-                              dlayer, dwdown, dlora, dxa_of_mlp);
-      attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, da, attn_dn,
-                               dlayer, dwo, dlora, attn);
+      mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, transposed.mlp, e4m3, v,
+                              dm, d1, dn, dlayer, dwdown, dlora, dxa_of_mlp);
+      attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, transposed, v, da,
+                               attn_dn, dlayer, dwo, dlora, attn);
       if (ends_here) break;
       if (picks) {
         spread_rows<Device, T>(device, d0, batch.rows, all.d0);

@@ -57,6 +57,7 @@ static_assert(kMostAdapted <= kMaxLowRankGroup && kMaxLowRankGroup == 4);
 __global__ void __launch_bounds__(kThreads)
     pack_kernel(const __grid_constant__ Stack stack, uint4* to,
                 const __grid_constant__ TileList list) {
+  wait_for_earlier_kernels();
   if (static_cast<int>(blockIdx.x) >= list.before) {
     make_tiles(list, (blockIdx.x - list.before) * gridDim.y + blockIdx.y);
     return;
@@ -91,6 +92,7 @@ static_assert(kTileIn * kTileK / kPack == kThreads);
 __global__ void __launch_bounds__(kThreads)
     pack_down_kernel(const __grid_constant__ LowRankDown<const float> down, uint4* to,
                      const __grid_constant__ TileList list) {
+  wait_for_earlier_kernels();
   __shared__ float tile[kTileK][kTileIn + 1];  // no two rows begin in one bank
   if (static_cast<int>(blockIdx.y) >= list.before) {
     make_tiles(list,
@@ -179,7 +181,7 @@ void pack(CudaDevice& device, const Stack& stack, const Tensor<const int32_t>& d
           const AdapterOperands& to) {
   const TileList list = list_of(to, doc_rows, ceil_div(to.width * to.k / kPack, kThreads));
   const dim3 grid(blocks_with_tiles(list, to.docs), static_cast<unsigned>(to.docs));
-  pack_kernel<<<grid, kThreads, 0, device.stream()>>>(stack, packed(to), list);
+  launch_dependent(device.stream(), pack_kernel, grid, kThreads, 0, stack, packed(to), list);
   cuda_check_launch("adapters: packing");
 }
 
@@ -255,7 +257,7 @@ AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<
   const TileList list = list_of(to, down.doc_rows, ceil_div(down.width(), kTileK));
   const dim3 grid(static_cast<unsigned>(in_tiles), blocks_with_tiles(list, in_tiles * down.docs),
                   static_cast<unsigned>(down.docs));
-  pack_down_kernel<<<grid, kThreads, 0, device.stream()>>>(down, packed(to), list);
+  launch_dependent(device.stream(), pack_down_kernel, grid, kThreads, 0, down, packed(to), list);
   cuda_check_launch("adapters: packing, transposed");
   return to;
 }

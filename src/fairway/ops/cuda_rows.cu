@@ -5,6 +5,7 @@ namespace fairway {
 namespace {
 
 constexpr int kSlices = 32;  // of the partials, each summed in order by one thread of a column
+constexpr int kAtOnce = 16;  // loads on their way
 
 __global__ __launch_bounds__(kWarp* kSlices) void add_partials_kernel(const float* partials,
                                                                       int64_t count, int64_t n0,
@@ -15,18 +16,26 @@ __global__ __launch_bounds__(kWarp* kSlices) void add_partials_kernel(const floa
   const int64_t width = n0 + n1, column = static_cast<int64_t>(blockIdx.x) * kWarp + x;
   const int64_t per_slice = (count + kSlices - 1) / kSlices, begin = slice * per_slice;
   const int64_t end = begin + per_slice < count ? begin + per_slice : count;
+  float* const out = column >= width ? nullptr : column < n0 ? out0 : out1;
+  float* const to = out != nullptr ? out + (column < n0 ? column : column - n0) : nullptr;
+  // Before the sums, whose loads it would have to wait for.
+  const float before = slice == 0 && to != nullptr ? *to : 0.0f;
   float sum = 0;
-  if (column < width) {
-#pragma unroll 8
-    for (int64_t b = begin; b < end; ++b) sum += partials[b * width + column];
+  for (int64_t first = begin; column < width && first < end; first += kAtOnce) {
+    float v[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      v[i] = first + i < end ? partials[(first + i) * width + column] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sum += v[i];
   }
   __shared__ float shared[kSlices][kWarp];
   shared[slice][x] = sum;
   __syncthreads();
-  if (slice != 0 || column >= width) return;
+  if (slice != 0 || to == nullptr) return;
+#pragma unroll
   for (int s = 1; s < kSlices; ++s) sum += shared[s][x];
-  float* out = column < n0 ? out0 : out1;
-  if (out != nullptr) out[column < n0 ? column : column - n0] += sum;
+  *to = before + sum;
 }
 
 }  // namespace

@@ -37,6 +37,8 @@ template <class T>
 struct LinearThree {
   std::array<Tensor<const T>, 3> dy;  // [T, out_i]
   std::array<Tensor<const T>, 3> w;   // [out_i, in]
+  // [in, Σ out_i] copies of w (ops/transposed_weights.h); null: the op makes what it needs.
+  Tensor<const T> w_transposed = {};
 };
 template <class T>
 void linear_three_backward_input(CpuDevice& device, const LinearThree<T>& maps, Tensor<T> dx);

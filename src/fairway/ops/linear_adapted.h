@@ -15,13 +15,16 @@ template <class T>
 void linear_adapted(CudaDevice& device, Tensor<const T> x, Tensor<const T> w,
                     Tensor<const T> residual, const LowRankAdded<T>& added, Tensor<T> y);
 
-// dx [T, in] = dy W + what is added.
+// dx [T, in] = dy W + what is added. `w_transposed` [in, out]: a copy of W
+// (ops/transposed_weights.h); null: the op makes what it needs.
 template <class T>
 void linear_adapted_backward_input(CpuDevice& device, Tensor<const T> dy, Tensor<const T> w,
-                                   const LowRankAddedBack<T>& added, Tensor<T> dx);
+                                   const LowRankAddedBack<T>& added, Tensor<T> dx,
+                                   Tensor<const T> w_transposed = {});
 template <class T>
 void linear_adapted_backward_input(CudaDevice& device, Tensor<const T> dy, Tensor<const T> w,
-                                   const LowRankAddedBack<T>& added, Tensor<T> dx);
+                                   const LowRankAddedBack<T>& added, Tensor<T> dx,
+                                   Tensor<const T> w_transposed = {});
 
 // dx [T, in] = Σ_i dy[i] w[i] + what is added.
 template <class T>

@@ -11,7 +11,8 @@ void linear_adapted(CpuDevice& device, Tensor<const T> x, Tensor<const T> w,
 
 template <class T>
 void linear_adapted_backward_input(CpuDevice& device, Tensor<const T> dy, Tensor<const T> w,
-                                   const LowRankAddedBack<T>& added, Tensor<T> dx) {
+                                   const LowRankAddedBack<T>& added, Tensor<T> dx,
+                                   Tensor<const T>) {
   linear_adapted_backward_input_steps<T>(device, dy, w, added, dx);
 }
 
@@ -25,7 +26,8 @@ void linear_three_adapted_backward_input(CpuDevice& device, const LinearThree<T>
   template void linear_adapted(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
                                const LowRankAdded<T>&, Tensor<T>);                            \
   template void linear_adapted_backward_input(CpuDevice&, Tensor<const T>, Tensor<const T>,   \
-                                              const LowRankAddedBack<T>&, Tensor<T>);         \
+                                              const LowRankAddedBack<T>&, Tensor<T>,          \
+                                              Tensor<const T>);                               \
   template void linear_three_adapted_backward_input(CpuDevice&, const LinearThree<T>&,        \
                                                     const LowRankAddedBack<T>&, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)

@@ -40,11 +40,12 @@ void linear_adapted(CudaDevice& device, Tensor<const T> x, Tensor<const T> w,
 
 template <class T>
 void linear_adapted_backward_input(CudaDevice& device, Tensor<const T> dy, Tensor<const T> w,
-                                   const LowRankAddedBack<T>& added, Tensor<T> dx) {
+                                   const LowRankAddedBack<T>& added, Tensor<T> dx,
+                                   Tensor<const T> given_transposed) {
   if constexpr (std::is_same_v<T, bf16>) {
     const int64_t out = w.extent(0), in = w.extent(1), rows = dy.size() / out;
     if (rows > 0 && fits_sm90(device, w) && fits_sm90(added, in)) {
-      const bf16* const w_transposed = cuda::transposed<1>(device, {w});
+      const bf16* const w_transposed = cuda::transposed<1>(device, {w}, given_transposed);
       const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_adapted(device.stream(), dy.data, w_transposed, nullptr, adapters, rows, out, in,
                            dx.data);
@@ -63,7 +64,7 @@ void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T
         fits_sm90(device, maps.w[2]) && fits_sm90(added, in)) {
       const bf16* const dy[3] = {maps.dy[0].data, maps.dy[1].data, maps.dy[2].data};
       const int64_t out[3] = {maps.w[0].extent(0), maps.w[1].extent(0), maps.w[2].extent(0)};
-      const bf16* const w_transposed = cuda::transposed(device, maps.w);
+      const bf16* const w_transposed = cuda::transposed(device, maps.w, maps.w_transposed);
       const auto adapters = cuda::adapters_down_backward(device, rows, added.dxa, added.down);
       cuda::linear_three_adapted_backward_input(device.stream(), dy, w_transposed, adapters, rows,
                                                 in, out, dx.data);
@@ -77,7 +78,8 @@ void linear_three_adapted_backward_input(CudaDevice& device, const LinearThree<T
   template void linear_adapted(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
                                const LowRankAdded<T>&, Tensor<T>);                             \
   template void linear_adapted_backward_input(CudaDevice&, Tensor<const T>, Tensor<const T>,   \
-                                              const LowRankAddedBack<T>&, Tensor<T>);          \
+                                              const LowRankAddedBack<T>&, Tensor<T>,           \
+                                              Tensor<const T>);                                \
   template void linear_three_adapted_backward_input(CudaDevice&, const LinearThree<T>&,        \
                                                     const LowRankAddedBack<T>&, Tensor<T>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)

@@ -75,7 +75,7 @@ void linear_three_backward_input(CudaDevice& device, const LinearThree<T>& maps,
         dy[i] = maps.dy[i].data;
         out[i] = maps.w[i].extent(0);
       }
-      const bf16* const w = cuda::transposed(device, maps.w);
+      const bf16* const w = cuda::transposed(device, maps.w, maps.w_transposed);
       cuda::linear_three_backward_input(device.stream(), dy, w, rows, in, out, dx.data);
       return;
     }

@@ -15,6 +15,7 @@ template <int kLanes>
 __global__ void __launch_bounds__(kRowThreads)
     norm_back_rows_kernel(const __grid_constant__ NormBackSums sums, float scale,
                           const __grid_constant__ NormBackScales scales, NormBackRow* to) {
+  wait_for_earlier_kernels();
   const int64_t thread = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   const int64_t row = thread / kLanes;
   const int lane = static_cast<int>(thread % kLanes);
@@ -37,8 +38,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const float rstd = sums.rstd[row];
   float factor = rstd * scale;
   if (scales.dy_rows != nullptr)
-    factor *= power_of_two(-(__ldg(scales.dy_rows + row) + __ldg(scales.dy))) *
-              power_of_two(-__ldg(scales.w));
+    factor *= power_of_two(-(scales.dy_rows[row] + *scales.dy)) * power_of_two(-*scales.w);
   to[row] = {factor, -rstd * (dot / static_cast<float>(sums.in)) / scale};
 }
 
@@ -111,9 +111,9 @@ void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, const NormBac
   const auto scale = static_cast<float>(sums.scale);
   const auto launch = [&](auto lanes) {
     constexpr int kLanes = decltype(lanes)::value;
-    norm_back_rows_kernel<kLanes>
-        <<<grid(ceil_div(sums.rows * kLanes, kRowThreads)), kRowThreads, 0, stream>>>(
-            sums, scale, scales != nullptr ? *scales : NormBackScales{}, row);
+    launch_dependent(stream, norm_back_rows_kernel<kLanes>,
+                     grid(ceil_div(sums.rows * kLanes, kRowThreads)), kRowThreads, 0, sums, scale,
+                     scales != nullptr ? *scales : NormBackScales{}, row);
   };
   if (sums.xa != nullptr)
     launch(std::integral_constant<int, 8>{});

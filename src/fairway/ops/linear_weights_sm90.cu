@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "fairway/device/cuda_check.h"
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/linear_operands_sm90.cuh"
 #include "fairway/ops/linear_weights_sm90.cuh"
 
@@ -112,6 +113,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) wide_init(shared);
   cluster_sync();
+  wait_for_earlier_kernels();
 
   const Unit unit(g, rank);
   if (warp < 4) {
@@ -127,6 +129,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
 }
 
 constexpr int kSumThreads = 256;
+constexpr int kAtOnce = 8;  // slices on their way
 struct Sum {
   const float4* partial;
   float4* dw[3];
@@ -134,17 +137,22 @@ struct Sum {
   int slices;
 };
 __global__ void __launch_bounds__(kSumThreads) sum_kernel(const __grid_constant__ Sum s) {
+  wait_for_earlier_kernels();
   const int i = static_cast<int>(blockIdx.x * kSumThreads + threadIdx.x);
   if (i >= s.total) return;
-  float4 sum = {0, 0, 0, 0};
-#pragma unroll 4
-  for (int slice = 0; slice < s.slices; ++slice) {
-    const float4 v = s.partial[int64_t{slice} * s.total + i];
-    sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
-  }
   const int part = (i >= s.begin[1]) + (i >= s.begin[2]);
   float4* const to = s.dw[part] + (i - s.begin[part]);
   const float4 dw = *to;
+  float4 sum = {0, 0, 0, 0};
+  for (int first = 0; first < s.slices; first += kAtOnce) {
+    float4 v[kAtOnce] = {};
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k < s.slices) v[k] = s.partial[int64_t{first + k} * s.total + i];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      sum = {sum.x + v[k].x, sum.y + v[k].y, sum.z + v[k].z, sum.w + v[k].w};
+  }
   *to = {dw.x + sum.x, dw.y + sum.y, dw.z + sum.z, dw.w + sum.w};
 }
 
@@ -199,9 +207,9 @@ void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& fr
       cudaFuncSetAttribute(weights_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
       "shared memory of the matrix product");
   const int blocks = kCluster * g.row_groups * g.column_tiles * slices;
-  weights_kernel<<<blocks, kGemmThreads, kBytes, stream>>>(g);
+  launch_dependent(stream, weights_kernel, blocks, kGemmThreads, kBytes, g);
   cuda_check_launch("weights' gradients");
-  sum_kernel<<<wide_ceil_div(sum.total, kSumThreads), kSumThreads, 0, stream>>>(sum);
+  launch_dependent(stream, sum_kernel, wide_ceil_div(sum.total, kSumThreads), kSumThreads, 0, sum);
   cuda_check_launch("weights' gradients: sum");
 }
 

@@ -32,6 +32,7 @@ struct XentRows {
 // cannot be negative is kept from it. (NaN stays NaN.)
 template <bool kGradient>
 __global__ __launch_bounds__(kRowThreads) void xent_rows_kernel(const XentRows op) {
+  wait_for_earlier_kernels();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + thread / kWarp;
   if (row >= op.rows) return;
@@ -111,10 +112,8 @@ void linear_xent_sm90(CudaDevice& device, const LinearXent<bf16>& in, Tensor<bf1
                     .x_scaled = x_scaled.data,
                     .factor = out.factor.data};
   const unsigned blocks = grid(ceil_div(rows, kWarps));
-  if (gradient)
-    xent_rows_kernel<true><<<blocks, kRowThreads, 0, device.stream()>>>(op);
-  else
-    xent_rows_kernel<false><<<blocks, kRowThreads, 0, device.stream()>>>(op);
+  launch_dependent(device.stream(), gradient ? xent_rows_kernel<true> : xent_rows_kernel<false>,
+                   blocks, kRowThreads, 0, op);
   cuda_check_launch("linear_xent");
   if (!gradient) return;
   linear_backward_input<bf16>(device, z, in.w, out.dx, false);

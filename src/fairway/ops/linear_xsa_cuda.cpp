@@ -13,13 +13,13 @@ template <class T>
 void linear_xsa_backward(CudaDevice& device, Tensor<const T> dout, Tensor<const T> w,
                          Tensor<const T> y2, Tensor<const T> v, Tensor<const Accum<T>> y_dot_v,
                          Tensor<T> dy, Tensor<T> dv, Tensor<Accum<T>> delta,
-                         Tensor<const int32_t> picked) {
+                         Tensor<const int32_t> picked, Tensor<const T> given_transposed) {
   if constexpr (std::is_same_v<T, bf16>) {
     const int64_t rows = y2.extent(0), heads = y2.extent(1), kv_heads = v.extent(1);
     const int64_t width = w.extent(0);
     if (rows > 0 && !picked && device.capability() == 90 &&
         cuda::linear_xsa_backward_fits(width, heads, kv_heads, y2.extent(2))) {
-      const bf16* const w_transposed = cuda::transposed<1>(device, {w});
+      const bf16* const w_transposed = cuda::transposed<1>(device, {w}, given_transposed);
       cuda::linear_xsa_backward(device.stream(), {.dout = dout.data,
                                                   .w_transposed = w_transposed,
                                                   .y2 = y2.data,
@@ -38,10 +38,11 @@ void linear_xsa_backward(CudaDevice& device, Tensor<const T> dout, Tensor<const 
   linear_xsa_backward_steps<T>(device, dout, w, y2, v, y_dot_v, dy, dv, delta, picked);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                         \
-  template void linear_xsa_backward(                                                   \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-      Tensor<const Accum<T>>, Tensor<T>, Tensor<T>, Tensor<Accum<T>>, Tensor<const int32_t>);
+#define FAIRWAY_INSTANTIATE(T)                                                                     \
+  template void linear_xsa_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,                 \
+                                    Tensor<const T>, Tensor<const T>, Tensor<const Accum<T>>,      \
+                                    Tensor<T>, Tensor<T>, Tensor<Accum<T>>, Tensor<const int32_t>, \
+                                    Tensor<const T>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

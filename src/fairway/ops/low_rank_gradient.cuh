@@ -11,6 +11,7 @@
 #include "fairway/base/tensor.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/low_rank.h"
 #include "fairway/ops/low_rank_launch.cuh"
@@ -73,6 +74,7 @@ __device__ __forceinline__ void sum_chunks(const Gradient& g, int doc, int adapt
 }
 static __global__ void __launch_bounds__(kSumThreads)
     sum_chunks_kernel(const __grid_constant__ Gradient g) {
+  wait_for_earlier_kernels();
   sum_chunks(g, blockIdx.z, blockIdx.y);
 }
 
@@ -121,7 +123,7 @@ inline Gradient ups_gradient(const LowRankUpBackward<bf16>& one, Tensor<const bf
 inline void run_sum_chunks(CudaDevice& device, const Gradient& g) {
   if (g.most_rows <= kChunkRows) return;
   const dim3 grid(kSumBlocks, static_cast<unsigned>(g.count), static_cast<unsigned>(g.docs));
-  sum_chunks_kernel<<<grid, kSumThreads, 0, device.stream()>>>(g);
+  launch_dependent(device.stream(), sum_chunks_kernel, grid, kSumThreads, 0, g);
   cuda_check_launch("low_rank: sum of chunks");
 }
 
@@ -132,6 +134,7 @@ struct UpsSums {
 };
 static __global__ void __launch_bounds__(kSumThreads)
     sum_ups_kernel(const __grid_constant__ UpsSums u) {
+  wait_for_earlier_kernels();
   const Gradient& g = u.gradient[blockIdx.y];
   if (g.d[0]) sum_chunks(g, blockIdx.z, 0);
 }
@@ -139,7 +142,7 @@ inline void run_sum_ups(CudaDevice& device, int64_t docs, const UpsSums& u) {
   const auto has_chunks = [](const Gradient& g) { return g.d[0] && g.most_rows > kChunkRows; };
   if (std::none_of(u.gradient, u.gradient + u.count, has_chunks)) return;
   const dim3 grid(kSumBlocks, static_cast<unsigned>(u.count), static_cast<unsigned>(docs));
-  sum_ups_kernel<<<grid, kSumThreads, 0, device.stream()>>>(u);
+  launch_dependent(device.stream(), sum_ups_kernel, grid, kSumThreads, 0, u);
   cuda_check_launch("low_rank: sum of chunks");
 }
 

@@ -38,16 +38,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& shared = *reinterpret_cast<typename Tile::Shared*>(shared_bytes);
 
-  const auto index = static_cast<int>(blockIdx.x);
-  const DocTile chunk = find_chunk(g.doc_rows, g.docs, index / g.tiles);
-  if (chunk.doc < 0) return;
-  const int place = index % g.tiles;
-  const int narrow_begin = place % narrow_tiles * Tile::kNarrowColumns;
-  const int wide_begin = place / narrow_tiles * kN;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const int warp = warp_uniform(thread / 32);
-  const int steps = (chunk.rows + kStageRows - 1) / kStageRows;
-
   if (thread == 0) {
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&shared.full[i], 1);
@@ -56,6 +48,15 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     mbarrier_init_fence();
   }
   __syncthreads();
+  wait_for_earlier_kernels();
+
+  const auto index = static_cast<int>(blockIdx.x);
+  const DocTile chunk = find_chunk(g.doc_rows, g.docs, index / g.tiles);
+  if (chunk.doc < 0) return;
+  const int place = index % g.tiles;
+  const int narrow_begin = place % narrow_tiles * Tile::kNarrowColumns;
+  const int wide_begin = place / narrow_tiles * kN;
+  const int steps = (chunk.rows + kStageRows - 1) / kStageRows;
 
   if (warp >= kConsumerThreads / 32) {
     registers_decrease<kLoaderRegisters>();

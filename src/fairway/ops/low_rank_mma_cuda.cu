@@ -104,7 +104,8 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
     allow_shared(ups_backward_kernel<kRank>, kBytes);
     const unsigned blocks =
         most_doc_tiles<kChunkRows>(rows, any.docs) * static_cast<unsigned>(u.begin[u.count]);
-    ups_backward_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(u);
+    launch_dependent(device.stream(), ups_backward_kernel<kRank>, blocks, kGradientThreads, kBytes,
+                     u);
   });
   cuda_check_launch("low_rank: ups, backward");
   run_sum_ups(device, any.docs, u.sums);

@@ -120,6 +120,7 @@ __device__ __forceinline__ void gradient_tile(const Gradient& g, const DocTile& 
 template <int kRank>
 __global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
     gradient_kernel(const __grid_constant__ Gradient g) {
+  wait_for_earlier_kernels();
   extern __shared__ uint4 shared[];
   const int adapter = static_cast<int>(blockIdx.x) % g.count;
   const int place = static_cast<int>(blockIdx.x) / g.count;
@@ -135,7 +136,7 @@ inline void run_gradient(CudaDevice& device, int64_t total_rows, Gradient g) {
     constexpr int kRank = decltype(rank)::value;
     constexpr int kBytes = kGradientBytes<kRank>;
     allow_shared(gradient_kernel<kRank>, kBytes);
-    gradient_kernel<kRank><<<blocks, kGradientThreads, kBytes, device.stream()>>>(g);
+    launch_dependent(device.stream(), gradient_kernel<kRank>, blocks, kGradientThreads, kBytes, g);
   });
   cuda_check_launch("low_rank: gradient");
   run_sum_chunks(device, g);

@@ -40,6 +40,7 @@ constexpr int kPackThreads = 256;
 static __global__ void __launch_bounds__(kPackThreads)
     pack_kernel(const __grid_constant__ Matrix m, uint4* to, int64_t chunks, int tile_n,
                 int slabs) {
+  wait_for_earlier_kernels();
   const int64_t chunk = int64_t{blockIdx.x} * kPackThreads + threadIdx.x;
   if (chunk >= chunks) return;
   const int t = chunk % 4, q = chunk / 4 % tile_n;
@@ -71,8 +72,8 @@ inline Packed pack_to(CudaDevice& device, int64_t docs, const Matrix& m, int til
   const int64_t chunks = tiles * slabs * tile_n * 4;
   const dim3 grid(static_cast<unsigned>(ceil_div(chunks, kPackThreads)),
                   static_cast<unsigned>(docs));
-  pack_kernel<<<grid, kPackThreads, 0, device.stream()>>>(m, to, chunks, tile_n,
-                                                          static_cast<int>(slabs));
+  launch_dependent(device.stream(), pack_kernel, grid, kPackThreads, 0, m, to, chunks, tile_n,
+                   static_cast<int>(slabs));
   cuda_check_launch("low_rank: packing");
   return {to, chunks, tile_n, static_cast<int>(tiles), static_cast<int>(slabs)};
 }

@@ -125,6 +125,7 @@ __device__ __forceinline__ void product_tile(const Product& p, const DocTile& ti
 template <int kN, bool kAdd>
 __global__ void __launch_bounds__(kProductThreads, kN <= 96 ? 3 : 2)
     product_kernel(const __grid_constant__ Product p) {
+  wait_for_earlier_kernels();
   __shared__ uint4 ring[kProductRing<kN>];
   const int place = static_cast<int>(blockIdx.x);
   const DocTile tile = find_doc_tile<kProductRows>(p.doc_rows, p.docs, place / p.m.tiles);
@@ -149,7 +150,7 @@ void run_product(CudaDevice& device, const Pairs& pairs, int64_t rows, const bf1
                     .y_pitch = static_cast<int>(y_pitch)};
     const unsigned blocks =
         most_doc_tiles<kProductRows>(rows, pairs.docs) * static_cast<unsigned>(p.m.tiles);
-    product_kernel<kN, kAdd><<<blocks, kProductThreads, 0, device.stream()>>>(p);
+    launch_dependent(device.stream(), product_kernel<kN, kAdd>, blocks, kProductThreads, 0, p);
     cuda_check_launch("low_rank: product");
   };
   // The wider tile unless more of it would be padding.

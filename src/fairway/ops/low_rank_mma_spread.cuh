@@ -35,6 +35,7 @@ struct Spread {
 template <int kRank>
 __global__ void __launch_bounds__(kSpreadThreads, kRank <= 128 ? 2 : 1)
     spread_kernel(const __grid_constant__ Spread c) {
+  wait_for_earlier_kernels();
   constexpr int kStage = kSpreadWidth * kRank / 8;  // 16-byte chunks
   static_assert(kStage % kSpreadThreads == 0);
   extern __shared__ uint4 ring[];  // [kSpreadStages, kStage]
@@ -144,9 +145,8 @@ void run_spread(CudaDevice& device, const Pairs& pairs, int64_t rows, const bf16
                    .y = y,
                    .n = m.n};
     allow_shared(spread_kernel<kRank>, kBytes);
-    spread_kernel<kRank>
-        <<<dim3(tiles, static_cast<unsigned>(shares)), kSpreadThreads, kBytes, device.stream()>>>(
-            c);
+    launch_dependent(device.stream(), spread_kernel<kRank>,
+                     dim3(tiles, static_cast<unsigned>(shares)), kSpreadThreads, kBytes, c);
   });
   cuda_check_launch("low_rank: spread");
 }

@@ -24,6 +24,7 @@ struct UpsBackward {
 template <int kRank>
 __global__ void __launch_bounds__(kGradientThreads, kRank <= 96 ? 2 : 1)
     ups_backward_kernel(const __grid_constant__ UpsBackward u) {
+  wait_for_earlier_kernels();
   extern __shared__ uint4 shared[];
   const int blocks = u.begin[u.count];  // of a chunk
   const DocTile chunk =

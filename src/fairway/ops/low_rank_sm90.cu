@@ -62,8 +62,8 @@ void launch_gradient(CudaDevice& device, int64_t rows, const CUtensorMap& narrow
   g.tiles = narrow_tiles * static_cast<int>(ceil_div(g.width, Tile::kWideColumns));
   allow_shared(gradient_kernel<Tile>, kBytes);
   const unsigned blocks = most_doc_tiles<kChunkRows>(rows, g.docs) * static_cast<unsigned>(g.tiles);
-  gradient_kernel<Tile>
-      <<<blocks, kBlockThreads, kBytes, device.stream()>>>(narrow, wide, g, narrow_tiles);
+  launch_dependent(device.stream(), gradient_kernel<Tile>, blocks, kBlockThreads, kBytes, narrow,
+                   wide, g, narrow_tiles);
   cuda_check_launch("low_rank: gradient");
 }
 
@@ -120,7 +120,8 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
     allow_shared(ups_backward_kernel<kRank>, kBytes);
     const unsigned clusters =
         most_doc_tiles<kChunkRows>(rows, docs) * static_cast<unsigned>(u.jobs);
-    ups_backward_kernel<kRank><<<2 * clusters, kUpsThreads, kBytes, device.stream()>>>(u);
+    launch_dependent(device.stream(), ups_backward_kernel<kRank>, 2 * clusters, kUpsThreads, kBytes,
+                     u);
     cuda_check_launch("low_rank: ups, backward");
   });
   run_sum_ups(device, docs, sums);

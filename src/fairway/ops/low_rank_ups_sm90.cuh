@@ -292,10 +292,6 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kUpsThreads, 1)
     ups_backward_kernel(const __grid_constant__ UpsBackward u) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& shared = *reinterpret_cast<UpsShared<kRank>*>(shared_bytes);
-  const int unit = static_cast<int>(blockIdx.x) / 2;
-  const DocTile chunk = find_chunk(u.doc_rows, u.docs, unit / u.jobs);
-  if (chunk.doc < 0) return;  // so does the other block
-  const UpsJob& job = u.job[unit % u.jobs];
   const int block = warp_uniform(static_cast<int>(cluster_rank()));
   const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -308,6 +304,12 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kUpsThreads, 1)
     mbarrier_init_fence();
   }
   cluster_sync();
+  wait_for_earlier_kernels();
+
+  const int unit = static_cast<int>(blockIdx.x) / 2;
+  const DocTile chunk = find_chunk(u.doc_rows, u.docs, unit / u.jobs);
+  if (chunk.doc < 0) return;  // so does the other block
+  const UpsJob& job = u.job[unit % u.jobs];
 
   const int warpgroup = warp / 4;
   if (warpgroup == 2) {

@@ -15,6 +15,7 @@ __device__ __forceinline__ void store_operand(e4m3* to, const Pack<bf16, kPack>&
 __global__ __launch_bounds__(kRowThreads) void elements_kernel(const bf16* x,
                                                                const int32_t* exponent,
                                                                int64_t packs, e4m3* to) {
+  wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
   if (i >= packs) return;
   Pack<bf16, kPack> pack;
@@ -26,6 +27,7 @@ __global__ __launch_bounds__(kRowThreads) void elements_kernel(const bf16* x,
 template <int kChunks>
 __global__ __launch_bounds__(kRowThreads) void rows_kernel(const bf16* x, int64_t rows, int64_t D,
                                                            e4m3* to, int32_t* exponents) {
+  wait_for_earlier_kernels();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) / kWarp;
   if (row >= rows) return;
@@ -104,8 +106,8 @@ void mlp_e4m3_operand_n(cudaStream_t stream, const bf16* n, const int32_t* expon
                         int64_t D, e4m3* operand) {
   if (T == 0) return;
   const int64_t packs = T * D / kPack;
-  elements_kernel<<<grid(ceil_div(packs, kRowThreads)), kRowThreads, 0, stream>>>(
-      n, exponents + kE4m3N, packs, operand);
+  launch_dependent(stream, elements_kernel, grid(ceil_div(packs, kRowThreads)), kRowThreads, 0, n,
+                   exponents + kE4m3N, packs, operand);
   cuda_check_launch("mlp_e4m3_operand_n");
 }
 
@@ -114,9 +116,9 @@ void mlp_e4m3_operand_dm(cudaStream_t stream, const bf16* dm, int64_t T, int64_t
   if (T == 0) return;
   with_row_layout(true, D, [&](auto vec, auto chunks) {
     if constexpr (decltype(vec)::value == kPack)
-      rows_kernel<decltype(chunks)::value>
-          <<<grid(ceil_div(T, kRowThreads / kWarp)), kRowThreads, 0, stream>>>(dm, T, D, operand,
-                                                                               dm_exponents);
+      launch_dependent(stream, rows_kernel<decltype(chunks)::value>,
+                       grid(ceil_div(T, kRowThreads / kWarp)), kRowThreads, 0, dm, T, D, operand,
+                       dm_exponents);
   });
   cuda_check_launch("mlp_e4m3_operand_dm");
 }

@@ -50,6 +50,14 @@ struct MlpNormBack {
   explicit operator bool() const { return static_cast<bool>(dx); }
 };
 
+// Transposed copies of the two matrices (ops/transposed_weights.h). Null: the op makes those that
+// it needs.
+template <class T>
+struct MlpTransposed {
+  Tensor<const T> wup;    // [D, F]
+  Tensor<const T> wdown;  // [F, D]
+};
+
 // From dm [T, D] and what was kept, which is lost:  dn = dz Wup + what an adapter adds.  dwup,
 // dwdown accumulate; both null for test-time training. With `norm`, which wants n as the forward
 // pass had it, dx becomes rms_norm_backward's, and dn [T, D] is scratch.
@@ -57,12 +65,14 @@ template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
-                           const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {});
+                           const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {},
+                           const MlpTransposed<T>& transposed = {});
 template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                           const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {});
+                           const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {},
+                           const MlpTransposed<T>& transposed = {});
 
 // The input of Wdown from what was kept: f(z), elementwise.
 template <class T>

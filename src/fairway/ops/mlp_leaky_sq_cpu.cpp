@@ -36,7 +36,8 @@ template <class T>
 void mlp_leaky_sq_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<T> dwup, Tensor<T> dwdown,
-                           const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm) {
+                           const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm,
+                           const MlpTransposed<T>&) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.size() / D;
   const bool with_weights = dwup.data != nullptr;
   // f(z) lives here, and dz takes z's place: each is read by one more product below.
@@ -80,7 +81,7 @@ void leaky_sq(CpuDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
   template void mlp_leaky_sq_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,                \
                                       const MlpHidden<T>&, Tensor<const T>, Tensor<const T>,       \
                                       Tensor<T>, Tensor<T>, Tensor<T>, const LowRankAddedBack<T>&, \
-                                      const MlpNormBack<T>&);                                      \
+                                      const MlpNormBack<T>&, const MlpTransposed<T>&);             \
   template void leaky_sq(CpuDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

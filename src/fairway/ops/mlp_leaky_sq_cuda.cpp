@@ -52,25 +52,20 @@ void up(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, const MlpHid
   }
 }
 
-// What the backward pass on Hopper needs beside its operands, in the device's workspace.
-struct DownBackwardWork {
-  bf16* wdown_transposed;            // [F, D]
+// What the way back into the norm on Hopper needs beside its operands, in the device's workspace.
+struct NormBackWork {
+  int64_t tiles;
   float* half_dots = nullptr;        // [tiles, rows]
   cuda::NormBackRow* row = nullptr;  // [rows]
-  int64_t tiles;
 
-  DownBackwardWork(CudaDevice& device, int64_t rows, int64_t D, int64_t F, bool with_norm)
+  NormBackWork(CudaDevice& device, int64_t rows, int64_t F, bool with_norm)
       : tiles(cuda::leaky_sq_dot_tiles(F)) {
-    // Multiples of 128 bytes and of 8 first.
-    const auto w_bytes = static_cast<size_t>(F * D) * sizeof(bf16);
+    if (!with_norm) return;
     const auto row_bytes = static_cast<size_t>(rows) * sizeof(cuda::NormBackRow);
     const auto dots_bytes = static_cast<size_t>(tiles * rows) * sizeof(float);
-    std::byte* memory =
-        device.workspace(Workspace::hidden, w_bytes + (with_norm ? row_bytes + dots_bytes : 0));
-    wdown_transposed = reinterpret_cast<bf16*>(memory);
-    if (!with_norm) return;
-    row = reinterpret_cast<cuda::NormBackRow*>(memory + w_bytes);
-    half_dots = reinterpret_cast<float*>(memory + w_bytes + row_bytes);
+    std::byte* memory = device.workspace(Workspace::hidden, row_bytes + dots_bytes);
+    row = reinterpret_cast<cuda::NormBackRow*>(memory);  // multiples of 8 bytes first
+    half_dots = reinterpret_cast<float*>(memory + row_bytes);
   }
 };
 
@@ -86,8 +81,9 @@ bool norm_back_fits(const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>
 
 // dz [T, F] times Wup, and what an adapter adds, through the norm into norm.dx.
 void norm_back(CudaDevice& device, Tensor<const bf16> dz, Tensor<const bf16> n,
-               Tensor<const bf16> wup, const LowRankAddedBack<bf16>& added,
-               const MlpNormBack<bf16>& norm, const DownBackwardWork& work) {
+               Tensor<const bf16> wup, Tensor<const bf16> wup_transposed,
+               const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>& norm,
+               const NormBackWork& work) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
   if (rows == 0) return;
   cuda::norm_back_rows(device.stream(),
@@ -101,14 +97,15 @@ void norm_back(CudaDevice& device, Tensor<const bf16> dz, Tensor<const bf16> n,
                         .rstd = norm.rstd.data,
                         .scale = norm.scale},
                        nullptr, work.row);
-  const cuda::LinearNormBack<bf16> op{.dy = dz.data,
-                                      .w_transposed = cuda::transposed<1>(device, {wup}),
-                                      .n = n.data,
-                                      .row = work.row,
-                                      .dx = norm.dx.data,
-                                      .rows = rows,
-                                      .in = D,
-                                      .out = F};
+  const cuda::LinearNormBack<bf16> op{
+      .dy = dz.data,
+      .w_transposed = cuda::transposed<1>(device, {wup}, wup_transposed),
+      .n = n.data,
+      .row = work.row,
+      .dx = norm.dx.data,
+      .rows = rows,
+      .in = D,
+      .out = F};
   if (added)
     cuda::linear_norm_back(device.stream(), op,
                            cuda::adapters_down_backward(device, rows, added.dxa, added.down));
@@ -132,20 +129,21 @@ template <class T>
 void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                            const MlpHidden<T>& hidden, Tensor<const T> wup, Tensor<const T> wdown,
                            Tensor<T> dn, Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                           const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm) {
+                           const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm,
+                           const MlpTransposed<T>& transposed) {
   const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
   Tensor<T> dz = hidden.z;
   if constexpr (std::is_same_v<T, bf16>) {
     if (dwdown) linear_backward_weight<T>(device, dm, hidden.z, dwdown);
     if (fits_sm90<T>(device, D, F)) {
       const bool joins_norm = norm && norm_back_fits(added, norm, D);
-      const DownBackwardWork work(device, rows, D, F, joins_norm);
-      cuda::transpose(device.stream(), wdown.data, D, F, work.wdown_transposed, D);
-      cuda::leaky_sq_down_backward(device.stream(), dm.data, work.wdown_transposed, hidden.z.data,
+      const NormBackWork work(device, rows, F, joins_norm);
+      const bf16* const wdown_transposed = cuda::transposed<1>(device, {wdown}, transposed.wdown);
+      cuda::leaky_sq_down_backward(device.stream(), dm.data, wdown_transposed, hidden.z.data,
                                    hidden.signs.data, rows, D, F, dz.data, work.half_dots);
       if (joins_norm) {
         if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
-        norm_back(device, dz, n, wup, added, norm, work);
+        norm_back(device, dz, n, wup, transposed.wup, added, norm, work);
         return;
       }
     } else {
@@ -165,7 +163,7 @@ void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const 
     dz = f;
   }
   if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
-  linear_adapted_backward_input<T>(device, dz, wup, added, dn);
+  linear_adapted_backward_input<T>(device, dz, wup, added, dn, transposed.wup);
   if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
@@ -177,14 +175,14 @@ void leaky_sq(CudaDevice& device, const MlpHidden<T>& hidden, Tensor<T> f) {
     leaky_sq_values<T>(device, f.size(), hidden.z.data, f.data);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                               \
-  template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,                \
-                             const LowRankAdded<T>&);                                        \
-  template void mlp_leaky_sq_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,         \
-                                      const MlpHidden<T>&, Tensor<const T>, Tensor<const T>, \
-                                      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>,         \
-                                      const LowRankAddedBack<T>&, const MlpNormBack<T>&);    \
+#define FAIRWAY_INSTANTIATE(T)                                                                    \
+  template void mlp_leaky_sq(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,      \
+                             Tensor<const T>, const MlpHidden<T>&, Tensor<T>,                     \
+                             const LowRankAdded<T>&);                                             \
+  template void mlp_leaky_sq_backward(                                                            \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, Tensor<const T>,        \
+      Tensor<const T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const LowRankAddedBack<T>&, \
+      const MlpNormBack<T>&, const MlpTransposed<T>&);                                            \
   template void leaky_sq(CudaDevice&, const MlpHidden<T>&, Tensor<T>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -165,6 +165,7 @@ __global__ __launch_bounds__(kRowThreads) void gather_kernel(const T* x, const i
 template <class T, int kVec, int kChunks>
 __global__ __launch_bounds__(kRowThreads) void add_rows_kernel(const T* y, const int32_t* pick,
                                                                int64_t rows, int64_t D, T* x) {
+  wait_for_earlier_kernels();
   const auto [row, lane] = warp_row();
   if (row >= rows) return;
   const T* yr = y + row * D;
@@ -205,10 +206,10 @@ void rms_norm_e4m3(CudaDevice& device, Tensor<const bf16> x, double eps, double 
   check(D % kPack == 0 && aligned16(x.data, n.data, operand), "rms_norm_e4m3: alignment");
   with_row_layout(true, D, [&](auto vec, auto chunks) {
     if constexpr (decltype(vec)::value == kPack)
-      norm_kernel<bf16, kPack, decltype(chunks)::value>
-          <<<row_blocks(rows), kRowThreads, 0, device.stream()>>>(
-              x.data, nullptr, rows, D, static_cast<float>(eps), static_cast<float>(scale),
-              rstd.data, n.data, E4m3Operand{operand, exponent});
+      launch_dependent(
+          device.stream(), norm_kernel<bf16, kPack, decltype(chunks)::value, E4m3Operand>,
+          row_blocks(rows), kRowThreads, 0, x.data, nullptr, rows, D, static_cast<float>(eps),
+          static_cast<float>(scale), rstd.data, n.data, E4m3Operand{operand, exponent});
   });
   cuda_check_launch("rms_norm_e4m3");
 }
@@ -267,8 +268,9 @@ void add_rows(CudaDevice& device, Tensor<const T> y, Tensor<const int32_t> rows,
   const int64_t N = y.extent(0), D = y.extent(1);
   if (N == 0) return;
   with_row_layout(D % kPack == 0 && aligned16(x.data, y.data), D, [&](auto vec, auto chunks) {
-    add_rows_kernel<T, decltype(vec)::value, decltype(chunks)::value>
-        <<<row_blocks(N), kRowThreads, 0, device.stream()>>>(y.data, rows.data, N, D, x.data);
+    launch_dependent(device.stream(),
+                     add_rows_kernel<T, decltype(vec)::value, decltype(chunks)::value>,
+                     row_blocks(N), kRowThreads, 0, y.data, rows.data, N, D, x.data);
   });
   cuda_check_launch("add_rows");
 }

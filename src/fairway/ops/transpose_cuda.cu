@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/transpose_cuda.h"
@@ -5,32 +7,57 @@
 namespace fairway::cuda {
 namespace {
 
-constexpr int kTile = 32, kRowsAtOnce = 8;
+constexpr int kTile = kTransposeTile, kPairs = kTile / 2, kRowsAtOnce = 8;
 
-__global__ void transpose_kernel(const uint16_t* w, int rows, int columns, uint16_t* out,
-                                 int64_t stride) {
+struct Transposes {
+  Transpose matrix[kMostTransposes];
+  int tiles[kMostTransposes];  // of a layer
+};
+
+// A block a tile of a layer; elements move in pairs. Grid (tiles of all matrices, layers).
+__global__ __launch_bounds__(kPairs* kRowsAtOnce) void transpose_kernel(
+    const __grid_constant__ Transposes all) {
   wait_for_earlier_kernels();
-  __shared__ uint16_t tile[kTile][kTile + 2];  // no two rows begin in one bank
+  int i = 0, tile = static_cast<int>(blockIdx.x);
+  while (tile >= all.tiles[i]) tile -= all.tiles[i++];
+  const Transpose& m = all.matrix[i];
+  const int across = static_cast<int>(m.columns) / kTile;
+  const int row = tile / across * kTile, column = tile % across * kTile;
+  const int64_t layer = blockIdx.y;
+  const bf16* const from = m.from + (layer * m.rows + row) * m.columns + column;
+  bf16* const to = m.to + (layer * m.columns + column) * m.pitch + row;
+
+  __shared__ uint32_t pairs[kTile][kPairs + 1];
   const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
-  const int row = static_cast<int>(blockIdx.y) * kTile,
-            column = static_cast<int>(blockIdx.x) * kTile;
-  for (int i = y; i < kTile; i += kRowsAtOnce)
-    if (row + i < rows && column + x < columns)
-      tile[i][x] = w[static_cast<int64_t>(row + i) * columns + column + x];
+#pragma unroll
+  for (int r = y; r < kTile; r += kRowsAtOnce)
+    pairs[r][x] = *reinterpret_cast<const uint32_t*>(from + r * m.columns + 2 * x);
   __syncthreads();
-  for (int i = y; i < kTile; i += kRowsAtOnce)
-    if (column + i < columns && row + x < rows) out[(column + i) * stride + row + x] = tile[x][i];
+#pragma unroll
+  for (int c = y; c < kPairs; c += kRowsAtOnce) {
+    const uint32_t above = pairs[2 * x][c], below = pairs[2 * x + 1][c];
+    bf16* const even = to + 2 * c * m.pitch + 2 * x;
+    *reinterpret_cast<uint32_t*>(even) = __byte_perm(above, below, 0x5410);
+    *reinterpret_cast<uint32_t*>(even + m.pitch) = __byte_perm(above, below, 0x7632);
+  }
 }
 
 }  // namespace
 
-void transpose(cudaStream_t stream, const bf16* w, int64_t rows, int64_t columns, bf16* out,
-               int64_t stride) {
-  const auto tiles = [](int64_t n) { return static_cast<unsigned>((n + kTile - 1) / kTile); };
-  launch_dependent(stream, transpose_kernel, dim3(tiles(columns), tiles(rows)),
-                   dim3(kTile, kRowsAtOnce), 0, reinterpret_cast<const uint16_t*>(w),
-                   static_cast<int>(rows), static_cast<int>(columns),
-                   reinterpret_cast<uint16_t*>(out), stride);
+void transpose(cudaStream_t stream, std::span<const Transpose> matrices, int64_t layers) {
+  check(matrices.size() <= kMostTransposes, "transpose: too many matrices");
+  Transposes all{};
+  int64_t tiles = 0;
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const Transpose& m = all.matrix[i] = matrices[i];
+    check(m.rows % kTile == 0 && m.columns % kTile == 0 && m.pitch % 2 == 0, "transpose: widths");
+    all.tiles[i] = static_cast<int>(m.rows / kTile * (m.columns / kTile));
+    tiles += all.tiles[i];
+  }
+  if (tiles * layers == 0) return;
+  launch_dependent(stream, transpose_kernel,
+                   dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(layers)),
+                   dim3(kPairs, kRowsAtOnce), 0, all);
   cuda_check_launch("transpose");
 }
 

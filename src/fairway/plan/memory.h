@@ -18,7 +18,8 @@ using MemoryByName = std::vector<std::pair<std::string, int64_t>>;  // bytes, la
 bool computes_in_bfloat16(const TrainConfig& train);
 
 // What the Trainer of rank 0 takes (no rank owns more): its own dry run. Not counted: what the
-// device's runtime, matrix and exchange libraries keep for themselves.
+// device's runtime, matrix and exchange libraries keep for themselves, and the ops' scratch memory
+// there (Workspace).
 MemoryByName rank_memory(const ModelConfig& model, const TrainConfig& train, int ranks);
 
 }  // namespace fairway
