@@ -31,9 +31,9 @@ void OpsBench<Device, E>::model() {
   const BlockInput<E> plain{x, {}, {}}, skipping{x, dq_rows, skip};
   measure("mix_norm", 4 * TD, 0, [&] { mix_norm_of(plain); });
   measure("mix_norm after a skip", 5 * TD, 0, [&] { mix_norm_of(skipping); });
-  const auto mix_norm_back_to = [&](const BlockInput<E>& block, F dk, V to_skip) {
+  const auto mix_norm_back_to = [&](const BlockInput<E>& block, F to_k, V to_skip) {
     const MixNormBackward<E> from{z, z, rstd, 1, block, lane, mix, y, {}, {}};
-    mix_norm_backward<E>(device, from, {y, dk, yh_rows, dmix, to_skip});
+    mix_norm_backward<E>(device, from, {y, to_k, yh_rows, dmix, to_skip});
   };
   measure("mix_norm backward", 7 * TD, 0, [&] { mix_norm_back_to(plain, {}, {}); });
   measure("mix_norm backward, after a skip", 9 * TD, 0,

@@ -127,9 +127,8 @@ struct Backward {
 // Sums over rows: mix's two, skip's two.
 template <bool kSkip>
 constexpr int kSums = kSkip ? 4 : 2;
-// Bytes of shared memory that every GPU gives a block, and that it gives one if asked. One warp's
-// sums, at the most, fill the latter.
-constexpr int64_t kUsualShared = 48 << 10, kMostShared = 96 << 10;
+// Bytes of shared memory that every GPU gives a block if asked. One warp's sums fill them at most.
+constexpr int64_t kMostShared = 96 << 10;
 constexpr int64_t kWidest = kMostShared / static_cast<int64_t>(kSums<true> * sizeof(float));
 
 // Two sums stay in registers if a row does; four have no room there and are in shared memory.
@@ -209,6 +208,14 @@ __global__ __launch_bounds__(kRowThreads,
       fetch_if(p.du, j, du[c]);
       fetch_if(p.to_x0, j, to_x0[c]);
     };
+    // What is not held: from memory to the L2 cache meanwhile.
+    const auto prefetch_late = [&](int, int64_t j) {
+      for (const T* from : {p.dx, p.dx_pre})
+        if (from != nullptr) prefetch(from + at + j);
+      if constexpr (kLate)
+        for (const T* from : {p.du, static_cast<const T*>(p.to_x0)})
+          if (from != nullptr) prefetch(from + at + j);
+    };
     // A part of x, and of u or, where its parts are not at hand, of n.
     const auto normed = [&](int c, int64_t j, int part, float(&x)[kWidth], float(&v)[kWidth]) {
       if constexpr (kWithMix) {
@@ -233,6 +240,7 @@ __global__ __launch_bounds__(kRowThreads,
     if constexpr (kChunks > 0) {
       for_packs<kVec, kChunks>(D, lane, fetch_normed);
       if constexpr (!kLate) for_packs<kVec, kChunks>(D, lane, fetch_others);
+      for_packs<kVec, kChunks>(D, lane, prefetch_late);
       for_packs<kVec, kChunks>(D, lane, add_dot);
     } else {
       for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
@@ -405,18 +413,17 @@ void mix_norm_backward(CudaDevice& device, const MixNormBackward<T>& from,
     with_switch(with_skip, [&](auto skip) {
       with_switch(with_mix, [&](auto mix) {
         constexpr bool kWithMix = decltype(mix)::value;
-        // As many warps as have room for their sums.
         constexpr bool kSkip = decltype(skip)::value;
+        // As many warps as have room for their sums.
         constexpr int64_t kPlanes = kHoldsSums<kChunks, kSkip> ? 1 : kSums<kSkip>;
         const int64_t of_warp = kWithMix ? kPlanes * D * static_cast<int64_t>(sizeof(float)) : 0;
         const int64_t warps =
-            kWithMix ? std::clamp<int64_t>(kUsualShared / of_warp, 1, kWarps) : kWarps;
+            kWithMix ? std::clamp<int64_t>(kMostShared / of_warp, 1, kWarps) : kWarps;
         auto* kernel = mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, kSkip, kWithMix>;
         const auto shared = static_cast<size_t>(warps * of_warp);
-        if (shared > static_cast<size_t>(kUsualShared))
-          cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(shared)),
-                     "mix_norm_backward: shared memory");
+        cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(shared)),
+                   "mix_norm_backward: shared memory");
         launch_dependent(device.stream(), kernel, grid(blocks),
                          static_cast<unsigned>(warps * kWarp), shared, p);
       });
