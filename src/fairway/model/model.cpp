@@ -301,6 +301,9 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
   if (net.route.back().join == Join::serial)
     scale_to<T>(device, acts.d_final_x, 1.0, batch.rows ? picked.d0 : all.d0);
 
+  // d0 as the e4m3 operand of the MLP that goes back first, where it is one and the op that writes
+  // d0 makes it.
+  E4m3Rows d0_e4m3;
   for (int s = net.slots() - 1; s >= 0; --s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
@@ -332,7 +335,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
                             acts.x0, layer.resid_mix, {},          {}, {}};
     if (visit.join == Join::serial) {
       mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, d0, d0, dn,
-                              dlayer, dwdown, dlora, dxa_of_mlp);  // d0 is now dh
+                              dlayer, dwdown, dlora, dxa_of_mlp, d0_e4m3);  // d0 is now dh
       attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, d0, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
@@ -347,7 +350,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
       mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, e4m3, v, dm, d1, dn,
-                              dlayer, dwdown, dlora, dxa_of_mlp);
+                              dlayer, dwdown, dlora, dxa_of_mlp, {});
       attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, v, da, attn_dn,
                                dlayer, dwo, dlora, attn);
       if (ends_here) break;
@@ -364,6 +367,11 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       if (visit.skip_from != s - 1) to.k = dskip.slice(visit.skip);  // else k is x_pre
       to.skip = row_of(dskips, visit.skip);
     }
+    d0_e4m3 = {};
+    if (acts.mlp_e4m3 && s > 0 && joining.empty() &&
+        net.route[static_cast<size_t>(s - 1)].join == Join::serial)
+      d0_e4m3 = mlp_e4m3_dm_rows<T>(device, batch.T(), c.model_dim, c.mlp_dim());
+    to.x_pre_e4m3 = d0_e4m3;
     mix_norm_backward<T>(device, into, to);
     while (!joining.empty()) add<T>(device, take_last(joining), all.d0);
   }

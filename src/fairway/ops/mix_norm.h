@@ -5,6 +5,7 @@
 #include "fairway/base/accum.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
+#include "fairway/ops/e4m3_rows.h"
 
 namespace fairway {
 
@@ -49,6 +50,7 @@ struct MixNormGradients {
   Tensor<T> x0;     // [T, D]; may be null: not computed
   Tensor<Accum<T>> mix;   // [2, D]; may be null: not computed
   Tensor<Accum<T>> skip;  // [2, D]; with a skip connection null if and only if mix is
+  E4m3Rows x_pre_e4m3{};  // x_pre once more; null: not wanted. For bf16 on CUDA, D a multiple of 8
 };
 
 // With g = du + rstd·(scale·dn − n·mean(dn⊙n)/scale) and d = mix0⊙g + dx, for skip0 = 1 and skip1 =

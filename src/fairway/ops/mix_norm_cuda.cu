@@ -2,6 +2,7 @@
 // their sums over the block's rows.
 #include "fairway/base/check.h"
 #include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/e4m3_rows_cuda.cuh"
 #include "fairway/ops/mix_norm.h"
 
 namespace fairway {
@@ -120,6 +121,8 @@ struct Backward {
   const float* rstd;
   float scale, mean_factor;    // the latter 1/(D·scale)
   T *to_x_pre, *to_k, *to_x0;  // may be null
+  e4m3* operand;               // of to_x_pre; may be null
+  int32_t* operand_exponents;  // [rows]
   int rows, D, rows_per_block;
   float* partials;  // [blocks, kSums, D]
 };
@@ -251,10 +254,11 @@ __global__ __launch_bounds__(kRowThreads,
     // n = of_v·v, v from `normed`.
     const float of_v = kWithMix ? factor : 1.0f;
     const float along = rstd * of_v * of_v * warp_sum(dot) * p.mean_factor;
+    Pack<T, kVec> out_x[kHeld];
     for_packs<kVec, kChunks>(D, lane, [&](int c, int64_t j) {
       if constexpr (kChunks == 0) fetch_normed(c, j);
       if constexpr (kChunks == 0 || kLate) fetch_others(c, j);
-      Pack<T, kVec> dx, dx_pre, out_x, out_k, out_x0;
+      Pack<T, kVec> dx, dx_pre, out_k, out_x0;
       fetch_if(p.dx, j, dx);
       fetch_if(p.dx_pre, j, dx_pre);
 #pragma unroll
@@ -293,7 +297,7 @@ __global__ __launch_bounds__(kRowThreads,
         unpack_part(dx_pre, part, v);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) d[i] += v[i];
-        pack_part(d, part, out_x);
+        pack_part(d, part, out_x[c]);
         unpack_part(to_x0[c], part, v);
         load<kWidth>(p.mixed.mix + D + j + part * kWidth, w);
 #pragma unroll
@@ -301,11 +305,22 @@ __global__ __launch_bounds__(kRowThreads,
           v[i] += w[i] * g[i] + (p.to_x_pre != nullptr ? 0.0f : d[i]);
         pack_part(v, part, out_x0);
       }
-      if (p.to_x_pre != nullptr) store<kVec>(p.to_x_pre + at + j, out_x);
+      if (p.to_x_pre != nullptr) store<kVec>(p.to_x_pre + at + j, out_x[c]);
       if constexpr (kSkip)
         if (p.to_k != nullptr) store<kVec>(p.to_k + at + j, out_k);
       if (p.to_x0 != nullptr) store<kVec>(p.to_x0 + at + j, out_x0);
     });
+    if constexpr (std::is_same_v<T, bf16> && kVec == kPack)
+      if (p.operand != nullptr) {
+        // The row anew, so that no register keeps what the addresses above are made of.
+        const int64_t same_row = __shfl_sync(kAllLanes, row, 0), again = same_row * D;
+        store_e4m3_row<kChunks>(
+            [&](int c, int64_t j) {
+              if constexpr (kChunks == 0 || kLate) load<kVec>(p.to_x_pre + again + j, out_x[c]);
+              return out_x[c];
+            },
+            D, lane, p.operand + again, p.operand_exponents + same_row);
+      }
   }
   if constexpr (kWithMix) {
     // The block's sums: of warps, in their order.
@@ -391,13 +406,17 @@ void mix_norm_backward(CudaDevice& device, const MixNormBackward<T>& from,
                 to.x_pre.data,
                 to.k.data,
                 to.x0.data,
+                to.x_pre_e4m3.x.data,
+                to.x_pre_e4m3.exponents.data,
                 static_cast<int>(rows),
                 static_cast<int>(D),
                 static_cast<int>(rows_per_partial(rows)),
                 nullptr};
   const bool packs = D % kPack == 0 && aligned16(p.mixed) &&
                      aligned16(p.dn, p.n, p.du, p.dx, p.dx_pre) &&
-                     aligned16(p.to_x_pre, p.to_k, p.to_x0);
+                     aligned16(p.to_x_pre, p.to_k, p.to_x0) && aligned16(p.operand);
+  check(!p.operand || (packs && p.to_x_pre && std::is_same_v<T, bf16>),
+        "mix_norm_backward: operand");
   const bool with_skip = static_cast<bool>(from.in.k), with_mix = static_cast<bool>(to.mix);
   require(!with_mix || D <= kWidest,
           "model_dim = {}: training on a GPU takes widths up to {}; choose a smaller one, or train "
