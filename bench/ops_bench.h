@@ -97,8 +97,7 @@ struct OpsBench {
   const V rstd = vec({T}), lse = vec({H, T}), delta = vec({H, T}), ydv = vec({T, H}),
           rstd_q = vec({T, H}), rstd_k = vec({T, K});
   const V cosine = vec({T, half}), sine = vec({T, half}), gain = vec({H}), dgain = vec({H});
-  const V mix = vec({2, D}), dmix = vec({2, D}), vector = vec({D}), dvector = vec({D}),
-          gate = vec({D});
+  const V mix = vec({2, D}), dmix = vec({2, D}), skip = vec({2, D}), dskip = vec({2, D});
   const V pl = vec({2, 2}), rl = vec({2}), dpl = vec({2, 2}), drl = vec({2});
   const F table = take({vocab, D}), wq = take({D, D}), wk = take({kv, D}), wv = take({kv, D}),
           wup = take({hidden, D}), wdown = take({D, hidden});

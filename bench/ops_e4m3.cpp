@@ -3,6 +3,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/rms_norm.h"
 #include "ops_bench.h"
@@ -65,6 +66,13 @@ void measure_kernels(OpsBench<CudaDevice, bf16>& b, const MlpE4m3<bf16>& w, Tens
                          &scales, row);
     cuda::linear_norm_back<e4m3>(stream, {wide, up + F * D, n.data, row, y.data, T, D, F});
   });
+  const Tensor<bf16> stream_gradient = b.take({T, D}), dx0 = b.take({T, D});
+  const MixNormBackward<bf16> from{n, n,     b.rstd,          1,  {dm, {}, {}},
+                                   y, b.mix, stream_gradient, {}, {}};
+  const MixNormGradients<bf16> to{stream_gradient, {}, dx0,
+                                  b.dmix,          {}, {{dm8, {T, D}}, {rows, {T}}}};
+  measure("mix_norm backward with e4m3 operand of dm", 15 * b.TD, 0,
+          [&] { mix_norm_backward<bf16>(b.device, from, to); });
 }
 #endif
 template <class Device, class E>

@@ -25,14 +25,19 @@ void OpsBench<Device, E>::model() {
           [&] { embed_backward<E>(device, tokens, table, rstd, y, dtable); });
   measure("rms_norm", 2 * TD, 0, [&] { rms_norm<E>(device, x, c.norm_eps, 1, rstd, y); });
   measure("rms_norm backward", 4 * TD, 0, [&] { rms_norm_backward<E>(device, y, x, rstd, 1, z); });
-  measure("mix_norm", 4 * TD, 0,
-          [&] { mix_norm<E>(device, x, lane, mix, c.norm_eps, 1, z, rstd, y); });
-  const MixNormGradient<E> into{x, y, z, rstd, 1, lane, yh_rows, mix};
-  measure("mix_norm backward", 7 * TD, 0,
-          [&] { mix_norm_backward<E>(device, into, {}, y, dq_rows, dmix); });
-  measure("skip_mix", 3 * TD, 0, [&] { skip_mix<E>(device, x, y, vector, gate, z); });
-  measure("skip_mix backward", 5 * TD, 0,
-          [&] { skip_mix_backward<E>(device, x, y, vector, gate, {}, z, lane, dvector, dvector); });
+  const auto mix_norm_of = [&](const BlockInput<E>& block) {
+    mix_norm<E>(device, block, lane, mix, c.norm_eps, 1, {}, z, rstd, y);
+  };
+  const BlockInput<E> plain{x, {}, {}}, skipping{x, dq_rows, skip};
+  measure("mix_norm", 4 * TD, 0, [&] { mix_norm_of(plain); });
+  measure("mix_norm after a skip", 5 * TD, 0, [&] { mix_norm_of(skipping); });
+  const auto mix_norm_back_to = [&](const BlockInput<E>& block, F to_k, V to_skip) {
+    const MixNormBackward<E> from{z, z, rstd, 1, block, lane, mix, y, {}, {}};
+    mix_norm_backward<E>(device, from, {y, to_k, yh_rows, dmix, to_skip});
+  };
+  measure("mix_norm backward", 7 * TD, 0, [&] { mix_norm_back_to(plain, {}, {}); });
+  measure("mix_norm backward, after a skip", 9 * TD, 0,
+          [&] { mix_norm_back_to(skipping, dyh_rows, dskip); });
   const LaneJoin<E> join{x, y, z, lane, pl, rl};
   measure("lane_join", 6 * TD, 0, [&] { lane_join<E>(device, join, yh_rows, dq_rows); });
   measure("lane_join backward", 10 * TD, 0, [&] {

@@ -18,6 +18,7 @@
 #include "fairway/device/cpu_device.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/linear_norm_back_sm90.cuh"
+#include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 #include "support/random.h"
@@ -237,6 +238,52 @@ TEST_F(GpuE4m3, OperandOfRows) {
     ASSERT_EQ(exponents.read(), want) << T << " x " << D;
     expect_same(to.read(), operand_of(dm, 0, want, D), "operand of dm");
   }
+}
+
+// mix_norm_backward makes the operand of the gradient that it writes.
+TEST_F(GpuE4m3, OperandBesideTheGradient) {
+  // A row in registers, one that does not fill them, and one read twice.
+  for (const auto& [T, D] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 128}, {300, 512}, {37, 384}, {70, 1024}})
+    for (const bool skips : {false, true})
+      for (const bool with_mix : {false, true}) {
+        SCOPED_TRACE(std::to_string(T) + " x " + std::to_string(D) + (skips ? ", skip" : "") +
+                     (with_mix ? ", with mix" : ""));
+        const DeviceArray<bf16> dn(normals(T * D, 31)), n(normals(T * D, 32)),
+            x_pre(normals(T * D, 33)), k(normals(T * D, 34)), x0(normals(T * D, 35)),
+            du(rows_of_many_sizes(T, D, 36, 121, -60)), to(T * D), to_k(T * D);
+        const auto floats = [](const std::vector<bf16>& x) {
+          const auto values = values_of(x);
+          return std::vector<float>(values.begin(), values.end());
+        };
+        const DeviceArray<float> rstd(floats(normals(T, 37))), mix(floats(normals(2 * D, 38))),
+            skip(floats(normals(2 * D, 39))), dmix(std::vector<float>(static_cast<size_t>(2 * D))),
+            dskip(std::vector<float>(static_cast<size_t>(2 * D)));
+        const DeviceArray<e4m3> operand(T * D), operand_wanted(T * D);
+        const DeviceArray<int32_t> exponents(T), exponents_wanted(T);
+        const auto rows = [&](const DeviceArray<bf16>& x) {
+          return Tensor<bf16>{x.data(), {T, D}};
+        };
+        const auto vectors = [&](const DeviceArray<float>& v) {
+          return Tensor<float>{v.data(), {2, D}};
+        };
+        MixNormBackward<bf16> from{
+            rows(dn), rows(n),      {rstd.data(), {T}}, 0.5, {rows(x_pre), {}, {}},
+            rows(x0), vectors(mix), rows(du),           {},  {}};
+        MixNormGradients<bf16> gradients{rows(to), {}, {}, {}, {}};
+        if (with_mix) gradients.mix = vectors(dmix);
+        if (skips) {
+          from.in.k = rows(k), from.in.skip = vectors(skip);
+          gradients.k = rows(to_k);
+          if (with_mix) gradients.skip = vectors(dskip);
+        }
+        gradients.x_pre_e4m3 = {{operand.data(), {T, D}}, {exponents.data(), {T}}};
+        mix_norm_backward<bf16>(*gpu(), from, gradients);
+        cuda::mlp_e4m3_operand_dm(gpu()->stream(), to.data(), T, D, operand_wanted.data(),
+                                  exponents_wanted.data());
+        EXPECT_EQ(exponents.read(), exponents_wanted.read());
+        expect_same(operand.read(), operand_wanted.read(), "operand");
+      }
 }
 
 TEST_F(GpuE4m3, OperandsOfWeights) {
@@ -561,6 +608,45 @@ TEST_F(GpuE4m3, RowsHaveTheSameBitsAmongOthers) {
   EXPECT_EQ(again.dx, together.dx);
   EXPECT_EQ(again.dwup, together.dwup);
   EXPECT_EQ(again.dwdown, together.dwdown);
+}
+
+// dm's operand from elsewhere is what the products read: of 2·dm it brings back twice as much.
+TEST_F(GpuE4m3, OperandMadeBefore) {
+  const int64_t T = 300, D = 256, F = 384;
+  const auto dm_values = normals(T * D, 42, 1e-4);
+  std::vector<bf16> doubled;
+  for (const bf16 x : dm_values) doubled.push_back(bf16(2 * static_cast<float>(x)));
+  const DeviceArray<bf16> n(normals(T * D, 41)), dm(dm_values), twice(doubled),
+      up(normals(F * D, 43, 0.06)), down(normals(D * F, 44, 0.05)), up_operand(F * D),
+      down_operand(D * F), f(T * F), m(T * D), dn(T * D);
+  const DeviceArray<uint32_t> signs(mlp_sign_words<bf16>(T, F));
+  const DeviceArray<int32_t> exponents(kE4m3Exponents);
+  const DeviceArray<float> rstd(std::vector<float>(static_cast<size_t>(T), 1.5f)), dwup(F * D),
+      dwdown(D * F);
+  const MlpE4m3<bf16> bank{{up_operand.data(), {1, F, D}},
+                           {down_operand.data(), {1, D, F}},
+                           {exponents.data(), {1, kE4m3Exponents}}};
+  const double ln = 1;
+  mlp_e4m3_weights<bf16>(*gpu(), {up.data(), {1, F, D}}, {down.data(), {1, D, F}}, {&ln, 1}, bank);
+  const Tensor<bf16> rows_of_n{n.data(), {T, D}}, rows_of_dm{dm.data(), {T, D}};
+  const auto gradient = [&](const E4m3Rows& dm_rows) {
+    const DeviceArray<bf16> dx(std::vector<bf16>(static_cast<size_t>(T * D)));
+    const MlpHidden<bf16> hidden{{f.data(), {T, F}}, {signs.data(), {signs.count()}}};
+    mlp_leaky_sq_e4m3<bf16>(*gpu(), rows_of_n, bank.slice(0), {}, hidden, {m.data(), {T, D}});
+    if (dm_rows)
+      cuda::mlp_e4m3_operand_dm(gpu()->stream(), twice.data(), T, D, dm_rows.x.data,
+                                dm_rows.exponents.data);
+    mlp_leaky_sq_e4m3_backward<bf16>(*gpu(), rows_of_dm, rows_of_n, hidden, bank.slice(0),
+                                     {dn.data(), {T, D}}, {dwup.data(), {F, D}},
+                                     {dwdown.data(), {D, F}},
+                                     {{rstd.data(), {T}}, 1, {dx.data(), {T, D}}, {}}, dm_rows);
+    return values_of(dx.read());
+  };
+  const E4m3Rows rows = mlp_e4m3_dm_rows<bf16>(*gpu(), T, D, F);
+  ASSERT_TRUE(rows);
+  std::vector<double> want = gradient({});
+  for (double& x : want) x *= 2;
+  EXPECT_EQ(gradient(rows), want);
 }
 
 TEST_F(GpuE4m3, NormInFrontChangesNoBit) {

@@ -15,6 +15,7 @@
 #include "fairway/ops/attention_xsa.h"
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/fold_scale.h"
+#include "fairway/ops/fold_skips.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_xent.h"
@@ -259,36 +260,94 @@ void for_each_op_case(Visitor&& visit) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto x = h.in(rows), x0 = h.in(rows);
       const auto mix = h.vec({2, D});
-      mix_norm<U>(h.device, x, x0, mix, kEps, 0.5, h.out("u", rows), h.out_vec("rstd", {T}, 0, D),
-                  h.out("n", rows, 1, D));
-      mix_norm<U>(h.device, x, x0, mix, kEps, 1, {}, h.out_vec("rstd again", {T}, 0, D),
+      const BlockInput<U> block{x, {}, {}};
+      mix_norm<U>(h.device, block, x0, mix, kEps, 0.5, {}, h.out("u", rows),
+                  h.out_vec("rstd", {T}, 0, D), h.out("n", rows, 1, D));
+      mix_norm<U>(h.device, block, x0, mix, kEps, 1, {}, {}, h.out_vec("rstd again", {T}, 0, D),
                   h.out("n, u not kept", rows, 1, D));
       const auto rstd = h.vec({T}, 0.1, 1);
-      MixNormGradient<U> in{h.in(rows), h.in(rows), h.in(rows), rstd, 0.5, x, x0, mix};
+      const auto dmix = [&](const char* name) { return h.inout_vec(name, {2, D}, 0, T); };
       const auto dx0 = h.inout("dx0", rows, 4, D);
-      mix_norm_backward<U>(h.device, in, {}, h.out("dx", rows, 1, D), dx0,
-                           h.inout_vec("dmix", {2, D}, 0, T));
-      const auto added_to = h.inout("dx +", rows, 1, D);
-      mix_norm_backward<U>(h.device, in, added_to, added_to, dx0,
-                           h.inout_vec("dmix +", {2, D}, 0, T));
+      const auto du = h.in(rows), dx = h.in(rows), dx_pre = h.in(rows);
+      MixNormBackward<U> in{h.in(rows), h.in(rows), rstd, 0.5, block, x0, mix, du, {}, {}};
+      mix_norm_backward<U>(h.device, in, {h.out("dx", rows, 1, D), {}, dx0, dmix("dmix"), {}});
       // x is x0 itself.
-      const auto plus = h.in(rows);
-      const MixNormGradient<U> first{in.dn, in.du, in.n, rstd, 0.5, x0, x0, mix};
-      mix_norm_backward<U>(h.device, first, {}, {}, h.inout("dx0 of x0", rows, 1, D),
-                           h.inout_vec("dmix of x0", {2, D}, 0, T));
-      mix_norm_backward<U>(h.device, first, plus, {}, h.inout("dx0 of x0 + plus", rows, 1, D), {});
-      const auto in_place = h.inout("in place", rows, 1, D);
-      in.du = in_place;
-      mix_norm_backward<U>(h.device, in, {}, in_place, dx0, {});
-      const auto plus_in_place = h.inout("in place + plus", rows, 1, D);
-      in.du = plus_in_place;
-      mix_norm_backward<U>(h.device, in, plus, plus_in_place, {},
-                           h.inout_vec("dmix beside plus", {2, D}, 0, T));
-      in.du = {};
-      mix_norm_backward<U>(h.device, in, plus, h.out("dx of n alone + plus", rows, 1, D), dx0,
-                           h.inout_vec("dmix of n alone", {2, D}, 0, T));
-      mix_norm_backward<U>(h.device, in, plus, h.out("dx + plus, without dx0", rows, 1, D), {}, {});
+      auto first = in;
+      first.in.x_pre = x0;
+      mix_norm_backward<U>(h.device, first,
+                           {{}, {}, h.inout("dx0 of x0", rows, 1, D), dmix("dmix of x0"), {}});
+      first.dx_pre = dx_pre;
+      mix_norm_backward<U>(h.device, first,
+                           {{}, {}, h.inout("dx0 of x0 + dx_pre", rows, 1, D), {}, {}});
+      // The gradient of x_pre in the place of du, dx and dx_pre.
+      const auto for_du = h.inout("in du's place", rows, 1, D);
+      in.du = for_du;
+      mix_norm_backward<U>(h.device, in, {for_du, {}, dx0, {}, {}});
+      const auto for_dx = h.inout("in dx's place", rows, 1, D);
+      in.du = du, in.dx = for_dx;
+      mix_norm_backward<U>(h.device, in, {for_dx, {}, dx0, dmix("dmix beside dx"), {}});
+      const auto for_dx_pre = h.inout("in dx_pre's place", rows, 1, D);
+      in.dx = dx, in.dx_pre = for_dx_pre;
+      mix_norm_backward<U>(h.device, in, {for_dx_pre, {}, {}, dmix("dmix beside both"), {}});
+      in = {in.dn, in.n, rstd, 0.5, block, x0, mix, {}, {}, dx_pre};
+      mix_norm_backward<U>(
+          h.device, in,
+          {h.out("dx of n alone + dx_pre", rows, 1, D), {}, dx0, dmix("dmix of n alone"), {}});
+      mix_norm_backward<U>(h.device, in,
+                           {h.out("dx + dx_pre, without dx0", rows, 1, D), {}, {}, {}, {}});
     });
+    visit(named("mix_norm_skip"), [=](auto& h) {
+      using U = typename std::remove_reference_t<decltype(h)>::T;
+      const auto x0 = h.in(rows);
+      const auto mix = h.vec({2, D});
+      const BlockInput<U> block{h.in(rows), h.in(rows), h.vec({2, D})};
+      mix_norm<U>(h.device, block, x0, mix, kEps, 0.5, h.out("x", rows), h.out("u", rows),
+                  h.out_vec("rstd", {T}, 0, D), h.out("n", rows, 1, D));
+      mix_norm<U>(h.device, block, x0, mix, kEps, 0.5, {}, h.out("u, x not kept", rows),
+                  h.out_vec("rstd again", {T}, 0, D), h.out("n, x not kept", rows, 1, D));
+      const auto rstd = h.vec({T}, 0.1, 1);
+      const auto sums = [&](const char* name) { return h.inout_vec(name, {2, D}, 0, T); };
+      const auto out = [&](const char* name) { return h.out(name, rows, 1, D); };
+      const auto du = h.in(rows), dx = h.in(rows), dx_pre = h.in(rows);
+      const auto dx0 = h.inout("dx0", rows, 4, D);
+      MixNormBackward<U> in{h.in(rows), h.in(rows), rstd, 0.5, block, x0, mix, du, {}, {}};
+      // A serial visit, and one with another gradient of its input.
+      mix_norm_backward<U>(h.device, in,
+                           {out("dx_pre"), out("dk"), dx0, sums("dmix"), sums("dskip")});
+      in.dx_pre = dx_pre;
+      const auto in_place = h.inout("dx_pre in du's place", rows, 1, D);
+      in.du = in_place;
+      mix_norm_backward<U>(h.device, in,
+                           {in_place, out("dk beside dx_pre"), dx0, sums("dmix beside dx_pre"),
+                            sums("dskip beside dx_pre")});
+      // In lanes.
+      in.du = {};
+      in.dx = dx;
+      mix_norm_backward<U>(h.device, in,
+                           {out("dx_pre in lanes"), out("dk in lanes"), dx0, sums("dmix in lanes"),
+                            sums("dskip in lanes")});
+      // Adapters alone need no gradient of mix and skip.
+      mix_norm_backward<U>(h.device, in, {out("dx_pre alone"), out("dk alone"), {}, {}, {}});
+      // k is x_pre itself.
+      in.in.k = block.x_pre;
+      in.dx = {};
+      in.du = du;
+      mix_norm_backward<U>(
+          h.device, in,
+          {out("dx_pre of both"), {}, dx0, sums("dmix of both"), sums("dskip of both")});
+      mix_norm_backward<U>(h.device, in, {out("dx_pre of both alone"), {}, {}, {}, {}});
+    });
+    for (const bool gated : {true, false})
+      visit(named(gated ? "fold_skips_gated" : "fold_skips"), [=](auto& h) {
+        using U = typename std::remove_reference_t<decltype(h)>::T;
+        using A = Accum<U>;
+        const Shape vectors{3, D};
+        const auto w = h.vec(vectors), gate = gated ? h.vec(vectors) : Tensor<const A>{};
+        fold_skips<U>(h.device, w, gate, h.out_vec("skip", {3, 2, D}, 0, 1));
+        fold_skips_backward<U>(h.device, h.vec({3, 2, D}), w, gate,
+                               h.inout_vec("dw", vectors, 0, 1),
+                               gated ? h.inout_vec("dgate", vectors, 0, 1) : Tensor<A>{});
+      });
     visit(named("fold_scale"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto w = h.in(rows);
@@ -297,27 +356,6 @@ void for_each_op_case(Visitor&& visit) {
       fold_scale_backward<U>(h.device, h.vec(rows), w, scale, h.inout_vec("dw", rows),
                              h.inout_vec("dscale", {T}, 0, D));
     });
-    for (const bool gated : {true, false})
-      visit(named(gated ? "skip_mix_gated" : "skip_mix"), [=](auto& h) {
-        using U = typename std::remove_reference_t<decltype(h)>::T;
-        using A = Accum<U>;
-        const auto x = h.in(rows), k = h.in(rows);
-        const auto w = h.vec({D}), gate = gated ? h.vec({D}) : Tensor<const A>{};
-        skip_mix<U>(h.device, x, k, w, gate, h.out("y", rows));
-        const auto plus = h.in(rows);
-        const auto dw = [&](const char* name) { return h.inout_vec(name, {D}, 0, T); };
-        const auto dgate = [&](const char* name) { return gated ? dw(name) : Tensor<A>{}; };
-        skip_mix_backward<U>(h.device, x, k, w, gate, {}, h.inout("dx", rows), h.out("dk", rows),
-                             dw("dw"), dgate("dgate"));
-        skip_mix_backward<U>(h.device, x, k, w, gate, plus, h.inout("dx + plus", rows),
-                             h.out("dk beside plus", rows), dw("dw beside plus"),
-                             dgate("dgate beside plus"));
-        // k is x itself.
-        skip_mix_backward<U>(h.device, x, x, w, gate, {}, h.inout("dx of x twice", rows), {},
-                             dw("dw of x twice"), dgate("dgate of x twice"));
-        skip_mix_backward<U>(h.device, x, x, w, gate, plus, h.inout("dx of x twice + plus", rows),
-                             {}, dw("dw of x twice, plus"), dgate("dgate of x twice, plus"));
-      });
     visit(named("lane_join"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const LaneJoin<U> in{h.in(rows), h.in(rows),    h.in(rows),

@@ -4,6 +4,7 @@
 #include <complex>
 
 #include "fairway/model/instantiate.h"
+#include "fairway/model/weights.h"
 
 namespace fairway {
 
@@ -64,6 +65,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   acts.x0 = stream();
   acts.wo_scaled = arena.take<T>("scaled matrices", {L, D, D});
   acts.wdown_scaled = arena.take<T>("scaled matrices", {L, D, F});
+  acts.skips = arena.take<Accum<T>>("skip connections", {num_skip_weights(config), 2, D});
   if (mlp_e4m3) {
     check(for_backward && !lora, "take_acts: e4m3 is for training");
     acts.mlp_e4m3.wup = arena.take<T>("e4m3 matrices", {L, F, D});
@@ -93,9 +95,9 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
       v.x_pre = stream();
     else
       v.x_pre = lane0[s % 2];
-    v.x = v.x_pre;
-    if (visit.skip >= 0) v.x = for_backward ? stream() : mixed;
     if (visit.join == Join::parallel) {
+      v.x = v.x_pre;
+      if (visit.skip >= 0) v.x = for_backward ? stream() : mixed;
       if (picks)
         for (Tensor<T>* t : {&v.a, &v.m, &v.picked.x, &v.picked.lane1}) *t = stream_of(head_rows);
       else {

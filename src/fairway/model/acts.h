@@ -31,8 +31,8 @@ struct PickedRows {
 // k_rot, rstd_k, v and attn_xa have N rows instead of T.
 template <class T>
 struct VisitActs {
-  Tensor<T> x;                 // [T, D] input of the block (lane 0), after the skip mix
-  Tensor<T> x_pre;             // [T, D] the same before the skip mix (= x where there is no skip)
+  Tensor<T> x_pre;             // [T, D] input of the block (lane 0), before the skip mix
+  Tensor<T> x;                 // [T, D] the same after it (parallel visits only; = x_pre without)
   Tensor<T> lane1;             // [T, D] lane 1 (parallel visits only)
   Tensor<Accum<T>> rstd_attn;  // [T]    1/rms of u = mix0⊙x + mix1⊙x0
   Tensor<T> attn_in;           // [T, D] rms(u)·ln: the input of Wq, Wk, Wv
@@ -61,6 +61,7 @@ struct Acts {
   // Wo and Wdown of each layer with attn_scale and mlp_scale folded in: what products read.
   Tensor<T> wo_scaled;     // [L, D, D]
   Tensor<T> wdown_scaled;  // [L, D, F]
+  Tensor<Accum<T>> skips;  // [num_skip, 2, D] skip connections as ops/fold_skips.h has them
   MlpE4m3<T> mlp_e4m3;     // Wup and the scaled Wdown as e4m3 operands; null where they are not
   std::vector<VisitActs<T>> visits;
   Tensor<T> final_x;           // [N, D] after the last visit and the join of the lanes

@@ -41,11 +41,11 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
                   const MlpTransposed<T>& transposed, const MlpE4m3<T>& e4m3,
                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dx, Tensor<T> dn,
                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
-                  const Lora<Accum<T>>* dlora, Tensor<T> dxa) {
+                  const Lora<Accum<T>>* dlora, Tensor<T> dxa, const E4m3Rows& dout_e4m3) {
   const MlpNormBack<T> norm{acts.rstd_mlp, norm_scale(net, s), dx, acts.mlp_xa};
   if (e4m3) {
     mlp_leaky_sq_e4m3_backward<T>(device, dout, acts.mlp_in, acts.hidden, e4m3, dn, dlayer.wup,
-                                  dwdown_scaled, norm);
+                                  dwdown_scaled, norm, dout_e4m3);
     return;
   }
   const auto down = slot_down(lora, s, kMlpAdapters);
@@ -65,7 +65,7 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
                              const Lora<const Accum<T>>*, Tensor<const T>,                     \
                              const MlpTransposed<T>&, const MlpE4m3<T>&, const VisitActs<T>&,  \
                              Tensor<const T>, Tensor<T>, Tensor<T>, const Layer<Accum<T>>&,    \
-                             Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>);
+                             Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>, const E4m3Rows&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

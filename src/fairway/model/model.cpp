@@ -1,5 +1,5 @@
 // The walk along the route, forward and back. The sub-layers are in attn.cpp and mlp.cpp, the head
-// in head.cpp, the joints of the residual stream in ops/residual.h.
+// in head.cpp, the joints of the residual stream in ops/mix_norm.h and ops/residual.h.
 #include "fairway/model/model.h"
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "fairway/model/mlp.h"
 #include "fairway/ops/embedding.h"
 #include "fairway/ops/fold_scale.h"
+#include "fairway/ops/fold_skips.h"
 #include "fairway/ops/mix_norm.h"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/residual.h"
@@ -67,7 +68,8 @@ struct BackwardScratch {
   Tensor<T> dskip;  // [num_skip, T, D] gradients on their way from a skip's end to its source
   // Gradients of Acts' scaled matrices; null without weight gradients.
   Tensor<Accum<T>> dwo_scaled, dwdown_scaled;
-  Tensor<T> mlp_dxa;  // like VisitActs::mlp_xa
+  Tensor<Accum<T>> dskips;  // like Acts::skips; null without weight gradients
+  Tensor<T> mlp_dxa;        // like VisitActs::mlp_xa
 };
 template <class T>
 BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, int64_t head_rows,
@@ -87,6 +89,7 @@ BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, int64
   if (with_weights) {
     s.dwo_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, D});
     s.dwdown_scaled = arena.take<Accum<T>>("scaled matrices", {L, D, net.config.mlp_dim()});
+    s.dskips = arena.take<Accum<T>>("skip connections", {num_skip_weights(net.config), 2, D});
   }
   if (lora && lora->mlp) s.mlp_dxa = arena.take<T>("adapters", {rows, lora->mlp_columns()});
   return s;
@@ -96,6 +99,15 @@ BackwardScratch<T> take_backward_scratch(const Network& net, int64_t rows, int64
 template <class T>
 Tensor<T> output_of(const Network& net, const Acts<T>& acts, int s) {
   return s + 1 < net.slots() ? acts.visits[static_cast<size_t>(s + 1)].x_pre : acts.final_x;
+}
+
+// What enters the block of visit s.
+template <class T>
+BlockInput<T> block_input(const Network& net, const Acts<T>& acts, int s) {
+  const Visit& visit = net.route[static_cast<size_t>(s)];
+  const Tensor<T> x_pre = acts.visits[static_cast<size_t>(s)].x_pre;
+  if (visit.skip < 0) return {x_pre, {}, {}};
+  return {x_pre, output_of(net, acts, visit.skip_from), acts.skips.slice(visit.skip)};
 }
 
 LaneShares lane_shares(FinalLane lane) {
@@ -216,6 +228,7 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
       pick_queries<Device, T>(device, batch, rope, picked_rope, lora ? &head_lora : nullptr);
   fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
   fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
+  fold_skips<T>(device, w.skip_weights, w.skip_gates, acts.skips);
   if (acts.mlp_e4m3) {
     std::vector<double> ln(static_cast<size_t>(c.num_layers));
     for (int i = 0; i < c.num_layers; ++i) ln[static_cast<size_t>(i)] = c.ln(i);
@@ -231,12 +244,9 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
     const MlpE4m3<T> e4m3 = acts.mlp_e4m3.slice(visit.layer);
     const bool serial = visit.join == Join::serial;
     const double ln = c.ln(visit.layer);
-    if (visit.skip >= 0)
-      skip_mix<T>(device, v.x_pre, output_of(net, acts, visit.skip_from),
-                  w.skip_weights.slice(visit.skip), row_of(w.skip_gates, visit.skip), v.x);
-
-    mix_norm<T>(device, v.x, acts.x0, layer.resid_mix, c.norm_eps, ln, serial ? u : Tensor<T>{},
-                v.rstd_attn, v.attn_in);
+    mix_norm<T>(device, block_input(net, acts, s), acts.x0, layer.resid_mix, c.norm_eps, ln,
+                visit.skip >= 0 ? v.x : Tensor<T>{}, serial ? u : Tensor<T>{}, v.rstd_attn,
+                v.attn_in);
     const bool picks = static_cast<bool>(v.picked);
     const AttnQueries<T>& queries = picks ? picked_queries : all_queries;
     if (picks) gather_rows<T>(device, v.attn_in, batch.rows, v.picked.attn_in);
@@ -278,7 +288,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
   const BackwardScratch<T> scratch = take_backward_scratch<T>(
       net, batch.T(), N, dweights != nullptr, arena, lora ? &lora->layout->config() : nullptr);
   const auto& [rope, picked_rope, all_attn, picked_attn, all, picked, dx0, dskip, dwo_bank,
-               dwdown_bank, mlp_dxa] = scratch;
+               dwdown_bank, dskips, mlp_dxa] = scratch;
   rope_table<T>(device, batch.cu_seqlens, c.rotary_dims(), c.rope_base, rope.cosine, rope.sine);
   const AttnQueries<T> all_queries{plan_segments<Device, T>(device, c, batch), rope, lora};
   const auto head_lora = lora ? lora->of_head_rows() : Lora<const Accum<T>>{};
@@ -290,6 +300,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     zero(device, dx0);
     zero(device, dwo_bank);
     zero(device, dwdown_bank);
+    zero(device, dskips);
   }
 
   // Once for all visits of a layer.
@@ -305,6 +316,9 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
   if (net.route.back().join == Join::serial)
     scale_to<T>(device, acts.d_final_x, 1.0, batch.rows ? picked.d0 : all.d0);
 
+  // d0 as the e4m3 operand of the MLP that goes back first, where it is one and the op that writes
+  // d0 makes it.
+  E4m3Rows d0_e4m3;
   for (int s = net.slots() - 1; s >= 0; --s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
@@ -326,25 +340,24 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const Tensor<T> dxa_of_mlp = first_rows(mlp_dxa, d0.extent(0));
     // d0 is the gradient of this visit's output and becomes that of its input, to which skip
     // connections and lane 1 bring gradients back too. The last op that writes d0 adds one of them
-    // without a pass of its own, unless the visit is in lanes and has no skip.
+    // without a pass of its own.
     std::vector<Tensor<const T>> joining;
     if (visit.first_parallel) joining.push_back(all.d1);
     for (const Visit& later : net.route)
       if (later.skip >= 0 && later.skip_from == s - 1 && &later != &visit)
         joining.push_back(dskip.slice(later.skip));
 
-    MixNormGradient<T> into{all.dn, {}, v.attn_in, v.rstd_attn, ln, v.x, acts.x0, layer.resid_mix};
+    MixNormBackward<T> into{all.dn,  v.attn_in,       v.rstd_attn, ln, block_input(net, acts, s),
+                            acts.x0, layer.resid_mix, {},          {}, {}};
     if (visit.join == Join::serial) {
       mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, transposed.mlp, e4m3, v,
-                              d0, d0, dn, dlayer, dwdown, dlora, dxa_of_mlp);  // d0 is now dh
+                              d0, d0, dn, dlayer, dwdown, dlora, dxa_of_mlp,
+                              d0_e4m3);  // d0 is now dh
       attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, transposed, v, d0,
                                attn_dn, dlayer, dwo, dlora, attn);
       if (ends_here) break;
       if (picks) spread_rows<Device, T>(device, d0, batch.rows, all.d0);
       into.du = all.d0;  // u reaches h beside attention too
-      // The first visit's input is x0 itself.
-      mix_norm_backward<T>(device, into, visit.skip >= 0 ? Tensor<const T>{} : take_last(joining),
-                           s > 0 ? all.d0 : Tensor<T>{}, to_x0, dlayer.resid_mix);
     } else {
       const LaneJoin<T> join = lane_join_of(v, layer);
       if (s + 1 < net.slots())
@@ -354,7 +367,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
         lane_end_backward<T>(device, join, lane_shares(c.parallel_final_lane), acts.d_final_x, d0,
                              d1, da, dm, dlayer.post_lambdas, dlayer.resid_lambdas);
       mlp_backward<Device, T>(device, net, s, layer, queries.lora, wdown, transposed.mlp, e4m3, v,
-                              dm, d1, dn, dlayer, dwdown, dlora, dxa_of_mlp);
+                              dm, d1, dn, dlayer, dwdown, dlora, dxa_of_mlp, {});
       attn_backward<Device, T>(device, net, s, layer, lora, rope, queries, wo, transposed, v, da,
                                attn_dn, dlayer, dwo, dlora, attn);
       if (ends_here) break;
@@ -362,15 +375,21 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
         spread_rows<Device, T>(device, d0, batch.rows, all.d0);
         spread_rows<Device, T>(device, d1, batch.rows, all.d1);
       }
-      mix_norm_backward<T>(device, into, all.d0, all.d0, to_x0, dlayer.resid_mix);
+      into.dx = all.d0;  // lane 0 goes on beside the block
     }
-    if (visit.skip >= 0)
-      skip_mix_backward<T>(
-          device, v.x_pre, output_of(net, acts, visit.skip_from), w.skip_weights.slice(visit.skip),
-          row_of(w.skip_gates, visit.skip), take_last(joining), all.d0,
-          visit.skip_from == s - 1 ? Tensor<T>{} : dskip.slice(visit.skip),
-          dweights ? dweights->skip_weights.slice(visit.skip) : Tensor<Accum<T>>{},
-          dweights ? row_of(dweights->skip_gates, visit.skip) : Tensor<Accum<T>>{});
+    into.dx_pre = take_last(joining);
+    MixNormGradients<T> to{all.d0, {}, to_x0, dlayer.resid_mix, {}};
+    if (s == 0) to.x_pre = {};  // it is x0 itself
+    if (visit.skip >= 0) {
+      if (visit.skip_from != s - 1) to.k = dskip.slice(visit.skip);  // else k is x_pre
+      to.skip = row_of(dskips, visit.skip);
+    }
+    d0_e4m3 = {};
+    if (acts.mlp_e4m3 && s > 0 && joining.empty() &&
+        net.route[static_cast<size_t>(s - 1)].join == Join::serial)
+      d0_e4m3 = mlp_e4m3_dm_rows<T>(device, batch.T(), c.model_dim, c.mlp_dim());
+    to.x_pre_e4m3 = d0_e4m3;
+    mix_norm_backward<T>(device, into, to);
     while (!joining.empty()) add<T>(device, take_last(joining), all.d0);
   }
   if (dweights) {
@@ -378,6 +397,8 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
                            dweights->attn_scale);
     fold_scale_backward<T>(device, dwdown_bank, w.mlp_down_bank, w.mlp_scale,
                            dweights->mlp_down_bank, dweights->mlp_scale);
+    fold_skips_backward<T>(device, dskips, w.skip_weights, w.skip_gates, dweights->skip_weights,
+                           dweights->skip_gates);
     embed_backward<T>(device, batch.inputs, w.tok_emb, acts.emb_rstd, dx0, dweights->tok_emb);
   }
 }

@@ -43,8 +43,8 @@ bool aligned16(const P*... p) {
 // kVec neighbouring elements as they lie in memory.
 template <class T, int kVec>
 struct Pack {
-  static_assert(kVec == kPack);
   static constexpr int kQuads = static_cast<int>(sizeof(T)) * kVec / 16;
+  static_assert(kQuads > 0 && static_cast<int>(sizeof(T)) * kVec % 16 == 0);
   uint4 quad[kQuads];
 };
 template <class T>
@@ -103,6 +103,19 @@ __device__ __forceinline__ void load(const T* p, float (&v)[kVec]) {
   unpack(pack, v);
 }
 
+template <int kVec, class T>
+__device__ __forceinline__ void store(T* p, const Pack<T, kVec>& pack) {
+  if constexpr (kVec == 1) {
+    if constexpr (std::is_same_v<T, bf16>)
+      p->bits = pack.one;
+    else
+      *p = pack.one;
+  } else {
+    uint4* to = reinterpret_cast<uint4*>(p);
+#pragma unroll
+    for (int q = 0; q < Pack<T, kVec>::kQuads; ++q) to[q] = pack.quad[q];
+  }
+}
 // bf16 is rounded to nearest, ties to even.
 template <int kVec, class T>
 __device__ __forceinline__ void store(T* p, const float (&v)[kVec]) {
@@ -115,9 +128,54 @@ __device__ __forceinline__ void store(T* p, const float (&v)[kVec]) {
     *reinterpret_cast<uint4*>(p) = pack_bf16_8(v);
   } else {
     float4* to = reinterpret_cast<float4*>(p);
-    to[0] = make_float4(v[0], v[1], v[2], v[3]);
-    to[1] = make_float4(v[4], v[5], v[6], v[7]);
+#pragma unroll
+    for (int q = 0; q < kVec / 4; ++q)
+      to[q] = make_float4(v[4 * q], v[4 * q + 1], v[4 * q + 2], v[4 * q + 3]);
   }
+}
+
+// A pack in parts of up to four elements, for kernels short of registers.
+template <int kVec>
+inline constexpr int kPart = kVec < 4 ? kVec : 4;
+
+// v = part `part` of the pack.
+template <class T, int kVec>
+__device__ __forceinline__ void unpack_part(const Pack<T, kVec>& pack, int part,
+                                            float (&v)[kPart<kVec>]) {
+  if constexpr (kVec == 1) {
+    unpack(pack, v);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    const uint4& quad = pack.quad[part / 2];
+    const float2 low = unpack_bf16(part % 2 == 0 ? quad.x : quad.z);
+    const float2 high = unpack_bf16(part % 2 == 0 ? quad.y : quad.w);
+    v[0] = low.x, v[1] = low.y, v[2] = high.x, v[3] = high.y;
+  } else {
+    const uint4& quad = pack.quad[part];
+    v[0] = __uint_as_float(quad.x), v[1] = __uint_as_float(quad.y);
+    v[2] = __uint_as_float(quad.z), v[3] = __uint_as_float(quad.w);
+  }
+}
+// Part `part` of the pack = v, rounded as by store.
+template <class T, int kVec>
+__device__ __forceinline__ void pack_part(const float (&v)[kPart<kVec>], int part,
+                                          Pack<T, kVec>& pack) {
+  if constexpr (kVec == 1) {
+    if constexpr (std::is_same_v<T, bf16>)
+      pack.one = __bfloat16_as_ushort(__float2bfloat16_rn(v[0]));
+    else
+      pack.one = v[0];
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    uint4& quad = pack.quad[part / 2];
+    (part % 2 == 0 ? quad.x : quad.z) = pack_bf16(v[0], v[1]);
+    (part % 2 == 0 ? quad.y : quad.w) = pack_bf16(v[2], v[3]);
+  } else {
+    pack.quad[part] = make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]),
+                                 __float_as_uint(v[2]), __float_as_uint(v[3]));
+  }
+}
+// Brings what a load from p would read to the L2 cache, and no register waits for it.
+__device__ __forceinline__ void prefetch(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 template <class T>
 __device__ __forceinline__ float load_one(const T* p) {
@@ -205,20 +263,19 @@ inline int64_t rows_per_partial(int64_t rows) {
 //
 // A thread owns kVec columns and walks down rows, with what it needs of the vectors over D in
 // registers. An Op has
-//   kIn, kOut, kSums, kScalars        tensors read and written; sums over rows kept
+//   kIn, kOut, kScalars               tensors read and written; sums over rows and columns kept
 //   in[kIn], out[kOut]                pointers; an output may be an input
 //   columns<kVec>(j)                  its vectors' values at columns j … j + kVec − 1
-//   row(columns, in, out, sums, scalars)
-// Sums over rows of a column are in sums, those over rows and columns in scalars.
+//   row(columns, in, out, scalars)
 
 inline constexpr int kColumnThreads = 64, kColumnRows = kRowThreads / kColumnThreads;
 
 template <class T, int kVec, class Op>
 __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows, int64_t D,
                                                              int64_t rows_per_block,
-                                                             float* sums_out, float* scalars_out) {
+                                                             float* scalars_out) {
   wait_for_earlier_kernels();
-  constexpr int kIn = Op::kIn, kOut = Op::kOut, kSums = Op::kSums, kScalars = Op::kScalars;
+  constexpr int kIn = Op::kIn, kOut = Op::kOut, kScalars = Op::kScalars;
   // Rows in flight: as many as leave two blocks a multiprocessor their registers.
   constexpr int kTensors = (kIn + kOut) * static_cast<int>(sizeof(T)) / 2;
   constexpr int kUnroll = kTensors <= 3 ? 4 : (kTensors <= 6 ? 2 : 1);
@@ -227,7 +284,6 @@ __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows
   const int64_t begin = blockIdx.x * rows_per_block;
   const int64_t end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
 
-  float sums[kSums > 0 ? kSums : 1][kVec] = {};
   float scalars[kScalars > 0 ? kScalars : 1] = {};
   if (column < D) {
     const auto columns = op.template columns<kVec>(column);
@@ -248,7 +304,7 @@ __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows
           float in[kIn][kVec], out[kOut][kVec];
 #pragma unroll
           for (int i = 0; i < kIn; ++i) unpack(packs[u][i], in[i]);
-          op.row(columns, in, out, sums, scalars);
+          op.row(columns, in, out, scalars);
 #pragma unroll
           for (int o = 0; o < kOut; ++o) store<kVec>(op.out[o] + t * D + column, out[o]);
         }
@@ -256,25 +312,6 @@ __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows
     }
   }
 
-  if constexpr (kSums > 0) {
-    __shared__ float shared[kVec][kColumnRows][kColumnThreads];
-#pragma unroll
-    for (int s = 0; s < kSums; ++s) {
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) shared[i][y][x] = sums[s][i];
-      __syncthreads();
-      if (y == 0 && column < D) {
-#pragma unroll
-        for (int i = 0; i < kVec; ++i) {
-          float sum = 0;
-#pragma unroll
-          for (int r = 0; r < kColumnRows; ++r) sum += shared[i][r][x];
-          sums_out[(static_cast<int64_t>(blockIdx.x) * kSums + s) * D + column + i] = sum;
-        }
-      }
-      __syncthreads();
-    }
-  }
   if constexpr (kScalars > 0) {
     constexpr int kWarps = kRowThreads / kWarp;
     __shared__ float of_warp[kScalars][kWarps];
@@ -295,12 +332,10 @@ __global__ __launch_bounds__(kRowThreads) void column_kernel(Op op, int64_t rows
   }
 }
 
-// Where the partial sums of a column kernel are: sums [blocks, kSums, D], scalars [scalar_blocks,
-// kScalars].
+// Where the partial sums of a column kernel are: scalars [blocks, kScalars].
 struct ColumnSums {
-  float* sums = nullptr;
   float* scalars = nullptr;
-  int64_t blocks = 0, scalar_blocks = 0;
+  int64_t blocks = 0;
 };
 
 // Runs an op over [rows, D]; `packs`: D and every pointer, the vectors' too, allow 16-byte
@@ -310,25 +345,20 @@ ColumnSums run_columns(CudaDevice& device, const Op& op, int64_t rows, int64_t D
                        const char* name) {
   ColumnSums result;
   if (rows == 0 || D == 0) return result;
-  constexpr bool kReduces = Op::kSums + Op::kScalars > 0;
-  const int64_t rows_per_block = kReduces ? rows_per_partial(rows) : 32;
+  const int64_t rows_per_block = Op::kScalars > 0 ? rows_per_partial(rows) : 32;
   const int64_t tiles = ceil_div(D, kColumnThreads * (packs ? kPack : 1));
-  result.blocks = ceil_div(rows, rows_per_block);
-  result.scalar_blocks = result.blocks * tiles;
-  if constexpr (kReduces) {
-    const int64_t sums = result.blocks * Op::kSums * D;
-    const int64_t scalars = result.scalar_blocks * Op::kScalars;
-    result.sums = reinterpret_cast<float*>(
-        device.workspace(Workspace::rows, static_cast<size_t>(sums + scalars) * sizeof(float)));
-    result.scalars = result.sums + sums;
-  }
-  const dim3 blocks(grid(result.blocks), grid(tiles)), threads(kColumnThreads, kColumnRows);
+  const int64_t row_blocks = ceil_div(rows, rows_per_block);
+  result.blocks = row_blocks * tiles;
+  if constexpr (Op::kScalars > 0)
+    result.scalars = reinterpret_cast<float*>(device.workspace(
+        Workspace::rows, static_cast<size_t>(result.blocks * Op::kScalars) * sizeof(float)));
+  const dim3 blocks(grid(row_blocks), grid(tiles)), threads(kColumnThreads, kColumnRows);
   if (packs)
     launch_dependent(device.stream(), column_kernel<T, kPack, Op>, blocks, threads, 0, op, rows, D,
-                     rows_per_block, result.sums, result.scalars);
+                     rows_per_block, result.scalars);
   else
     launch_dependent(device.stream(), column_kernel<T, 1, Op>, blocks, threads, 0, op, rows, D,
-                     rows_per_block, result.sums, result.scalars);
+                     rows_per_block, result.scalars);
   cuda_check_launch(name);
   return result;
 }

@@ -29,6 +29,7 @@
 #include "fairway/base/e4m3.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
+#include "fairway/ops/e4m3_rows.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/rms_norm.h"
 
@@ -109,18 +110,28 @@ void norm_mlp_leaky_sq_e4m3_steps(Device& device, Tensor<const T> x, double eps,
   mlp_leaky_sq_e4m3<T>(device, n, w, residual, hidden, y);
 }
 
+// Where dm's operand goes if the op that makes dm makes it too, one rounding the same bits, instead
+// of mlp_leaky_sq_e4m3_backward: memory of the device's that the next op of this header takes.
+// Null where the device multiplies no e4m3, and for what is not bf16.
+template <class T>
+E4m3Rows mlp_e4m3_dm_rows(CpuDevice& device, int64_t rows, int64_t D, int64_t F);
+template <class T>
+E4m3Rows mlp_e4m3_dm_rows(CudaDevice& device, int64_t rows, int64_t D, int64_t F);
+
 // From dm [T, D] and what was kept, which is lost: dn [T, D] = dz Wup is written; dwup [F, D] and
 // dwdown [D, F] accumulate. With `norm`, which wants n as the forward pass had it, dx becomes
 // rms_norm_backward's, and dn is scratch. On Hopper n·dn is then Σ_j z_j dz_j of dz before it is
-// rounded to e4m3, some 0.05/√D of ‖n‖‖dn‖ away from that of the rounded dn.
+// rounded to e4m3, some 0.05/√D of ‖n‖‖dn‖ away from that of the rounded dn. dm_rows: dm's operand,
+// mlp_e4m3_dm_rows's; null: not made yet.
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm = {});
+                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm = {},
+                                const E4m3Rows& dm_rows = {});
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
                                 Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                                const MlpNormBack<T>& norm = {});
+                                const MlpNormBack<T>& norm = {}, const E4m3Rows& dm_rows = {});
 
 }  // namespace fairway

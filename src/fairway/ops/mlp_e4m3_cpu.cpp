@@ -121,9 +121,16 @@ void norm_mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> x, double eps, do
 }
 
 template <class T>
+E4m3Rows mlp_e4m3_dm_rows(CpuDevice&, int64_t, int64_t, int64_t) {
+  return {};
+}
+
+template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm) {
+                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm,
+                                const E4m3Rows& dm_rows) {
+  check(!dm_rows, "mlp_leaky_sq_e4m3_backward: an operand that nobody reads");
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.size() / D;
   // f(z) lives here, and dz takes z's place.
   const Tensor<T> z = hidden.z;
@@ -165,9 +172,10 @@ void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<co
   template void norm_mlp_leaky_sq_e4m3(CpuDevice&, Tensor<const T>, double, double, Tensor<T>,     \
                                        Tensor<T>, const MlpE4m3<T>&, Tensor<const T>,              \
                                        const MlpHidden<T>&, Tensor<T>);                            \
-  template void mlp_leaky_sq_e4m3_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,           \
-                                           const MlpHidden<T>&, const MlpE4m3<T>&, Tensor<T>,      \
-                                           Tensor<T>, Tensor<T>, const MlpNormBack<T>&);
+  template void mlp_leaky_sq_e4m3_backward(                                                        \
+      CpuDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, const MlpE4m3<T>&,        \
+      Tensor<T>, Tensor<T>, Tensor<T>, const MlpNormBack<T>&, const E4m3Rows&);                    \
+  template E4m3Rows mlp_e4m3_dm_rows<T>(CpuDevice&, int64_t, int64_t, int64_t);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

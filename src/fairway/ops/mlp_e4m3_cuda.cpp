@@ -91,14 +91,18 @@ void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>
 
 void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
                    const MlpHidden<bf16>& hidden, const MlpE4m3<bf16>& w, Tensor<bf16> dn,
-                   Tensor<float> dwup, Tensor<float> dwdown, const MlpNormBack<bf16>& norm) {
+                   Tensor<float> dwup, Tensor<float> dwdown, const MlpNormBack<bf16>& norm,
+                   const E4m3Rows& dm_rows) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   const int32_t* const e = w.exponents.data;
   linear_backward_weight<bf16>(device, dm, hidden.z, dwdown);
-  const int64_t tiles = norm ? cuda::leaky_sq_dot_tiles(F) : 0;
+  const int64_t tiles = norm || dm_rows ? cuda::leaky_sq_dot_tiles(F) : 0;
   const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D, tiles);
   const Tensor<e4m3> dz = workspace<e4m3>(device, Workspace::hidden, rows, F);
-  cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
+  check(!dm_rows || (dm_rows.x.data == in.x.data && dm_rows.exponents.data == in.exponents),
+        "mlp_leaky_sq_e4m3_backward: another operand");
+  if (!dm_rows)
+    cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
   cuda::mlp_e4m3_down_backward(device.stream(), in.x.data, in.exponents,
                                OperandPair(w.wdown).transposed, e, hidden.z.data, hidden.signs.data,
                                rows, D, F, hidden.z.data, dz.data, in.half_dots);
@@ -192,16 +196,24 @@ void norm_mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> x, double eps, d
 }
 
 template <class T>
+E4m3Rows mlp_e4m3_dm_rows(CudaDevice& device, int64_t rows, int64_t D, int64_t F) {
+  if (!fits_sm90<T>(device, D, F)) return {};
+  const auto in = scaled_rows<e4m3>(device, rows, D, cuda::leaky_sq_dot_tiles(F));
+  return {in.x, {in.exponents, {rows}}};
+}
+
+template <class T>
 void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
                                 Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                                const MlpNormBack<T>& norm) {
+                                const MlpNormBack<T>& norm, const E4m3Rows& dm_rows) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown, norm);
+      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown, norm, dm_rows);
       return;
     }
+  check(!dm_rows, "mlp_leaky_sq_e4m3_backward: an operand that nobody reads");
   const Tensor<T> hidden_rows = workspace<T>(device, Workspace::hidden, rows, F);
   const Tensor<T>& z = hidden.z;
   if constexpr (std::is_same_v<T, bf16>) {
@@ -233,9 +245,10 @@ void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<c
   template void norm_mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, double, double,         \
                                        Tensor<Accum<T>>, Tensor<T>, const MlpE4m3<T>&,       \
                                        Tensor<const T>, const MlpHidden<T>&, Tensor<T>);     \
+  template E4m3Rows mlp_e4m3_dm_rows<T>(CudaDevice&, int64_t, int64_t, int64_t);             \
   template void mlp_leaky_sq_e4m3_backward(                                                  \
       CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, const MlpE4m3<T>&, \
-      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const MlpNormBack<T>&);
+      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const MlpNormBack<T>&, const E4m3Rows&);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -1,16 +1,13 @@
 // bf16 matrices → e4m3 operands.
 #include "fairway/base/e4m3_cuda.cuh"
 #include "fairway/ops/cuda_rows.cuh"
+#include "fairway/ops/e4m3_rows_cuda.cuh"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
 
 namespace fairway::cuda {
 namespace {
 
 static_assert(kPack == 8);
-
-__device__ __forceinline__ void store_operand(e4m3* to, const Pack<bf16, kPack>& x, float scale) {
-  *reinterpret_cast<uint2*>(to) = e4m3_of_bf16(x.quad[0], scale);
-}
 
 __global__ __launch_bounds__(kRowThreads) void elements_kernel(const bf16* x,
                                                                const int32_t* exponent,
@@ -31,31 +28,20 @@ __global__ __launch_bounds__(kRowThreads) void rows_kernel(const bf16* x, int64_
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) / kWarp;
   if (row >= rows) return;
-  Pack<bf16, kPack> packs[kChunks > 0 ? kChunks : 1];
-  const auto fetch = [&](int c, int64_t j) { load<kPack>(x + row * D + j, packs[c]); };
-  float largest = 0;
-  const auto join = [&](int c, int64_t) {
-    float v[kPack];
-    unpack(packs[c], v);
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) largest = fmaxf(largest, fabsf(v[i]));
-  };
   if constexpr (kChunks > 0) {
-    for_packs<kPack, kChunks>(D, lane, fetch);
-    for_packs<kPack, kChunks>(D, lane, join);
+    Pack<bf16, kPack> packs[kChunks];
+    for_packs<kPack, kChunks>(D, lane,
+                              [&](int c, int64_t j) { load<kPack>(x + row * D + j, packs[c]); });
+    store_e4m3_row<kChunks>([&](int c, int64_t) { return packs[c]; }, D, lane, to + row * D,
+                            exponents + row);
   } else {
-    for_packs<kPack, kChunks>(D, lane, [&](int c, int64_t j) {
-      fetch(c, j);
-      join(c, j);
-    });
+    const auto pack_at = [&](int, int64_t j) {
+      Pack<bf16, kPack> pack;
+      load<kPack>(x + row * D + j, pack);
+      return pack;
+    };
+    store_e4m3_row<kChunks>(pack_at, D, lane, to + row * D, exponents + row);
   }
-  const int exponent = e4m3_exponent(warp_max(largest));
-  if (lane == 0) exponents[row] = exponent;
-  const float scale = power_of_two(exponent);
-  for_packs<kPack, kChunks>(D, lane, [&](int c, int64_t j) {
-    if constexpr (kChunks == 0) fetch(c, j);
-    store_operand(to + row * D + j, packs[c], scale);
-  });
 }
 
 // A block a tile of a layer: the tile, and through shared memory its transpose.

@@ -1,6 +1,6 @@
-// The elementwise joints of the residual stream: skip connections and lanes. Vectors over
-// D broadcast over the T rows. Gradients of vectors and scalars accumulate; a null gradient tensor
-// is not computed (test-time training has none).
+// The elementwise joints of the residual stream: lanes, multiples and sums. (Skip connections end
+// in ops/mix_norm.h.) Gradients of scalars accumulate; a null gradient tensor is not computed
+// (test-time training has none).
 #pragma once
 
 #include "fairway/base/accum.h"
@@ -8,24 +8,6 @@
 #include "fairway/device/device.h"
 
 namespace fairway {
-
-// y = g⊙x + (1−g)⊙(w⊙k), g = σ(gate);  without gates (null `gate`) y = x + w⊙k.  w, gate [D].
-template <class T>
-void skip_mix(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const T> w,
-              Tensor<const T> gate, Tensor<T> y);
-template <class T>
-void skip_mix(CudaDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const Accum<T>> w,
-              Tensor<const Accum<T>> gate, Tensor<T> y);
-// dy becomes dx + plus in place;  dk = the skip's gradient;  dw, dgate accumulate. plus, what else
-// flows into x, may be null: nothing. dk may be null where k is x itself: it joins dx.
-template <class T>
-void skip_mix_backward(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const T> w,
-                       Tensor<const T> gate, Tensor<const T> plus, Tensor<T> dy, Tensor<T> dk,
-                       Tensor<T> dw, Tensor<T> dgate);
-template <class T>
-void skip_mix_backward(CudaDevice& device, Tensor<const T> x, Tensor<const T> k,
-                       Tensor<const Accum<T>> w, Tensor<const Accum<T>> gate, Tensor<const T> plus,
-                       Tensor<T> dy, Tensor<T> dk, Tensor<Accum<T>> dw, Tensor<Accum<T>> dgate);
 
 // The parallel lanes of one slot. pl [2, 2] = pl[from attn|mlp][to lane], rl [2]:
 //   out_j = rl_j·lane_j + pl[0][j]·a + pl[1][j]·m,  a and m with their scales in them.

@@ -7,73 +7,6 @@
 
 namespace fairway {
 
-namespace {
-
-// The gate as two vectors over D: y = g⊙x + keep⊙(w⊙k). Without gates both are 1.
-template <class T>
-struct GateVectors {
-  const T *g, *keep;
-};
-template <class T>
-GateVectors<T> gate_vectors(CpuDevice& device, Tensor<const T> gate, int64_t D) {
-  T* g = reinterpret_cast<T*>(device.shared_scratch(1, static_cast<size_t>(2 * D) * sizeof(T)));
-  for (int64_t j = 0; j < D; ++j) {
-    g[j] = gate ? sigmoid(gate[j]) : T(1);
-    g[D + j] = gate ? T(1) - g[j] : T(1);
-  }
-  return {g, g + D};
-}
-
-}  // namespace
-
-template <class T>
-void skip_mix(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const T> w,
-              Tensor<const T> gate, Tensor<T> y) {
-  const int64_t D = x.extent(1);
-  const auto [g, keep] = gate_vectors(device, gate, D);
-  for_row_blocks(device, x.extent(0), [&, g = g, keep = keep](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const T *xt = x.data + t * D, *kt = k.data + t * D;
-      T* yt = y.data + t * D;
-#pragma omp simd
-      for (int64_t j = 0; j < D; ++j) yt[j] = g[j] * xt[j] + keep[j] * (w.data[j] * kt[j]);
-    }
-  });
-}
-
-template <class T>
-void skip_mix_backward(CpuDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const T> w,
-                       Tensor<const T> gate, Tensor<const T> plus, Tensor<T> dy, Tensor<T> dk,
-                       Tensor<T> dw, Tensor<T> dgate) {
-  const int64_t D = x.extent(1), rows = x.extent(0);
-  const auto [g, keep] = gate_vectors(device, gate, D);
-  const T* partials = sum_row_blocks<T>(
-      device, rows, 2 * D, [&, g = g, keep = keep](int64_t begin, int64_t end, T* partial) {
-        T* row_dk = reinterpret_cast<T*>(
-            device.thread_scratch(kSlotTileIn, static_cast<size_t>(D) * sizeof(T)));
-        for (int64_t t = begin; t < end; ++t) {
-          const T *xt = x.data + t * D, *kt = k.data + t * D;
-          T *dyt = dy.data + t * D, *dkt = dk ? dk.data + t * D : row_dk;
-#pragma omp simd
-          for (int64_t j = 0; j < D; ++j) {
-            const T d = dyt[j], dkeep = d * keep[j];
-            partial[j] += dkeep * kt[j];
-            partial[D + j] += dkeep * g[j] * (xt[j] - w.data[j] * kt[j]);
-            dkt[j] = dkeep * w.data[j];
-            dyt[j] = d * g[j];
-          }
-          const auto add_row = [&](const T* row) {
-#pragma omp simd
-            for (int64_t j = 0; j < D; ++j) dyt[j] += row[j];
-          };
-          if (plus) add_row(plus.data + t * D);
-          if (!dk) add_row(row_dk);
-        }
-      });
-  if (dw) add_partials(partials, rows, 2 * D, 0, D, dw.data);
-  if (dgate) add_partials(partials, rows, 2 * D, D, D, dgate.data);
-}
-
 template <class T>
 void lane_join(CpuDevice& device, const LaneJoin<T>& in, Tensor<T> out0, Tensor<T> out1) {
   const int64_t D = in.a.extent(1);
@@ -173,20 +106,15 @@ void lane_end_backward(CpuDevice& device, const LaneJoin<T>& in, LaneShares shar
   lane_join_backward<T>(device, in, d0, d1, da, dm, dpl, drl);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                   \
-  template void skip_mix(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,          \
-                         Tensor<const T>, Tensor<T>);                                            \
-  template void skip_mix_backward(CpuDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                                  Tensor<const T>, Tensor<const T>, Tensor<T>, Tensor<T>,        \
-                                  Tensor<T>, Tensor<T>);                                         \
-  template void lane_join(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>);                 \
-  template void lane_join_backward(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,         \
-                                   Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);                  \
-  template void scale_to(CpuDevice&, Tensor<const T>, double, Tensor<T>);                        \
-  template void add(CpuDevice&, Tensor<const T>, Tensor<T>);                                     \
-  template void lane_end(CpuDevice&, const LaneJoin<T>&, LaneShares, Tensor<T>);                 \
-  template void lane_end_backward(CpuDevice&, const LaneJoin<T>&, LaneShares, Tensor<const T>,   \
-                                  Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>,         \
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template void lane_join(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>);               \
+  template void lane_join_backward(CpuDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,       \
+                                   Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>);                \
+  template void scale_to(CpuDevice&, Tensor<const T>, double, Tensor<T>);                      \
+  template void add(CpuDevice&, Tensor<const T>, Tensor<T>);                                   \
+  template void lane_end(CpuDevice&, const LaneJoin<T>&, LaneShares, Tensor<T>);               \
+  template void lane_end_backward(CpuDevice&, const LaneJoin<T>&, LaneShares, Tensor<const T>, \
+                                  Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>, Tensor<T>,       \
                                   Tensor<T>);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -6,81 +6,9 @@ namespace fairway {
 
 namespace {
 
-__device__ __forceinline__ float sigmoid_of(float x) {
-  return 1.0f / (1.0f + expf(-x));
-}
-
 bool packs_of(int64_t D, bool aligned) {
   return D % kPack == 0 && aligned;
 }
-
-// y = g⊙x + keep⊙(w⊙k); without gates g and keep are 1.
-template <int kVec>
-struct SkipVectors {
-  float g[kVec], keep[kVec], w[kVec];
-};
-template <int kVec>
-__device__ __forceinline__ SkipVectors<kVec> skip_vectors(const float* w, const float* gate,
-                                                          int64_t j) {
-  SkipVectors<kVec> v;
-  load<kVec>(w + j, v.w);
-  if (gate != nullptr) load<kVec>(gate + j, v.g);
-#pragma unroll
-  for (int i = 0; i < kVec; ++i) {
-    v.g[i] = gate != nullptr ? sigmoid_of(v.g[i]) : 1.0f;
-    v.keep[i] = gate != nullptr ? 1.0f - v.g[i] : 1.0f;
-  }
-  return v;
-}
-
-template <class T>
-struct SkipMix {
-  static constexpr int kIn = 2, kOut = 1, kSums = 0, kScalars = 0;
-  const T* in[kIn];  // x, k
-  T* out[kOut];      // y
-  const float *w, *gate;
-
-  template <int kVec>
-  __device__ SkipVectors<kVec> columns(int64_t j) const {
-    return skip_vectors<kVec>(w, gate, j);
-  }
-  template <int kVec>
-  __device__ void row(const SkipVectors<kVec>& v, const float (&in)[kIn][kVec],
-                      float (&out)[kOut][kVec], float (&)[1][kVec], float (&)[1]) const {
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) out[0][i] = v.g[i] * in[0][i] + v.keep[i] * (v.w[i] * in[1][i]);
-  }
-};
-
-// kWithK: k is not x, and its gradient goes its own way.
-template <class T, bool kPlus, bool kWithK>
-struct SkipMixBackward {
-  static constexpr int kIn = 2 + kWithK + kPlus, kOut = 1 + kWithK, kSums = 2, kScalars = 0;
-  const T* in[kIn];  // dy, x; k; plus
-  T* out[kOut];      // dy; dk
-  const float *w, *gate;
-
-  template <int kVec>
-  __device__ SkipVectors<kVec> columns(int64_t j) const {
-    return skip_vectors<kVec>(w, gate, j);
-  }
-  template <int kVec>
-  __device__ void row(const SkipVectors<kVec>& v, const float (&in)[kIn][kVec],
-                      float (&out)[kOut][kVec], float (&sums)[kSums][kVec], float (&)[1]) const {
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      const float d = in[0][i], x = in[1][i], k = in[1 + kWithK][i], dkeep = d * v.keep[i];
-      sums[0][i] += dkeep * k;
-      sums[1][i] += dkeep * v.g[i] * (x - v.w[i] * k);
-      out[0][i] = d * v.g[i];
-      if constexpr (kPlus) out[0][i] += in[kIn - 1][i];
-      if constexpr (kWithK)
-        out[1][i] = dkeep * v.w[i];
-      else
-        out[0][i] += dkeep * v.w[i];
-    }
-  }
-};
 
 // pl and rl.
 struct LaneWeights {
@@ -92,7 +20,7 @@ __device__ __forceinline__ LaneWeights lane_weights(const float* pl, const float
 
 template <class T>
 struct LaneJoinForward {
-  static constexpr int kIn = 4, kOut = 2, kSums = 0, kScalars = 0;
+  static constexpr int kIn = 4, kOut = 2, kScalars = 0;
   const T* in[kIn];  // a, m, lane0, lane1
   T* out[kOut];      // out0, out1
   const float *pl, *rl;
@@ -103,7 +31,7 @@ struct LaneJoinForward {
   }
   template <int kVec>
   __device__ void row(const LaneWeights& v, const float (&in)[kIn][kVec], float (&out)[kOut][kVec],
-                      float (&)[1][kVec], float (&)[1]) const {
+                      float (&)[1]) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       const float a = in[0][i], m = in[1][i];
@@ -115,7 +43,7 @@ struct LaneJoinForward {
 
 template <class T>
 struct LaneEndForward {
-  static constexpr int kIn = 4, kOut = 1, kSums = 0, kScalars = 0;
+  static constexpr int kIn = 4, kOut = 1, kScalars = 0;
   const T* in[kIn];  // a, m, lane0, lane1
   T* out[kOut];      // x
   const float *pl, *rl;
@@ -132,7 +60,7 @@ struct LaneEndForward {
   }
   template <int kVec>
   __device__ void row(const Weights& v, const float (&in)[kIn][kVec], float (&out)[kOut][kVec],
-                      float (&)[1][kVec], float (&)[1]) const {
+                      float (&)[1]) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i)
       out[0][i] = v.lane0 * in[2][i] + v.lane1 * in[3][i] + v.a * in[0][i] + v.m * in[1][i];
@@ -143,7 +71,7 @@ struct LaneEndForward {
 template <class T, bool kWithParams, bool kEnd>
 struct LaneJoinBackward {
   static constexpr int kGradients = kEnd ? 1 : 2;
-  static constexpr int kIn = kGradients + (kWithParams ? 4 : 0), kOut = 4, kSums = 0,
+  static constexpr int kIn = kGradients + (kWithParams ? 4 : 0), kOut = 4,
                        kScalars = kWithParams ? 6 : 0;
   // d, or d0 and d1; a, m, lane0, lane1 if the parameters' gradients are wanted
   const T* in[kIn];
@@ -157,7 +85,7 @@ struct LaneJoinBackward {
   }
   template <int kVec, int kScalarsHere>
   __device__ void row(const LaneWeights& v, const float (&in)[kIn][kVec], float (&out)[kOut][kVec],
-                      float (&)[1][kVec], float (&scalars)[kScalarsHere]) const {
+                      float (&scalars)[kScalarsHere]) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       float d0 = in[0][i], d1 = in[kGradients - 1][i];
@@ -193,38 +121,6 @@ struct Add {
 }  // namespace
 
 template <class T>
-void skip_mix(CudaDevice& device, Tensor<const T> x, Tensor<const T> k, Tensor<const Accum<T>> w,
-              Tensor<const Accum<T>> gate, Tensor<T> y) {
-  const int64_t D = x.extent(1);
-  const SkipMix<T> op{{x.data, k.data}, {y.data}, w.data, gate.data};
-  run_columns<T>(device, op, x.extent(0), D,
-                 packs_of(D, aligned16(x.data, k.data, y.data, w.data, gate.data)), "skip_mix");
-}
-
-template <class T>
-void skip_mix_backward(CudaDevice& device, Tensor<const T> x, Tensor<const T> k,
-                       Tensor<const Accum<T>> w, Tensor<const Accum<T>> gate, Tensor<const T> plus,
-                       Tensor<T> dy, Tensor<T> dk, Tensor<Accum<T>> dw, Tensor<Accum<T>> dgate) {
-  const int64_t D = x.extent(1);
-  const bool packs =
-      packs_of(D, aligned16(x.data, k.data, plus.data, dy.data, dk.data, w.data, gate.data));
-  const auto run = [&](auto with_plus, auto with_k) {
-    SkipMixBackward<T, decltype(with_plus)::value, decltype(with_k)::value> op{
-        {dy.data, x.data}, {dy.data}, w.data, gate.data};
-    if constexpr (with_k) op.in[2] = k.data, op.out[1] = dk.data;
-    if constexpr (with_plus) op.in[op.kIn - 1] = plus.data;
-    const ColumnSums partials =
-        run_columns<T>(device, op, x.extent(0), D, packs, "skip_mix_backward");
-    add_partials(device, partials.sums, partials.blocks, D, dw.data, D, dgate.data);
-  };
-  using std::false_type, std::true_type;
-  if (dk)
-    plus ? run(true_type{}, true_type{}) : run(false_type{}, true_type{});
-  else
-    plus ? run(true_type{}, false_type{}) : run(false_type{}, false_type{});
-}
-
-template <class T>
 void lane_join(CudaDevice& device, const LaneJoin<T>& in, Tensor<T> out0, Tensor<T> out1) {
   const int64_t D = in.a.extent(1);
   const LaneJoinForward<T> op{{in.a.data, in.m.data, in.lane0.data, in.lane1.data},
@@ -251,7 +147,7 @@ void lane_join_backward(CudaDevice& device, const LaneJoin<T>& in, Tensor<T> d0,
         1.0f,
         1.0f};
     const ColumnSums partials = run_columns<T>(device, op, rows, D, packs, "lane_join_backward");
-    add_partials(device, partials.scalars, partials.scalar_blocks, 4, dpl.data, 2, drl.data);
+    add_partials(device, partials.scalars, partials.blocks, 4, dpl.data, 2, drl.data);
   } else {
     const LaneJoinBackward<T, false, false> op{{d0.data, d1.data},
                                                {d0.data, d1.data, da.data, dm.data},
@@ -294,7 +190,7 @@ void lane_end_backward(CudaDevice& device, const LaneJoin<T>& in, LaneShares sha
         share0,
         share1};
     const ColumnSums partials = run_columns<T>(device, op, rows, D, packs, "lane_end_backward");
-    add_partials(device, partials.scalars, partials.scalar_blocks, 4, dpl.data, 2, drl.data);
+    add_partials(device, partials.scalars, partials.blocks, 4, dpl.data, 2, drl.data);
   } else {
     const LaneJoinBackward<T, false, true> op{
         {d.data}, {d0.data, d1.data, da.data, dm.data}, in.pl.data, in.rl.data, share0, share1};
@@ -314,12 +210,6 @@ void add(CudaDevice& device, Tensor<const T> x, Tensor<T> y) {
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                     \
-  template void skip_mix<T>(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const Accum<T>>, \
-                            Tensor<const Accum<T>>, Tensor<T>);                                    \
-  template void skip_mix_backward<T>(CudaDevice&, Tensor<const T>, Tensor<const T>,                \
-                                     Tensor<const Accum<T>>, Tensor<const Accum<T>>,               \
-                                     Tensor<const T>, Tensor<T>, Tensor<T>, Tensor<Accum<T>>,      \
-                                     Tensor<Accum<T>>);                                            \
   template void lane_join<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>);               \
   template void lane_join_backward<T>(CudaDevice&, const LaneJoin<T>&, Tensor<T>, Tensor<T>,       \
                                       Tensor<T>, Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>);   \
