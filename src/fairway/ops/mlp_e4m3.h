@@ -110,9 +110,9 @@ void norm_mlp_leaky_sq_e4m3_steps(Device& device, Tensor<const T> x, double eps,
   mlp_leaky_sq_e4m3<T>(device, n, w, residual, hidden, y);
 }
 
-// Where dm's operand goes if the op that makes dm makes it too, one rounding the same bits, instead
-// of mlp_leaky_sq_e4m3_backward: memory of the device's that the next op of this header takes.
-// Null where the device multiplies no e4m3, and for what is not bf16.
+// Where dm's operand goes if the op that makes dm makes it too (the same bits) and not
+// mlp_leaky_sq_e4m3_backward: memory of the device's, to be used by that op before any other of
+// this header. Null where the device multiplies no e4m3, and for what is not bf16.
 template <class T>
 E4m3Rows mlp_e4m3_dm_rows(CpuDevice& device, int64_t rows, int64_t D, int64_t F);
 template <class T>
