@@ -69,7 +69,6 @@ __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradie
   constexpr uint32_t kStep = 2048;  // bytes of 16 rows of a box
   WideRing<Config::kStages> ring;
   float acc[128] = {};
-  int previous = 0;
   for (int k = unit.begin; k < unit.end; ++k) {
     mbarrier_wait(&shared.full[ring.stage()], ring.parity());
     const uint64_t a = wgmma_descriptor_mn(
@@ -83,14 +82,13 @@ __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradie
     wgmma_commit();
     if (k > unit.begin) {
       wgmma_wait<1>();
-      wide_release(shared, previous, lane);
+      wide_release(shared, ring.previous(), lane);
     }
-    previous = ring.stage();
     ring.next();
   }
   wgmma_wait<0>();
   wgmma_pin(acc);
-  if (unit.begin < unit.end) wide_release(shared, previous, lane);
+  if (unit.begin < unit.end) wide_release(shared, ring.previous(), lane);
 
   const int row = unit.row_tile * kTileRows + consumer * kBox + warp * 16 + lane / 4;
   const int column = unit.column + lane % 4 * 2;

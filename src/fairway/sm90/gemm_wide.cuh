@@ -19,15 +19,13 @@
 // An epilogue is a class:
 //   struct Params              passed to the kernel
 //   Epilogue(params, at)       before the tile's products
-//   early(c)                   for c = 0, 1, 2, 3 between the products, a while before the last:
-//   the
-//                              place for loads, a chunk's at a time, so that they queue up behind
-//                              products and not in front of them
-//   chunk(c, v, zero)          of columns 64 c … 64 c + 63, where C has them. Element i of v[2 part
-//   + half] is C at row
-//                              at.row + 8 half, column at.column + 64 c + 32 part + i. `zero` is 0,
-//                              which the compiler learns after the products: what is computed with
-//                              it, and waits for loads, is not moved before them
+//   early(c)                   for c = 0, 1, 2, 3 between the products, a while before the
+//                              last: the place for loads, a chunk's at a time, so that they queue
+//                              up behind products and not in front of them
+//   chunk(c, v, zero)          of columns 64 c … 64 c + 63, where C has them: v[2 part + half][i]
+//                              is C at row at.row + 8 half, column at.column + 64 c + 32 part + i.
+//                              `zero` is 0, which the compiler learns after the products: what is
+//                              computed with it, and waits for loads, is not moved before them
 //   finish()                   after the last chunk
 #pragma once
 
