@@ -20,14 +20,13 @@
 //   struct Params              passed to the kernel
 //   Epilogue(params, at)       before the tile's products
 //   early(c)                   for c = 0, 1, 2, 3 between the products, a while before the last:
-//   the
-//                              place for loads, a chunk's at a time, so that they queue up behind
-//                              products and not in front of them
-//   chunk(c, v, zero)          of columns 64 c … 64 c + 63, where C has them. Element i of v[2 part
-//   + half] is C at row
-//                              at.row + 8 half, column at.column + 64 c + 32 part + i. `zero` is 0,
-//                              which the compiler learns after the products: what is computed with
-//                              it, and waits for loads, is not moved before them
+//                              the place for loads, a chunk's at a time, so that they queue up
+//                              behind products and not in front of them
+//   chunk(c, v, zero)          of columns 64 c … 64 c + 63, where C has them. Element i of
+//                              v[2 part + half] is C at row at.row + 8 half, column
+//                              at.column + 64 c + 32 part + i. `zero` is 0, which the compiler
+//                              learns after the products: what is computed with it, and waits for
+//                              loads, is not moved before them
 //   finish()                   after the last chunk
 #pragma once
 
@@ -342,8 +341,7 @@ __device__ __forceinline__ int consumer_thread() {
   return thread - kWarpgroupThreads;
 }
 
-// 16 bytes, 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no
-// store.
+// 16 bytes, 8 neighbouring elements of a matrix in bf16; zeros where `valid` is false.
 __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   uint4 v;
   // Read once: not kept in the first cache.
@@ -357,7 +355,7 @@ __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   return v;
 }
 // A thread's elements of a matrix of bf16 that an epilogue reads. Registers hold kHeld chunks: the
-// others come to the L2 cache meanwhile, and on when those before them are taken.
+// others come to the L2 cache meanwhile, and from there as those before them are taken.
 template <int kHeld>
 class TileRows {
  public:
@@ -388,8 +386,9 @@ class TileRows {
 
   uint4 in_[kHeld][4];
 };
-// A predicate, not a branch, which would keep the compiler from covering what the elements before
-// it wait for with those behind it.
+
+// Nothing is stored where `valid` is false. A predicate, not a branch, which would keep the
+// compiler from covering what the elements before it wait for with those behind it.
 __device__ __forceinline__ void store_global_16(void* to, const uint4& v, bool valid) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
@@ -419,7 +418,7 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
                                              const WideAdapters<Config>& adapters,
                                              const WideSchedule& schedule,
                                              const typename Epilogue::Params& params, int rank,
-                                             int consumer, int warp, int lane) {
+                                             int consumer, int lane) {
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     const RowTile tile = wide_row_tile(adapters, walk.row_tile());
@@ -485,8 +484,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
     __syncwarp();
   } else {
     registers_increase<Config::kConsumerRegisters>();
-    wide_consume<Config, Epilogue>(shared, adapters, schedule, params, rank, warp / 4 - 1, warp % 4,
-                                   lane);
+    wide_consume<Config, Epilogue>(shared, adapters, schedule, params, rank, warp / 4 - 1, lane);
   }
   // Another block may still send here, or arrive at barriers here.
   cluster_sync();
