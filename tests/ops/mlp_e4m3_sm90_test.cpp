@@ -615,6 +615,7 @@ TEST_F(GpuE4m3, OperandMadeBefore) {
   const int64_t T = 300, D = 256, F = 384;
   const auto dm_values = normals(T * D, 42, 1e-4);
   std::vector<bf16> doubled;
+  doubled.reserve(dm_values.size());
   for (const bf16 x : dm_values) doubled.push_back(bf16(2 * static_cast<float>(x)));
   const DeviceArray<bf16> n(normals(T * D, 41)), dm(dm_values), twice(doubled),
       up(normals(F * D, 43, 0.06)), down(normals(D * F, 44, 0.05)), up_operand(F * D),

@@ -17,8 +17,9 @@ void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>
 
 // From dout, the gradient of what was added: what goes back through the norm is added to dx, which
 // may be dout; where there is a place for them, weight gradients accumulate and adapter gradients
-// are written. `transposed`: copies of Wup and `wdown_scaled`, or nulls. Consumes acts' hidden.
-// Scratch: dn like mlp_in, `dxa` like VisitActs::mlp_xa.
+// are written. `transposed`: copies of Wup and `wdown_scaled`, or nulls. `dout_e4m3`: dout as
+// mlp_e4m3_dm_rows has it, or null. Consumes acts' hidden. Scratch: dn like mlp_in, `dxa` like
+// VisitActs::mlp_xa.
 template <class Device, class T>
 void mlp_backward(Device& device, const Network& net, int s, const Layer<const T>& layer,
                   const Lora<const Accum<T>>* lora, Tensor<const T> wdown_scaled,

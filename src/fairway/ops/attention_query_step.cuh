@@ -10,16 +10,16 @@
 
 namespace fairway::cuda::attention_sm90 {
 
-// The running softmax of a warpgroup's rows: output, the score (without scale) that exponentials are
-// taken relative to, and their sum, the latter of this thread's columns only. The diagonal tile
+// The running softmax of a warpgroup's rows: output, the score (without scale) that exponentials
+// are taken relative to, and their sum, the latter of this thread's columns only. The diagonal tile
 // comes first.
 struct RunningSoftmax {
   float out[32], base[2], sum[2];
 };
 
-// A row's base follows its largest score only where that is 2^kSlack times it or more after the
-// exponential: what was summed so far is scaled anew in the first tiles and hardly ever after them.
-// Sums have room for it, and nothing is rounded otherwise for it.
+// A row's base follows its largest score only where the exponential of that, relative to it, is
+// more than 2^kSlack: what was summed so far is scaled anew in the first tiles and hardly ever
+// after them. Sums have room for it, and relative errors of roundings are the same.
 constexpr float kSlack = 8;
 
 __device__ __forceinline__ void clear(RunningSoftmax& r) {

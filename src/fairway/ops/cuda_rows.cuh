@@ -173,10 +173,6 @@ __device__ __forceinline__ void pack_part(const float (&v)[kPart<kVec>], int par
                                  __float_as_uint(v[2]), __float_as_uint(v[3]));
   }
 }
-// Brings what a load from p would read to the L2 cache, and no register waits for it.
-__device__ __forceinline__ void prefetch(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
 template <class T>
 __device__ __forceinline__ float load_one(const T* p) {
   float v[1];

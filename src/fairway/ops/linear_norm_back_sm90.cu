@@ -5,7 +5,6 @@
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/linear_operands_sm90.cuh"
-#include "fairway/sm90/prefetch.cuh"
 
 namespace fairway::cuda {
 namespace {

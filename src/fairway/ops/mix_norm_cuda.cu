@@ -4,6 +4,7 @@
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/e4m3_rows_cuda.cuh"
 #include "fairway/ops/mix_norm.h"
+#include "fairway/sm90/prefetch.cuh"
 
 namespace fairway {
 
@@ -214,10 +215,10 @@ __global__ __launch_bounds__(kRowThreads,
     // What is not held: from memory to the L2 cache meanwhile.
     const auto prefetch_late = [&](int, int64_t j) {
       for (const T* from : {p.dx, p.dx_pre})
-        if (from != nullptr) prefetch(from + at + j);
+        if (from != nullptr) sm90::prefetch_l2(from + at + j);
       if constexpr (kLate)
         for (const T* from : {p.du, static_cast<const T*>(p.to_x0)})
-          if (from != nullptr) prefetch(from + at + j);
+          if (from != nullptr) sm90::prefetch_l2(from + at + j);
     };
     // A part of x, and of u or, where its parts are not at hand, of n.
     const auto normed = [&](int c, int64_t j, int part, float(&x)[kWidth], float(&v)[kWidth]) {

@@ -1,4 +1,3 @@
-#include "fairway/ops/cpu_gemm_rows.h"
 #include "fairway/ops/cpu_rows.h"
 #include "fairway/ops/elementwise_cpu.h"
 #include "fairway/ops/instantiate.h"

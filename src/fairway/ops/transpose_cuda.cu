@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/transpose_cuda.h"

@@ -340,8 +340,7 @@ __device__ __forceinline__ int consumer_thread() {
   return thread - kWarpgroupThreads;
 }
 
-// 16 bytes, 8 neighbouring elements of a matrix in bf16. Where `valid` is false: zeros, and no
-// store.
+// 16 bytes, 8 neighbouring elements of a matrix in bf16; zeros where `valid` is false.
 __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   uint4 v;
   // Read once: not kept in the first cache.
@@ -355,7 +354,7 @@ __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
   return v;
 }
 // A thread's elements of a matrix of bf16 that an epilogue reads. Registers hold kHeld chunks: the
-// others come to the L2 cache meanwhile, and on when those before them are taken.
+// others come to the L2 cache meanwhile, and from there as those before them are taken.
 template <int kHeld>
 class TileRows {
  public:
@@ -374,7 +373,7 @@ class TileRows {
   __device__ __forceinline__ uint4 take(const bf16* const& from, const TileElements& at, int c,
                                         int p) {
     const uint4 taken = in_[c % kHeld][p];
-    if (c + kHeld < 4) load(from, at, c + kHeld, p);
+    if (c + kHeld < WideConfig<>::kChunks) load(from, at, c + kHeld, p);
     return taken;
   }
 
@@ -386,8 +385,9 @@ class TileRows {
 
   uint4 in_[kHeld][4];
 };
-// A predicate, not a branch, which would keep the compiler from covering what the elements before
-// it wait for with those behind it.
+
+// Nothing is stored where `valid` is false. A predicate, not a branch, which would keep the
+// compiler from covering what the elements before it wait for with those behind it.
 __device__ __forceinline__ void store_global_16(void* to, const uint4& v, bool valid) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
@@ -417,7 +417,7 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
                                              const WideAdapters<Config>& adapters,
                                              const WideSchedule& schedule,
                                              const typename Epilogue::Params& params, int rank,
-                                             int consumer, int warp, int lane) {
+                                             int consumer, int lane) {
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     const RowTile tile = wide_row_tile(adapters, walk.row_tile());
@@ -483,8 +483,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
     __syncwarp();
   } else {
     registers_increase<Config::kConsumerRegisters>();
-    wide_consume<Config, Epilogue>(shared, adapters, schedule, params, rank, warp / 4 - 1, warp % 4,
-                                   lane);
+    wide_consume<Config, Epilogue>(shared, adapters, schedule, params, rank, warp / 4 - 1, lane);
   }
   // Another block may still send here, or arrive at barriers here.
   cluster_sync();
