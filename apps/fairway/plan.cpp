@@ -262,7 +262,7 @@ void add_plan(CLI::App& app) {
   command
       ->add_option("--optimizer-ms", o->optimizer_ms,
                    "of one GPU alone: clipping, optimizer, moving average (default: from an "
-                   "H100's 1.99 for the record's model)")
+                   "H100's 1.97 for the record's model)")
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--context", o->context,

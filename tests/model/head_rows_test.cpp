@@ -205,12 +205,18 @@ TEST_P(HeadRows, CpuFloat) {
   check<CpuDevice, float>(cpu, 0x1p-24);
 }
 
-const auto kCases =
-    ::testing::Combine(::testing::ValuesIn(kWidths), ::testing::ValuesIn(kVariants));
+// The CPU has no way of its own for the record's heads. Whether its products give a row the same
+// bits among other rows may depend on their width: one variant shows that.
+const auto kCpuCases = ::testing::ValuesIn([] {
+  std::vector<Case> cases{{kWidths[0], kVariants[0]}};
+  for (const Width& w : {kWidths[1], kWidths[2]})
+    for (const Variant& v : kVariants) cases.emplace_back(w, v);
+  return cases;
+}());
 const auto kNames = [](const auto& info) {
   return std::string(std::get<0>(info.param).name) + "_" + std::get<1>(info.param).name;
 };
-INSTANTIATE_TEST_SUITE_P(Cases, HeadRows, kCases, kNames);
+INSTANTIATE_TEST_SUITE_P(Cases, HeadRows, kCpuCases, kNames);
 
 #if FAIRWAY_WITH_CUDA
 class GpuHeadRows : public HeadRows {
@@ -227,7 +233,10 @@ TEST_P(GpuHeadRows, Bf16) {
   CudaDevice device;
   check<CudaDevice, bf16>(device, 0x1p-9);
 }
-INSTANTIATE_TEST_SUITE_P(Cases, GpuHeadRows, kCases, kNames);
+INSTANTIATE_TEST_SUITE_P(Cases, GpuHeadRows,
+                         ::testing::Combine(::testing::ValuesIn(kWidths),
+                                            ::testing::ValuesIn(kVariants)),
+                         kNames);
 #endif
 
 }  // namespace

@@ -10,20 +10,24 @@
 namespace fairway {
 namespace {
 
+using testing::OpCase;
 using testing::OpHarness;
 using testing::OpOutput;
+using testing::RunsOn;
 
-std::vector<std::string> case_names() {
+std::vector<std::string> case_names(bool gpu) {
   std::vector<std::string> names;
-  testing::for_each_op_case([&](const std::string& name, auto&&) { names.push_back(name); });
+  testing::for_each_op_case([&](const OpCase& c, auto&&) {
+    if (gpu || c.on == RunsOn::all) names.push_back(c.name);
+  });
   return names;
 }
 
 template <class Device, class T>
 std::vector<OpOutput> run_case(Device& device, const std::string& wanted) {
   std::vector<OpOutput> outputs;
-  testing::for_each_op_case([&](const std::string& name, auto&& run) {
-    if (name != wanted) return;
+  testing::for_each_op_case([&](const OpCase& c, auto&& run) {
+    if (c.name != wanted) return;
     OpHarness<Device, T> harness(device);
     run(harness);
     device.synchronize();
@@ -97,11 +101,11 @@ TEST_P(GpuOps, Float) {
 TEST_P(GpuOps, Bf16) {
   check<CudaDevice, bf16>(*gpu());
 }
-INSTANTIATE_TEST_SUITE_P(Cases, GpuOps, ::testing::ValuesIn(case_names()),
+INSTANTIATE_TEST_SUITE_P(Cases, GpuOps, ::testing::ValuesIn(case_names(/*gpu=*/true)),
                          [](const auto& i) { return i.param; });
 #endif
 
-INSTANTIATE_TEST_SUITE_P(Cases, DeviceOps, ::testing::ValuesIn(case_names()),
+INSTANTIATE_TEST_SUITE_P(Cases, DeviceOps, ::testing::ValuesIn(case_names(/*gpu=*/false)),
                          [](const auto& i) { return i.param; });
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "fairway/base/rng.h"
@@ -35,6 +36,21 @@
 namespace fairway::testing {
 
 inline constexpr double kEps = 0x1p-23;
+
+// Who runs a case. On the CPU an op's way depends on few sizes: more rows than a block or tile (64,
+// 128), more than a weight's gradient sums at once (2,048; 512 of one document), more columns of it
+// than a tile has (512), each of which has a case. The GPU's kernels have ways of their own for
+// widths that they were written for, and for more tiles than run at once. Such cases would take a
+// CPU minutes under sanitizers, to do what a smaller one does: they are the GPU's alone, and the
+// CPU computes in double what they should give.
+enum class RunsOn { all, gpu };
+
+struct OpCase {
+  std::string name;
+  RunsOn on;
+  OpCase(std::string case_name, RunsOn runs_on = RunsOn::all)
+      : name(std::move(case_name)), on(runs_on) {}
+};
 
 // A batch of documents' adapters, G of one input and the second halves of those, as an op case
 // makes them up: document b owns rows [starts[b], starts[b + 1]), counted from starts[0].
@@ -77,6 +93,8 @@ class AdapterInputs {
 inline const std::vector<int32_t> kRaggedDocs{7,   8,   39,  71,   104,  231,
                                               359, 488, 488, 2535, 4583, 4583};
 inline const std::vector<int32_t> kShortDocs{5, 42, 42, 305, 306};
+// One of more rows than the CPU sums at once for a document's gradient.
+inline const std::vector<int32_t> kLongDoc{3, 40, 640};
 
 // Two layers of an MLP with e4m3 operands, run as the second: its weights are `up` [2, F, D] and
 // `down` [2, D, F]. `roundings` of outputs on the way, `e4m3`: see OpOutput.
@@ -194,6 +212,7 @@ struct HeadsCase {
   int64_t H, K, d;
   int rope_dims;
   std::vector<int32_t> cu_seqlens;
+  RunsOn on = RunsOn::all;
 };
 inline void PrintTo(const HeadsCase& c, std::ostream* out) {
   *out << c.name;
@@ -203,7 +222,7 @@ inline const std::vector<HeadsCase> kHeadsCases{
     {"empty_segments", 2, 2, 8, 4, {0, 0, 3, 3, 3}},
     {"around_a_tile", 2, 1, 16, 16, {0, 63, 127, 192, 257}},
     {"grouped", 8, 2, 32, 16, {0, 33, 300}},
-    {"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}},
+    {"record_heads", 8, 4, 64, 16, {0, 5, 140, 141, 500, 500, 1300}, RunsOn::gpu},
     {"lone_heads", 3, 3, 64, 64, {0, 1, 65, 193, 300}},
     {"rotary_48", 4, 2, 64, 48, {0, 127}},
     {"rotary_32", 2, 1, 64, 32, {0, 70, 71}},
@@ -227,14 +246,18 @@ struct LastQueries {
   }
 };
 
-// visit(name, case) for each; case(harness) runs the op and registers its outputs.
+// visit(OpCase, run) for each; run(harness) runs the op and registers its outputs.
 template <class Visitor>
 void for_each_op_case(Visitor&& visit) {
   // Rows and widths: one row, widths that vectors do not divide, the record's width, a wide one.
-  for (const auto& [T, D] :
-       {std::pair<int64_t, int64_t>{1, 8}, {37, 50}, {300, 64}, {700, 512}, {70, 1544}}) {
-    const auto named = [&, T = T, D = D](const char* op) {
-      return std::string(op) + "_" + std::to_string(T) + "x" + std::to_string(D);
+  struct RowsCase {
+    int64_t T, D;
+    RunsOn on = RunsOn::all;
+  };
+  for (const auto& [T, D, on] :
+       {RowsCase{1, 8}, {37, 50}, {300, 64}, {700, 512, RunsOn::gpu}, {70, 1544}}) {
+    const auto named = [&, T = T, D = D, on = on](const char* op) {
+      return OpCase(std::string(op) + "_" + std::to_string(T) + "x" + std::to_string(D), on);
     };
     const Shape rows{T, D};
     visit(named("rms_norm"), [=](auto& h) {
@@ -387,7 +410,7 @@ void for_each_op_case(Visitor&& visit) {
       scale_to<U>(h.device, x, 0.5, h.out("scaled", rows));
     });
   }
-  visit("embedding", [](auto& h) {
+  visit(OpCase("embedding"), [](auto& h) {
     using U = typename std::remove_reference_t<decltype(h)>::T;
     constexpr int64_t kT = 3000, kV = 61, kD = 48;
     std::vector<int32_t> tokens;  // token 7 makes up a third of them, token 60 never occurs
@@ -403,16 +426,18 @@ void for_each_op_case(Visitor&& visit) {
 
   struct Product {
     int64_t rows, in, out;
+    RunsOn on = RunsOn::all;
   };
   for (const Product p : {Product{1, 8, 8},
                           {17, 24, 40},
                           {300, 64, 192},
                           {130, 512, 513},
                           {2100, 32, 48},
-                          {3001, 320, 64}})
+                          {3001, 320, 64, RunsOn::gpu}})
     visit(
-        "linear_" + std::to_string(p.rows) + "x" + std::to_string(p.in) + "x" +
-            std::to_string(p.out),
+        {"linear_" + std::to_string(p.rows) + "x" + std::to_string(p.in) + "x" +
+             std::to_string(p.out),
+         p.on},
         [=](auto& h) {
           using U = typename std::remove_reference_t<decltype(h)>::T;
           const auto x = h.in({p.rows, p.in}), w = h.in({p.out, p.in}), dy = h.in({p.rows, p.out});
@@ -435,8 +460,8 @@ void for_each_op_case(Visitor&& visit) {
                h.inout_vec("dw of the second", {p.in, p.in}, 0, p.rows),
                h.inout_vec("dw of the third", {p.out, p.in}, 0, p.rows)});
         });
-  for (const Product p : {Product{200, 32, 128}, {260, 512, 2048}})
-    visit("mlp_leaky_sq_" + std::to_string(p.rows), [=](auto& h) {
+  for (const Product p : {Product{200, 32, 128}, {260, 512, 2048, RunsOn::gpu}})
+    visit({"mlp_leaky_sq_" + std::to_string(p.rows), p.on}, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const int64_t D = p.in, F = p.out;
       const auto n = h.in({p.rows, D}), dm = h.in({p.rows, D});
@@ -460,16 +485,17 @@ void for_each_op_case(Visitor&& visit) {
                                h.out("dn, frozen", {p.rows, D}, 4, F), {}, {});
     });
 
-  for (const Product p : {Product{70, 24, 40}, {200, 128, 256}, {260, 256, 1024}})
-    visit("mlp_leaky_sq_e4m3_" + std::to_string(p.rows), [=](auto& h) {
+  for (const Product p : {Product{70, 24, 40}, {200, 128, 256}, {260, 256, 1024, RunsOn::gpu}})
+    visit({"mlp_leaky_sq_e4m3_" + std::to_string(p.rows), p.on}, [=](auto& h) {
       const int64_t D = p.in, F = p.out;
       const auto n = h.in({p.rows, D}, 0.5), dm = h.in({p.rows, D}, 0x1p-12);
       mlp_e4m3_case(h, n, dm, h.in({2, F, D}, 1 / std::sqrt(static_cast<double>(D))),
                     h.in({2, D, F}, 1 / std::sqrt(static_cast<double>(F))), 4, 1);
     });
   // Around tiles of rows and columns, and widths without a kernel.
-  for (const Product p : {Product{131, 512, 2048}, {333, 256, 384}, {37, 128, 640}, {70, 24, 40}})
-    visit("mlp_e4m3_norm_back_" + std::to_string(p.in) + "x" + std::to_string(p.out),
+  for (const Product p :
+       {Product{131, 512, 2048, RunsOn::gpu}, {333, 256, 384}, {37, 128, 640}, {70, 24, 40}})
+    visit({"mlp_e4m3_norm_back_" + std::to_string(p.in) + "x" + std::to_string(p.out), p.on},
           [=](auto& h) { mlp_e4m3_norm_back_case(h, p.rows, p.in, p.out); });
   // Operands that Q makes small integers, four of them in a row of n and dm: z, f, df and dz are
   // held exactly by bf16, so that every device rounds the same f and dz, many of them ties, and
@@ -529,24 +555,26 @@ void for_each_op_case(Visitor&& visit) {
   struct NormBackCase {
     int64_t D, F, R;  // R: 0 without adapters
     std::vector<int32_t> starts;
+    RunsOn on = RunsOn::all;
   };
-  for (const NormBackCase& c : {NormBackCase{512, 2048, 0, {0, 131}},
+  for (const NormBackCase& c : {NormBackCase{512, 2048, 0, {0, 131}, RunsOn::gpu},
                                 {256, 512, 0, {0, 333}},
                                 {128, 512, 0, {0, 37}},
                                 {576, 512, 0, {0, 128}},
                                 {64, 320, 0, {0, 700}},
                                 {40, 72, 0, {0, 131}},
-                                {512, 2048, 96, {3, 40, 40, 120, 121}},
+                                {512, 2048, 96, {3, 40, 40, 120, 121}, RunsOn::gpu},
                                 {256, 512, 8, kShortDocs},
-                                {128, 256, 32, kRaggedDocs},
+                                {128, 256, 32, kRaggedDocs, RunsOn::gpu},
                                 {64, 320, 16, kShortDocs},
                                 {64, 64, 5, kShortDocs},
                                 {40, 72, 8, kShortDocs}})
-    visit("mlp_norm_back_" + std::to_string(c.D) + "x" + std::to_string(c.F) + "_rank_" +
-              std::to_string(c.R),
+    visit({"mlp_norm_back_" + std::to_string(c.D) + "x" + std::to_string(c.F) + "_rank_" +
+               std::to_string(c.R),
+           c.on},
           [c](auto& h) {
             using U = typename std::remove_reference_t<decltype(h)>::T;
-            const auto& [D, F, R, starts] = c;
+            const auto& [D, F, R, starts, on] = c;
             const int64_t T = starts.back() - starts.front();
             const Shape rows{T, D};
             const auto n = h.in(rows), dm = h.in(rows);
@@ -586,19 +614,20 @@ void for_each_op_case(Visitor&& visit) {
                                      h.inout_vec("dwdown again", {D, F}, 4, T), added, norm);
           });
 
-  visit("transposed_weights", [](auto& h) { transposed_weights_case(h, true); });
+  visit(OpCase("transposed_weights"), [](auto& h) { transposed_weights_case(h, true); });
 
   struct QkvCase {
     int64_t T, D, H, K, d;
     int rope_dims;
+    RunsOn on = RunsOn::all;
   };
-  for (const QkvCase& c : {QkvCase{1300, 512, 8, 4, 64, 16},
+  for (const QkvCase& c : {QkvCase{1300, 512, 8, 4, 64, 16, RunsOn::gpu},
                            {131, 192, 3, 1, 64, 32},
                            {70, 64, 2, 2, 64, 64},
                            {33, 40, 2, 1, 8, 8}})
-    visit("qkv_rope_" + std::to_string(c.D), [=](auto& h) {
+    visit({"qkv_rope_" + std::to_string(c.D), c.on}, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto [T, D, H, K, d, rope_dims] = c;
+      const auto [T, D, H, K, d, rope_dims, on] = c;
       const Shape table{T, rope_dims / 2}, q_shape{T, H, d}, kv_shape{T, K, d};
       const auto cosine = h.vec(table), sine = h.vec(table);
       const double scale = 1 / std::sqrt(static_cast<double>(D));
@@ -638,15 +667,18 @@ void for_each_op_case(Visitor&& visit) {
     int64_t R;
     bool k;  // has an adapter
     std::vector<int32_t> starts;
+    RunsOn on = RunsOn::all;
   };
-  for (const QkvAdaptedCase& c : {QkvAdaptedCase{512, 8, 4, 64, 16, 96, true, kShortDocs},
-                                  {64, 4, 4, 64, 32, 32, true, kRaggedDocs},
-                                  {128, 8, 4, 64, 16, 8, false, kRaggedDocs},
-                                  {192, 3, 1, 64, 32, 96, true, kShortDocs},
-                                  {40, 2, 1, 8, 8, 5, true, kShortDocs}})
-    visit("qkv_rope_adapted_" + std::to_string(c.D), [=](auto& h) {
+  for (const QkvAdaptedCase& c :
+       {QkvAdaptedCase{512, 8, 4, 64, 16, 96, true, kShortDocs, RunsOn::gpu},
+        {64, 4, 4, 64, 32, 32, true, kRaggedDocs, RunsOn::gpu},
+        {128, 8, 4, 64, 16, 8, false, kRaggedDocs, RunsOn::gpu},
+        {192, 3, 1, 64, 32, 96, true, kShortDocs},
+        {40, 2, 1, 8, 8, 5, true, kShortDocs},
+        {48, 2, 2, 8, 4, 5, false, kShortDocs}})
+    visit({"qkv_rope_adapted_" + std::to_string(c.D), c.on}, [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto& [D, H, K, d, rope_dims, R, k, starts] = c;
+      const auto& [D, H, K, d, rope_dims, R, k, starts, on] = c;
       const int64_t T = starts.back() - starts.front();
       const Shape table{T, rope_dims / 2}, q_shape{T, H, d}, kv_shape{T, K, d};
       const double scale = 1 / std::sqrt(static_cast<double>(D));
@@ -691,52 +723,55 @@ void for_each_op_case(Visitor&& visit) {
     int64_t in, out, R;
     int G;
     std::vector<int32_t> starts;
+    RunsOn on = RunsOn::all;
   };
-  for (const AdapterCase& c : {AdapterCase{512, 512, 96, 4, kShortDocs},
-                               {128, 192, 32, 4, kRaggedDocs},
-                               {64, 320, 8, 2, kRaggedDocs},
-                               {256, 64, 96, 1, kRaggedDocs},
+  for (const AdapterCase& c : {AdapterCase{512, 512, 96, 4, kShortDocs, RunsOn::gpu},
+                               {128, 192, 32, 4, kRaggedDocs, RunsOn::gpu},
+                               {64, 320, 8, 2, kRaggedDocs, RunsOn::gpu},
+                               {256, 64, 96, 1, kRaggedDocs, RunsOn::gpu},
                                {50, 34, 5, 2, kShortDocs}})
-    visit("linear_adapted_" + std::to_string(c.in) + "x" + std::to_string(c.out), [=](auto& h) {
-      using U = typename std::remove_reference_t<decltype(h)>::T;
-      const auto& [in, out, R, G, starts] = c;
-      const int64_t rows = starts.back() - starts.front();
-      const Shape x_shape{rows, in}, y_shape{rows, out};
-      AdapterInputs adapters(h, starts, R, G);
-      const double size = 1 / std::sqrt(static_cast<double>(in));
-      const auto x = h.in(x_shape), w = h.in({out, in}, size), dy = h.in(y_shape);
-      const auto xa = h.in({rows, adapters.width()});
-      const LowRankAdded<U> up{adapters.up(out, G / 2, nullptr), xa};
-      const LowRankAdded<U> scaled{adapters.up(out, G - 1, h.vec({out}, 0.5, 1).data), xa};
-      const LowRankAddedBack<U> back{adapters.down(in), h.in({rows, adapters.width()})};
-      const int64_t terms = in + R;
-      linear_adapted<U>(h.device, x, w, {}, up, h.out("y", y_shape, 4, terms));
-      linear_adapted<U>(h.device, x, w, h.in(y_shape), scaled,
-                        h.out("residual + y, scaled", y_shape, 4, terms));
-      linear_adapted<U>(h.device, x, w, {}, {}, h.out("y, no adapter", y_shape, 1, in));
-      const auto in_place = h.inout("residual in place", y_shape, 4, terms);
-      linear_adapted<U>(h.device, x, w, in_place, up, in_place);
-      const int64_t back_terms = 3 * out + adapters.width();
-      linear_adapted_backward_input<U>(h.device, dy, w, back, h.out("dx", x_shape, 6, back_terms));
-      linear_three_adapted_backward_input<U>(
-          h.device, {{dy, x, dy}, {w, h.in({in, in}, size), h.in({out, in}, size)}}, back,
-          h.out("dx of three", x_shape, 6, back_terms));
-      linear_three_adapted_backward_input<U>(
-          h.device, {{dy, x, dy}, {w, h.in({in, in}, size), h.in({out, in}, size)}}, {},
-          h.out("dx of three, no adapter", x_shape, 4, back_terms));
-    });
+    visit({"linear_adapted_" + std::to_string(c.in) + "x" + std::to_string(c.out), c.on},
+          [=](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            const auto& [in, out, R, G, starts, on] = c;
+            const int64_t rows = starts.back() - starts.front();
+            const Shape x_shape{rows, in}, y_shape{rows, out};
+            AdapterInputs adapters(h, starts, R, G);
+            const double size = 1 / std::sqrt(static_cast<double>(in));
+            const auto x = h.in(x_shape), w = h.in({out, in}, size), dy = h.in(y_shape);
+            const auto xa = h.in({rows, adapters.width()});
+            const LowRankAdded<U> up{adapters.up(out, G / 2, nullptr), xa};
+            const LowRankAdded<U> scaled{adapters.up(out, G - 1, h.vec({out}, 0.5, 1).data), xa};
+            const LowRankAddedBack<U> back{adapters.down(in), h.in({rows, adapters.width()})};
+            const int64_t terms = in + R;
+            linear_adapted<U>(h.device, x, w, {}, up, h.out("y", y_shape, 4, terms));
+            linear_adapted<U>(h.device, x, w, h.in(y_shape), scaled,
+                              h.out("residual + y, scaled", y_shape, 4, terms));
+            linear_adapted<U>(h.device, x, w, {}, {}, h.out("y, no adapter", y_shape, 1, in));
+            const auto in_place = h.inout("residual in place", y_shape, 4, terms);
+            linear_adapted<U>(h.device, x, w, in_place, up, in_place);
+            const int64_t back_terms = 3 * out + adapters.width();
+            linear_adapted_backward_input<U>(h.device, dy, w, back,
+                                             h.out("dx", x_shape, 6, back_terms));
+            linear_three_adapted_backward_input<U>(
+                h.device, {{dy, x, dy}, {w, h.in({in, in}, size), h.in({out, in}, size)}}, back,
+                h.out("dx of three", x_shape, 6, back_terms));
+            linear_three_adapted_backward_input<U>(
+                h.device, {{dy, x, dy}, {w, h.in({in, in}, size), h.in({out, in}, size)}}, {},
+                h.out("dx of three, no adapter", x_shape, 4, back_terms));
+          });
 
   for (const HeadsCase& c : kHeadsCases) {
     const int64_t T = c.cu_seqlens.back(), H = c.H, K = c.K, d = c.d;
     const Shape q_shape{T, H, d}, kv_shape{T, K, d};
+    const auto named = [&](const char* op) { return OpCase(std::string(op) + c.name, c.on); };
     // Gains of about q's size. The op asks for no rotation: any cosines and sines will do.
     const auto rope_of = [=, half = c.rope_dims / 2](auto& h, auto dq_gain) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       return RopeBackward<U>{h.vec({T, H}, 0.1, 1), h.vec({T, K}, 0.1, 1), h.vec({H}, 0.1, 1.5),
                              h.vec({T, half}),      h.vec({T, half}),      dq_gain};
     };
-    visit(std::string("rope_gain_") + c.name, [=, segments = c.cu_seqlens,
-                                               rope_dims = c.rope_dims](auto& h) {
+    visit(named("rope_gain_"), [=, segments = c.cu_seqlens, rope_dims = c.rope_dims](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const Shape table{T, rope_dims / 2};
       // Angles up to 2048 radians: their float32 value errs by 2^-13.
@@ -757,7 +792,7 @@ void for_each_op_case(Visitor&& visit) {
       rope_gain_backward<U>(h.device, dq, q_rot, rstd_q, h.vec({H}, 0), cosine, sine,
                             h.out("dq of no gain", q_shape), h.inout_vec("dgain of none", {H}));
     });
-    visit(std::string("attention_") + c.name, [=, segments = c.cu_seqlens](auto& h) {
+    visit(named("attention_"), [=, segments = c.cu_seqlens](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto q = h.in(q_shape, 1.5), k = h.in(kv_shape, 1.5), v = h.in(kv_shape),
                  dy = h.in(q_shape);
@@ -778,7 +813,7 @@ void for_each_op_case(Visitor&& visit) {
     });
     // A first token's output is its value, and y2 nothing but rounding.
     if (T > 1)
-      visit(std::string("attention_xsa_") + c.name, [=, segments = c.cu_seqlens](auto& h) {
+      visit(named("attention_xsa_"), [=, segments = c.cu_seqlens](auto& h) {
         using U = typename std::remove_reference_t<decltype(h)>::T;
         using A = Accum<U>;
         const auto q = h.in(q_shape, 1.5), k = h.in(kv_shape, 1.5), v = h.in(kv_shape);
@@ -805,7 +840,7 @@ void for_each_op_case(Visitor&& visit) {
              h.out("dk, not normed", kv_shape, 13, T + D), &rope);
       });
     for (const bool few : {false, true})
-      visit(std::string(few ? "attention_few_queries_" : "attention_last_queries_") + c.name,
+      visit(named(few ? "attention_few_queries_" : "attention_last_queries_"),
             [=, segments = c.cu_seqlens, half = c.rope_dims / 2](auto& h) {
               using U = typename std::remove_reference_t<decltype(h)>::T;
               using A = Accum<U>;
@@ -852,7 +887,7 @@ void for_each_op_case(Visitor&& visit) {
                                            h.out("dq with xsa", picked, 10, T),
                                            h.out("dk with xsa", kv_shape, 10, T), xsa_dv);
             });
-    visit(std::string("xsa_") + c.name, [=](auto& h) {
+    visit(named("xsa_"), [=](auto& h) {
       using U = typename std::remove_reference_t<decltype(h)>::T;
       const auto v = h.in(kv_shape);
       const auto y = h.inout("y2", q_shape, 1, d);
@@ -868,6 +903,7 @@ void for_each_op_case(Visitor&& visit) {
   // tiles than run at once.
   struct LinearXsaCase {
     int64_t T, D, H, K, d;
+    RunsOn on = RunsOn::all;
   };
   for (const LinearXsaCase& c : {LinearXsaCase{300, 512, 8, 4, 64},
                                  {1, 64, 2, 1, 64},
@@ -877,12 +913,13 @@ void for_each_op_case(Visitor&& visit) {
                                  {70, 64, 8, 1, 64},
                                  {90, 48, 6, 2, 64},
                                  {200, 96, 4, 2, 32},
-                                 {4500, 64, 16, 8, 64}})
-    visit("linear_xsa_" + std::to_string(c.T) + "_of_" + std::to_string(c.H) + "_" +
-              std::to_string(c.K),
+                                 {4500, 64, 16, 8, 64, RunsOn::gpu}})
+    visit({"linear_xsa_" + std::to_string(c.T) + "_of_" + std::to_string(c.H) + "_" +
+               std::to_string(c.K),
+           c.on},
           [c](auto& h) {
             using U = typename std::remove_reference_t<decltype(h)>::T;
-            const auto& [T, D, H, K, d] = c;
+            const auto& [T, D, H, K, d, on] = c;
             const Shape q_shape{T, H, d}, kv_shape{T, K, d};
             const auto dout = h.in({T, D}),
                        w = h.in({D, H * d}, 1 / std::sqrt(static_cast<double>(D)));
@@ -955,23 +992,25 @@ void for_each_op_case(Visitor&& visit) {
   // Documents in pieces of the kernels' tiles and chunks; of G adapters, the third is applied.
   for (const AdapterCase& c : {AdapterCase{48, 40, 5, 1, kShortDocs},
                                {50, 34, 5, 4, kShortDocs},
-                               {512, 256, 96, 1, kShortDocs},
-                               {512, 1024, 96, 1, kShortDocs},
-                               {512, 512, 96, 4, kShortDocs},
-                               {64, 8192, 96, 1, {0, 32, 64}},
+                               {512, 256, 96, 1, kShortDocs, RunsOn::gpu},
+                               {512, 1024, 96, 1, kShortDocs, RunsOn::gpu},
+                               {512, 512, 96, 4, kShortDocs, RunsOn::gpu},
+                               {64, 8192, 96, 1, {0, 32, 64}, RunsOn::gpu},
                                {72, 136, 8, 4, kShortDocs},
+                               {24, 40, 5, 2, kLongDoc},
                                {64, 64, 160, 2, kShortDocs},
-                               {128, 64, 96, 4, kRaggedDocs},
-                               {136, 328, 16, 4, kRaggedDocs},
-                               {192, 256, 64, 2, kRaggedDocs},
-                               {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}}})
+                               {128, 64, 96, 4, kRaggedDocs, RunsOn::gpu},
+                               {136, 328, 16, 4, kRaggedDocs, RunsOn::gpu},
+                               {192, 256, 64, 2, kRaggedDocs, RunsOn::gpu},
+                               {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}, RunsOn::gpu}})
     visit(
-        "low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
-            std::to_string(c.R) + "_of_" + std::to_string(c.G),
+        {"low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
+             std::to_string(c.R) + "_of_" + std::to_string(c.G),
+         c.on},
         [c](auto& h) {
           using U = typename std::remove_reference_t<decltype(h)>::T;
           using A = Accum<U>;
-          const auto& [in, out, R, G, starts] = c;
+          const auto& [in, out, R, G, starts, on] = c;
           const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
           const int64_t longest = 5300;
           const int place = G / 2, width = static_cast<int>(G * R);
@@ -1021,22 +1060,24 @@ void for_each_op_case(Visitor&& visit) {
     std::vector<int64_t> out;
     int64_t R;
     std::vector<int32_t> starts;
+    RunsOn on = RunsOn::all;
   };
-  for (const LowRankUpsCase& c : {LowRankUpsCase{{512, 256, 256, 512}, 96, kShortDocs},
-                                  {{64, 192}, 96, kRaggedDocs},
-                                  {{264, 40, 64}, 32, {3, 5303, 5304, 7352, 9401}},
-                                  {{256, 512, 72}, 96, {3, 5303, 5304, 7352, 9401}},
-                                  {{512, 256}, 64, kRaggedDocs},
-                                  {{40, 512, 256}, 16, kRaggedDocs},
+  for (const LowRankUpsCase& c : {LowRankUpsCase{{512, 256, 256, 512}, 96, kShortDocs, RunsOn::gpu},
+                                  {{64, 192}, 96, kRaggedDocs, RunsOn::gpu},
+                                  {{264, 40, 64}, 32, {3, 5303, 5304, 7352, 9401}, RunsOn::gpu},
+                                  {{256, 512, 72}, 96, {3, 5303, 5304, 7352, 9401}, RunsOn::gpu},
+                                  {{512, 256}, 64, kRaggedDocs, RunsOn::gpu},
+                                  {{40, 512, 256}, 16, kRaggedDocs, RunsOn::gpu},
                                   {{72, 136}, 8, kRaggedDocs},
                                   {{64}, 160, kShortDocs},
                                   {{34, 50}, 5, kShortDocs}})
-    visit("low_rank_ups_backward_" + std::to_string(c.out.size()) + "_of_" +
-              std::to_string(c.out[0]) + "x" + std::to_string(c.R),
+    visit({"low_rank_ups_backward_" + std::to_string(c.out.size()) + "_of_" +
+               std::to_string(c.out[0]) + "x" + std::to_string(c.R),
+           c.on},
           [c](auto& h) {
             using U = typename std::remove_reference_t<decltype(h)>::T;
             using A = Accum<U>;
-            const auto& [out, R, starts] = c;
+            const auto& [out, R, starts, on] = c;
             const int G = static_cast<int>(out.size()) + 1;
             const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
             AdapterInputs adapters(h, starts, R, G);

@@ -13,10 +13,10 @@ namespace fairway {
 namespace {
 
 // docs/performance.md, "One H100": `fairway bench step --device cuda --no-loop`, and without it.
-constexpr double kTokens = 98304;                        // of the micro-batch
-constexpr double kStepSeconds[2] = {71.1e-3, 105.0e-3};  // 11 and 17 visits
-constexpr double kOptimizerSeconds = 1.99e-3;            // of both
-// Of the 71.1 ms, what a smaller micro-batch takes as well: from steps of 12,288 to 98,304 tokens
+constexpr double kTokens = 98304;                       // of the micro-batch
+constexpr double kStepSeconds[2] = {64.8e-3, 97.1e-3};  // 11 and 17 visits
+constexpr double kOptimizerSeconds = 1.97e-3;           // of both
+// Of the 64.8 ms, what a smaller micro-batch takes as well: from steps of 12,288 to 98,304 tokens
 // on an H200 (docs/scaling.md).
 constexpr double kFixedSeconds = 1.3e-3;
 // Flops of a product in the time of one byte: 775 TFLOP/s and 3.0 TB/s.
