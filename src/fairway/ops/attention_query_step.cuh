@@ -10,22 +10,16 @@
 
 namespace fairway::cuda::attention_sm90 {
 
-// The running softmax of a warpgroup's rows: output, the score (without scale) that exponentials
-// are taken relative to, and their sum, the latter of this thread's columns only. The diagonal tile
-// comes first.
+// The running softmax of a warpgroup's rows: output, maximum score (without scale) and the sum of
+// exponentials, the latter of this thread's columns only. The diagonal tile comes first.
 struct RunningSoftmax {
-  float out[32], base[2], sum[2];
+  float out[32], max[2], sum[2];
 };
-
-// A row's base follows its largest score only where the exponential of that, relative to it, is
-// more than 2^kSlack: what was summed so far is scaled anew in the first tiles and hardly ever
-// after them. Sums have room for it, and relative errors of roundings are the same.
-constexpr float kSlack = 8;
 
 __device__ __forceinline__ void clear(RunningSoftmax& r) {
 #pragma unroll
   for (float& o : r.out) o = 0;
-  r.base[0] = r.base[1] = -INFINITY;
+  r.max[0] = r.max[1] = -INFINITY;
   r.sum[0] = r.sum[1] = 0;
 }
 
@@ -36,7 +30,7 @@ template <class PreviousDone>
 __device__ __forceinline__ void query_step(RunningSoftmax& r, const char* queries, const char* keys,
                                            const char* values, bool diagonal, float to_log2,
                                            int warp, int lane, PreviousDone&& previous_done) {
-  float(&out)[32] = r.out, (&base)[2] = r.base, (&sum)[2] = r.sum;
+  float(&out)[32] = r.out, (&max)[2] = r.max, (&sum)[2] = r.sum;
   float score[32];
   wgmma_fence();
   multiply_rows(score, wgmma_descriptor_k(shared_address(queries)),
@@ -56,28 +50,17 @@ __device__ __forceinline__ void query_step(RunningSoftmax& r, const char* querie
       if (column > row) score[j] = -INFINITY;
     }
   }
-  float shrink[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    float largest = base[h];
+    float new_max = max[h];
 #pragma unroll
     for (int j = 0; j < 8; ++j)
-      largest = fmaxf(largest, fmaxf(score[4 * j + 2 * h], score[4 * j + 2 * h + 1]));
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
+      new_max = fmaxf(new_max, fmaxf(score[4 * j + 2 * h], score[4 * j + 2 * h + 1]));
+    new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 1));
+    new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 2));
     // Finite: every row sees its own key in the first tile.
-    const float growth = (largest - base[h]) * to_log2;
-    shrink[h] = growth > kSlack ? exp2_approx(-growth) : 1;
-    if (growth > kSlack) base[h] = largest;
-  }
-  // A row that keeps its base is multiplied by 1, if another row of the warp is not.
-  if (__any_sync(0xFFFFFFFFu, shrink[0] != 1 || shrink[1] != 1)) {
-#pragma unroll
-    for (int j = 0; j < 32; ++j) out[j] *= shrink[j / 2 % 2];
-  }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const float shift = base[h] * to_log2;
+    const float shrink = exp2_approx((max[h] - new_max) * to_log2), shift = new_max * to_log2;
+    max[h] = new_max;
     float part = 0;
 #pragma unroll
     for (int j = 0; j < 8; ++j)
@@ -87,7 +70,12 @@ __device__ __forceinline__ void query_step(RunningSoftmax& r, const char* querie
         x = exp2_approx(fmaf(x, to_log2, -shift));
         part += x;
       }
-    sum[h] = sum[h] * shrink[h] + part;
+    sum[h] = sum[h] * shrink + part;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      out[4 * j + 2 * h] *= shrink;
+      out[4 * j + 2 * h + 1] *= shrink;
+    }
   }
   Fragment p;
   to_fragment(score, p);
@@ -113,13 +101,13 @@ struct OutputRows {
 __device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, char* queries,
                                              const char* values, int barrier, int warp, int lane,
                                              const OutputRows& to) {
-  float(&out)[32] = r.out, (&base)[2] = r.base, (&sum)[2] = r.sum;
+  float(&out)[32] = r.out, (&max)[2] = r.max, (&sum)[2] = r.sum;
   const int row0 = 16 * warp + lane / 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     sum[h] = lanes_sum<4>(sum[h]);
     const int row = row0 + 8 * h;
-    if (lane % 4 == 0 && to.has(row)) to.lse[row] = fmaf(base[h], scale, logf(sum[h]));
+    if (lane % 4 == 0 && to.has(row)) to.lse[row] = fmaf(max[h], scale, logf(sum[h]));
     const float inverse = 1 / sum[h];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
