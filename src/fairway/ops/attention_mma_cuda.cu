@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "fairway/device/cuda_check.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/attention_launch.cuh"
 #include "fairway/ops/attention_mma_backward.cuh"
 #include "fairway/ops/attention_mma_cuda.h"
@@ -27,9 +28,7 @@ void with_width(int d, F&& f) {
 template <class Shared, class Kernel, class... Args>
 void launch(cudaStream_t stream, Kernel* kernel, const AttentionTiles& tiles, int heads,
             Args... args) {
-  cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(sizeof(Shared))),
-             "attention: shared memory");
+  allow_shared(kernel, sizeof(Shared));
   kernel<<<tile_blocks(tiles, heads), kThreads, sizeof(Shared), stream>>>(tiles, args...);
   cuda_check_launch("attention");
 }

@@ -1,6 +1,7 @@
 // Launches of the Hopper attention kernels.
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/dependent_launch.cuh"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/attention_backward_keys_sm90.cuh"
 #include "fairway/ops/attention_backward_queries_sm90.cuh"
 #include "fairway/ops/attention_forward_sm90.cuh"
@@ -33,9 +34,7 @@ CUtensorMap map_of(const bf16* x, int64_t rows, int heads) {
 template <class Kernel, class... Args>
 void launch(cudaStream_t stream, Kernel* kernel, unsigned grid, int threads, size_t shared_bytes,
             Args... args) {
-  cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared_bytes)),
-             "attention: shared memory");
+  allow_shared(kernel, shared_bytes);
   launch_dependent(stream, kernel, grid, static_cast<unsigned>(threads), shared_bytes, args...);
   cuda_check_launch("attention");
 }

@@ -6,6 +6,7 @@
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_adapted_sm90.cuh"
+#include "fairway/ops/linear_sm90.cuh"
 #include "fairway/ops/transpose_cuda.h"
 
 namespace fairway {
@@ -14,7 +15,7 @@ namespace {
 
 // Widths and adapters that the Hopper kernels have tiles for.
 bool fits_sm90(const CudaDevice& device, Tensor<const bf16> w) {
-  return device.capability() == 90 && w.extent(0) % 64 == 0 && w.extent(1) % 64 == 0;
+  return device.capability() == 90 && cuda::widths_fit(w.extent(1), w.extent(0));
 }
 bool fits_sm90(const LowRankAddedBack<bf16>& added, int64_t in) {
   return added && cuda::adapters_fit(added.down.rank, in, added.down.docs, added.dxa.data);

@@ -16,7 +16,7 @@ namespace {
 bool fits_sm90(const std::array<Tensor<const bf16>, 3>& dy,
                const std::array<Tensor<float>, 3>& dw) {
   for (size_t i = 0; i < 3; ++i)
-    if (dy[i].size() == 0 || dw[i].extent(0) % 64 != 0 || dw[i].extent(1) % 64 != 0 ||
+    if (dy[i].size() == 0 || !cuda::widths_fit(dw[i].extent(1), dw[i].extent(0)) ||
         reinterpret_cast<uintptr_t>(dw[i].data) % 16 != 0)
       return false;
   return true;
@@ -25,7 +25,7 @@ bool fits_sm90(const std::array<Tensor<const bf16>, 3>& dy,
 // Widths that the Hopper kernels have tiles for.
 bool fits_sm90(const LinearThree<bf16>& maps) {
   for (const auto& w : maps.w)
-    if (w.extent(0) % 64 != 0 || w.extent(1) % 64 != 0) return false;
+    if (!cuda::widths_fit(w.extent(1), w.extent(0))) return false;
   return true;
 }
 

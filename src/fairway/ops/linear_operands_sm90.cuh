@@ -4,12 +4,13 @@
 #include <cstdint>
 
 #include "fairway/base/bf16.h"
+#include "fairway/ops/linear_sm90.cuh"
 #include "fairway/sm90/gemm_wide_launch.cuh"
 
 namespace fairway::cuda {
 
 inline void require_widths(int64_t in, int64_t out) {
-  require(in > 0 && out > 0 && in % 64 == 0 && out % 64 == 0,
+  require(in > 0 && out > 0 && widths_fit(in, out),
           "a matrix product's widths must be multiples of 64");
 }
 

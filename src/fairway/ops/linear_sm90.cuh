@@ -15,6 +15,11 @@
 
 namespace fairway::cuda {
 
+// Widths of a matrix that our products on Hopper have tiles for.
+inline bool widths_fit(int64_t in, int64_t out) {
+  return in % 64 == 0 && out % 64 == 0;
+}
+
 // dx [rows, in] = Σ_i dy[i] w[i] for three linear maps of one input, rounded once: dy[i] [rows,
 // out[i]]; the w[i] [out[i], in] transposed and beside each other: [in, Σ out[i]].
 void linear_three_backward_input(cudaStream_t stream, const bf16* const dy[3],

@@ -5,6 +5,7 @@
 
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/dependent_launch.cuh"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/linear_operands_sm90.cuh"
 #include "fairway/ops/linear_weights_sm90.cuh"
 
@@ -201,9 +202,7 @@ void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& fr
   g.partial = partial;
 
   constexpr int kBytes = sizeof(WideShared<Config>);
-  cuda_check(
-      cudaFuncSetAttribute(weights_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-      "shared memory of the matrix product");
+  allow_shared(weights_kernel, kBytes);
   const int blocks = kCluster * g.row_groups * g.column_tiles * slices;
   launch_dependent(stream, weights_kernel, blocks, kGemmThreads, kBytes, g);
   cuda_check_launch("weights' gradients");

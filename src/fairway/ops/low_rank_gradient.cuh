@@ -14,7 +14,6 @@
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/low_rank.h"
-#include "fairway/ops/low_rank_launch.cuh"
 
 namespace fairway::cuda::low_rank {
 

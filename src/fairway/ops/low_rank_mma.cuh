@@ -18,11 +18,8 @@
 #include <type_traits>
 
 #include "fairway/base/bf16_cuda.cuh"
-#include "fairway/ops/low_rank_launch.cuh"
 
 namespace fairway::cuda::low_rank_mma {
-
-using namespace low_rank;
 
 constexpr int64_t kMaxRank = 256;  // that `spread` holds in registers
 constexpr int kSlab = 32;          // depth of a product's step: 16 bytes of each row a lane

@@ -4,6 +4,7 @@
 
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/low_rank_mma.cuh"
 #include "fairway/ops/low_rank_mma_cuda.h"

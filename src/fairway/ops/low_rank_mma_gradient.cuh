@@ -7,6 +7,7 @@
 #include "fairway/base/bf16.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/low_rank.h"
@@ -15,6 +16,8 @@
 #include "fairway/ops/mma_cuda.h"
 
 namespace fairway::cuda::low_rank_mma {
+
+using namespace low_rank;
 
 constexpr int kGradientThreads = 256, kGradientStages = 3;
 constexpr int kTileWide = 128;     // columns of `wide` to a block

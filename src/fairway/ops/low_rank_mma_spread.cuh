@@ -7,6 +7,7 @@
 #include "fairway/base/bf16.h"
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/low_rank_mma.cuh"

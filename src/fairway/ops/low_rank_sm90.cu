@@ -3,6 +3,7 @@
 
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/low_rank_gradient_sm90.cuh"
 #include "fairway/ops/low_rank_sm90.h"

@@ -1,6 +1,7 @@
 // A warp per row. In the backward pass a lane keeps its columns from row to row, and with them
 // their sums over the block's rows.
 #include "fairway/base/check.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/e4m3_rows_cuda.cuh"
 #include "fairway/ops/mix_norm.h"
@@ -441,9 +442,7 @@ void mix_norm_backward(CudaDevice& device, const MixNormBackward<T>& from,
             kWithMix ? std::clamp<int64_t>(kMostShared / of_warp, 1, kWarps) : kWarps;
         auto* kernel = mix_norm_backward_kernel<T, decltype(vec)::value, kChunks, kSkip, kWithMix>;
         const auto shared = static_cast<size_t>(warps * of_warp);
-        cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(shared)),
-                   "mix_norm_backward: shared memory");
+        allow_shared(kernel, shared);
         launch_dependent(device.stream(), kernel, grid(blocks),
                          static_cast<unsigned>(warps * kWarp), shared, p);
       });

@@ -7,6 +7,7 @@
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_norm_back_sm90.cuh"
+#include "fairway/ops/linear_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 #include "fairway/ops/rms_norm.h"
@@ -26,7 +27,7 @@ Tensor<T> hidden_workspace(CudaDevice& device, int64_t rows, int64_t width) {
 // Hopper, and widths that its kernels have tiles for.
 template <class T>
 bool fits_sm90(const CudaDevice& device, int64_t D, int64_t F) {
-  return std::is_same_v<T, bf16> && device.capability() == 90 && D % 64 == 0 && F % 64 == 0;
+  return std::is_same_v<T, bf16> && device.capability() == 90 && cuda::widths_fit(D, F);
 }
 
 // f(z), and for bf16 the signs of z: the first half of the MLP, into `f`.

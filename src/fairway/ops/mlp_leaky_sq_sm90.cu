@@ -1,4 +1,5 @@
 #include "fairway/ops/leaky_sq_epilogues_sm90.cuh"
+#include "fairway/ops/linear_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
 #include "fairway/sm90/gemm_wide_launch.cuh"
 
@@ -6,7 +7,7 @@ namespace fairway::cuda {
 namespace {
 
 void require_widths(int64_t width, int64_t hidden_width) {
-  require(width > 0 && hidden_width > 0 && width % 64 == 0 && hidden_width % 64 == 0,
+  require(width > 0 && hidden_width > 0 && widths_fit(width, hidden_width),
           "an MLP's widths must be multiples of 64");
 }
 

@@ -4,6 +4,7 @@
 
 #include "fairway/device/cuda_device.h"
 #include "fairway/ops/instantiate.h"
+#include "fairway/ops/linear_sm90.cuh"
 #include "fairway/ops/transpose_cuda.h"
 #include "fairway/ops/transposed_weights.h"
 
@@ -14,7 +15,7 @@ namespace {
 // Widths that Hopper's products have tiles for.
 bool fits_sm90(const BackwardWeights<bf16>& w) {
   for (const auto& one : {w.wq, w.wk, w.wv, w.wo, w.wup, w.wdown})
-    if (one && (one.extent(1) % 64 != 0 || one.extent(2) % 64 != 0)) return false;
+    if (one && !cuda::widths_fit(one.extent(2), one.extent(1))) return false;
   return true;
 }
 

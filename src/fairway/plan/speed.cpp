@@ -12,7 +12,8 @@ namespace fairway {
 
 namespace {
 
-// docs/performance.md, "One H100": `fairway bench step --device cuda --no-loop`, and without it.
+// docs/performance.md, "One GPU", an H100: `fairway bench step --device cuda --no-loop`, and
+// without it.
 constexpr double kTokens = 98304;                       // of the micro-batch
 constexpr double kStepSeconds[2] = {64.8e-3, 97.1e-3};  // 11 and 17 visits
 constexpr double kOptimizerSeconds = 1.97e-3;           // of both

@@ -8,6 +8,7 @@
 
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_check.h"
+#include "fairway/device/shared_memory.cuh"
 #include "fairway/sm90/gemm_wide.cuh"
 
 namespace fairway::sm90 {
@@ -30,8 +31,7 @@ int wide_clusters() {
   const auto kernel = &wide_kernel<Config, Epilogue>;
   constexpr int kBytes = sizeof(WideShared<Config>);
   static_assert(kBytes <= 232448, "shared memory of a block");
-  cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-             "shared memory of the matrix product");
+  allow_shared(kernel, kBytes);
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = kCluster;
