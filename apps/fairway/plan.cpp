@@ -80,8 +80,9 @@ PlanInputs inputs_of(const Options& o, const Recipe& recipe) {
                 o.tokens_per_second.size() > 1 ? o.tokens_per_second[1] : 0};
   else if (!computes_in_bfloat16(recipe.train))
     usage_fail(
-        "{}: the figures that are built in are an H100's in bfloat16; measure this machine with "
-        "'fairway bench step --no-loop', and give --tokens-per-second and --optimizer-ms",
+        "{}: the figures that are built in are an H100's in bfloat16 and in float8; measure this "
+        "machine with 'fairway bench step --no-loop', and give --tokens-per-second and "
+        "--optimizer-ms",
         o.recipe);
   in.optimizer_seconds = o.optimizer_ms / kMilli;
   in.context = o.context;
@@ -110,6 +111,12 @@ Flops token_flops(const PlanInputs& in, bool looped) {
   return training_flops(Network(in.model, looped), 1, in.context_cut());
 }
 
+std::string speed_text(const PlanInputs& in) {
+  if (!in.speed.is_measured()) return "--tokens-per-second says";
+  return in.train.matmul_precision == MatmulPrecision::float8 ? "an H100 in float8"
+                                                              : "an H100 in bfloat16";
+}
+
 std::string model_text(const Options& o, const PlanInputs& in) {
   Rows rows{
       {"flops a token, forward and backward", "visits", "products, M", "attention, M", "sum, M"}};
@@ -121,10 +128,11 @@ std::string model_text(const Options& o, const PlanInputs& in) {
   }
   return fmt::format(
       "{}: {:.2f} M parameters, {} tokens a step in {} micro-batches of {};\n"
-      "a query meets {:.0f} keys on average\n\n{}\n",
+      "a query meets {:.0f} keys on average; one GPU computes as fast as {}\n\n{}\n",
       o.recipe, static_cast<double>(num_params(in.model)) * kMega,
       grouped_count(in.train.batch_tokens), in.train.micro_steps,
-      grouped_count(in.train.micro_batch_tokens()), in.context_cut(), markdown_table(rows));
+      grouped_count(in.train.micro_batch_tokens()), in.context_cut(), speed_text(in),
+      markdown_table(rows));
 }
 
 // All there is to say about one number of GPUs.
@@ -253,16 +261,17 @@ void add_plan(CLI::App& app) {
       ->add_option("--tokens-per-second", o->tokens_per_second,
                    "of one GPU, forward and backward, on the recipe's micro-batch: without "
                    "looping, and with (default: by flops), as 'fairway bench step --no-loop' and "
-                   "'fairway bench step' print them. Without this option: one H100's, measured "
-                   "with the record's model (docs/performance.md)")
+                   "'fairway bench step' print them. Without this option: one H100's in the "
+                   "recipe's precision, measured with the record's model (docs/performance.md)")
       ->delimiter(',')
       ->expected(1, 2)
       ->check(CLI::PositiveNumber)
       ->type_name("X[,Y]");
   command
       ->add_option("--optimizer-ms", o->optimizer_ms,
-                   "of one GPU alone: clipping, optimizer, moving average (default: from an "
-                   "H100's 1.97 for the record's model)")
+                   fmt::format("of one GPU alone: clipping, optimizer, moving average (default: "
+                               "from an H100's {:.2f} for the record's model)",
+                               kOptimizerSeconds * kMilli))
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--context", o->context,

@@ -112,7 +112,8 @@ TEST_F(Cli, PlanForetellsWithoutDataOrDevice) {
   };
   const Result one = plan({"--gpus", "2", "--json", at("plan.json")});
   expect_done(one);
-  for (const char* shown : {"Muon momentum", "reduce-scatter", "with looping", "| efficiency |"})
+  for (const char* shown :
+       {"an H100 in bfloat16", "Muon momentum", "reduce-scatter", "with looping", "| efficiency |"})
     EXPECT_NE(one.out.find(shown), std::string::npos) << shown << one.out;
   const Json two = Json::parse(read_file(at("plan.json")))["plans"][0];
   EXPECT_EQ(two["gpus"], 2);
@@ -129,10 +130,15 @@ TEST_F(Cli, PlanForetellsWithoutDataOrDevice) {
   EXPECT_EQ(list.out.find("Muon momentum"), std::string::npos) << list.out;
   const Json plans = Json::parse(read_file(at("plan.json")))["plans"];
   ASSERT_EQ(plans.size(), 4u);
+  EXPECT_NE(list.out.find("as --tokens-per-second says"), std::string::npos) << list.out;
   EXPECT_EQ(plans[2]["gpus"], 3);
   EXPECT_NEAR(plans[0]["plain_step"]["seconds"], 0.256 + 0.005, 1e-9);
   EXPECT_NEAR(plans[0]["looped_step"]["seconds"], 0.512 + 0.005, 1e-9);
   EXPECT_NEAR(plans[2]["plain_step"]["compute_seconds"], 2 * 0.064, 1e-9);
+
+  const Result float8 = plan({"--gpus", "2", "--train.matmul_precision", "float8"});
+  expect_done(float8);
+  EXPECT_NE(float8.out.find("an H100 in float8"), std::string::npos) << float8.out;
 
   expect_failed(plan({}), 2, "--gpus");
   expect_failed(plan({"--gpus", "0"}), 2, "between 1 and 1024");

@@ -34,11 +34,17 @@ TEST(Plan, OneRankComputesAndExchangesNothing) {
 
 TEST(Plan, TheRecordOnOneGpuStepsAsMeasured) {
   PlanInputs in;
-  in.train.batch_tokens = 98304;
+  in.train.batch_tokens = static_cast<int64_t>(kMeasuredTokens);
   in.train.micro_steps = 1;
-  const Plan plan = make_plan(in, 1);
-  EXPECT_NEAR(plan.plain.total(), 64.8e-3, 1e-9);
-  EXPECT_NEAR(plan.looped.total(), 97.1e-3, 1e-9);
+  const auto expect_steps = [&](MatmulPrecision precision, const MeasuredStep& step) {
+    in.train.matmul_precision = precision;
+    const Plan plan = make_plan(in, 1);
+    EXPECT_NEAR(plan.plain.total(), step.plain, 1e-9);
+    EXPECT_NEAR(plan.looped.total(), step.looped, 1e-9);
+  };
+  expect_steps(MatmulPrecision::automatic, kBfloat16Step);
+  expect_steps(MatmulPrecision::bfloat16, kBfloat16Step);
+  expect_steps(MatmulPrecision::float8, kFloat8Step);
 }
 
 TEST(Plan, MicroBatchesThatDoNotDivideEvenlyTakeAnotherRound) {

@@ -8,8 +8,7 @@
 namespace fairway {
 namespace {
 
-// docs/performance.md, "One H100".
-constexpr double kPlain = 64.8e-3, kLooped = 97.1e-3, kOptimizer = 1.97e-3;
+constexpr MatmulPrecision kBf16 = MatmulPrecision::bfloat16, kFloat8 = MatmulPrecision::float8;
 
 TEST(Flops, OfTheSmallModel) {
   const Network plain(small_model(), false), looped(small_model(), true);
@@ -26,36 +25,46 @@ TEST(Flops, OfTheSmallModel) {
 TEST(ComputeSpeed, WithoutFiguresTheRecordTakesWhatWasMeasured) {
   const ModelConfig record;
   const ComputeSpeed h100;
-  EXPECT_NEAR(h100.seconds(record, false, 98304, kMeanContext), kPlain - kOptimizer, 1e-9);
-  EXPECT_NEAR(h100.seconds(record, true, 98304, kMeanContext), kLooped - kOptimizer, 1e-9);
+  const auto seconds = [&](MatmulPrecision precision, bool looped) {
+    return h100.seconds(record, precision, looped, kMeasuredTokens, kMeanContext);
+  };
+  for (const auto& [precision, step] : {std::pair{kBf16, kBfloat16Step},
+                                        {MatmulPrecision::automatic, kBfloat16Step},
+                                        {kFloat8, kFloat8Step}}) {
+    EXPECT_NEAR(seconds(precision, false), step.plain - kOptimizerSeconds, 1e-9);
+    EXPECT_NEAR(seconds(precision, true), step.looped - kOptimizerSeconds, 1e-9);
+  }
+  for (const bool looped : {false, true})
+    EXPECT_LT(seconds(kFloat8, looped), seconds(kBf16, looped));
+  EXPECT_THROW(seconds(MatmulPrecision::float32, false), std::logic_error);
   // A model without loops has no other route.
   ModelConfig straight;
   straight.num_loops = 0;
-  EXPECT_DOUBLE_EQ(h100.seconds(straight, true, 98304, kMeanContext),
-                   h100.seconds(straight, false, 98304, kMeanContext));
+  EXPECT_DOUBLE_EQ(h100.seconds(straight, kBf16, true, kMeasuredTokens, kMeanContext),
+                   h100.seconds(straight, kBf16, false, kMeasuredTokens, kMeanContext));
 }
 
 TEST(ComputeSpeed, SmallMicroBatchesAreSlowerByTheToken) {
   const ModelConfig record;
   const ComputeSpeed h100;
-  const double whole = h100.seconds(record, true, 98304, kMeanContext),
-               half = h100.seconds(record, true, 49152, kMeanContext),
-               none = h100.seconds(record, true, 0, kMeanContext);
+  const double whole = h100.seconds(record, kBf16, true, kMeasuredTokens, kMeanContext),
+               half = h100.seconds(record, kBf16, true, kMeasuredTokens / 2, kMeanContext),
+               none = h100.seconds(record, kBf16, true, 0, kMeanContext);
   EXPECT_GT(half, whole / 2);
   EXPECT_NEAR(whole - half, half - none, 1e-12);
   EXPECT_GT(none, 0);
-  EXPECT_LT(h100.seconds(record, true, 98304, 100), whole);
+  EXPECT_LT(h100.seconds(record, kBf16, true, kMeasuredTokens, 100), whole);
 }
 
 TEST(ComputeSpeed, GivenFiguresCount) {
   const ModelConfig model = small_model();
   const ComputeSpeed one(1000, 0), two(1000, 250);
-  EXPECT_DOUBLE_EQ(one.seconds(model, false, 500, 7), 0.5);
-  EXPECT_DOUBLE_EQ(two.seconds(model, false, 500, 7), 0.5);
-  EXPECT_DOUBLE_EQ(two.seconds(model, true, 500, 7), 2);
+  EXPECT_DOUBLE_EQ(one.seconds(model, kBf16, false, 500, 7), 0.5);
+  EXPECT_DOUBLE_EQ(two.seconds(model, kBf16, false, 500, 7), 0.5);
+  EXPECT_DOUBLE_EQ(two.seconds(model, kBf16, true, 500, 7), 2);
   const double ratio = training_flops(Network(model, true), 1, 7).total() /
                        training_flops(Network(model, false), 1, 7).total();
-  EXPECT_DOUBLE_EQ(one.seconds(model, true, 500, 7), 0.5 * ratio);
+  EXPECT_DOUBLE_EQ(one.seconds(model, kBf16, true, 500, 7), 0.5 * ratio);
 }
 
 TEST(OptimizerWork, OfTheSmallModel) {
@@ -67,7 +76,7 @@ TEST(OptimizerWork, OfTheSmallModel) {
   // A product XXᵀ of [128, 32], one of 32×32, one that applies it: 2·32·32·128, 2·32³, 2·32·32·128.
   EXPECT_NEAR(optimizer_work(small_model(), 3).banks[2] - work.banks[2],
               3 * 4 * (2 * 2 * 32 * 32 * 128 + 2 * 32 * 32 * 32) / 258.0, 1e-9);
-  EXPECT_NEAR(measured_optimizer_seconds(optimizer_work({}, 5)), kOptimizer, 1e-12);
+  EXPECT_NEAR(measured_optimizer_seconds(optimizer_work({}, 5)), kOptimizerSeconds, 1e-12);
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ double exchange_and_muon(const StepExchanges& exchanges, const std::vector<doubl
 
 StepTime step_time(const PlanInputs& in, const Plan& plan, bool looped) {
   StepTime t;
-  t.compute = plan.rounds * in.speed.seconds(in.model, looped,
+  t.compute = plan.rounds * in.speed.seconds(in.model, in.train.matmul_precision, looped,
                                              static_cast<double>(in.train.micro_batch_tokens()),
                                              in.context_cut());
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "fairway/base/bf16.h"
+#include "fairway/base/check.h"
 #include "fairway/model/weights.h"
 #include "fairway/optim/config.h"
 #include "fairway/plan/flops.h"
@@ -12,13 +13,8 @@ namespace fairway {
 
 namespace {
 
-// docs/performance.md, "One GPU", an H100: `fairway bench step --device cuda --no-loop`, and
-// without it.
-constexpr double kTokens = 98304;                       // of the micro-batch
-constexpr double kStepSeconds[2] = {64.8e-3, 97.1e-3};  // 11 and 17 visits
-constexpr double kOptimizerSeconds = 1.97e-3;           // of both
-// Of the 64.8 ms, what a smaller micro-batch takes as well: from steps of 12,288 to 98,304 tokens
-// on an H200 (docs/scaling.md).
+// Of a plain step, what a smaller micro-batch takes as well: from steps of 12,288 to 98,304 tokens
+// on an H200 in bfloat16 (docs/scaling.md).
 constexpr double kFixedSeconds = 1.3e-3;
 // Flops of a product in the time of one byte: 775 TFLOP/s and 3.0 TB/s.
 constexpr double kFlopsPerByte = 258;
@@ -27,23 +23,28 @@ double flops_of(const Network& net, double tokens, double context) {
   return training_flops(net, tokens, tokens * context).total();
 }
 
-double measured_seconds(const Network& net, bool looped, double tokens, double context) {
+double measured_seconds(const Network& net, const MeasuredStep& step, bool looped, double tokens,
+                        double context) {
   const ModelConfig record;
   const Network measured(record, looped && net.config.num_loops > 0);
   // What is lost between kernels is lost once a visit.
   const double fixed = kFixedSeconds / record.num_layers;
-  const double in_kernels = kStepSeconds[measured.slots() > record.num_layers] - kOptimizerSeconds -
-                            fixed * measured.slots();
-  return fixed * net.slots() +
-         in_kernels * flops_of(net, tokens, context) / flops_of(measured, kTokens, kMeanContext);
+  const double in_kernels = (measured.slots() > record.num_layers ? step.looped : step.plain) -
+                            kOptimizerSeconds - fixed * measured.slots();
+  return fixed * net.slots() + in_kernels * flops_of(net, tokens, context) /
+                                   flops_of(measured, kMeasuredTokens, kMeanContext);
 }
 
 }  // namespace
 
-double ComputeSpeed::seconds(const ModelConfig& model, bool looped, double tokens,
-                             double context) const {
+double ComputeSpeed::seconds(const ModelConfig& model, MatmulPrecision precision, bool looped,
+                             double tokens, double context) const {
   const Network net(model, looped);
-  if (plain_ == 0) return measured_seconds(net, looped, tokens, context);
+  if (is_measured()) {
+    check(precision != MatmulPrecision::float32, "ComputeSpeed: nothing was measured in float32");
+    return measured_seconds(net, precision == MatmulPrecision::float8 ? kFloat8Step : kBfloat16Step,
+                            looped, tokens, context);
+  }
   if (looped && looped_ > 0) return tokens / looped_;
   return tokens / plain_ * flops_of(net, tokens, context) /
          flops_of(Network(model, false), tokens, context);

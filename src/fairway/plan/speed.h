@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "fairway/device/cpu_device.h"
 #include "fairway/model/config.h"
 
 namespace fairway {
@@ -11,17 +12,29 @@ namespace fairway {
 // tokens, one in ten above 1,596) cut at 2,048: what `fairway bench step` trains on.
 inline constexpr double kMeanContext = 585;
 
+// Seconds of a whole step of the record's model, one micro-batch, on one H100 (docs/performance.md,
+// "One GPU"): of 11 visits, `fairway bench step --no-loop`, and of 17, without that.
+struct MeasuredStep {
+  double plain, looped;
+};
+inline constexpr MeasuredStep kBfloat16Step{64.8e-3, 97.1e-3};
+inline constexpr MeasuredStep kFloat8Step{60.3e-3, 91.0e-3};
+inline constexpr double kMeasuredTokens = 98304;
+inline constexpr double kOptimizerSeconds = 1.97e-3;  // of each: what follows the backward pass
+
 // Forward and backward passes of one micro-batch.
 class ComputeSpeed {
  public:
-  // One H100's on the record's model in bfloat16, as measured (docs/performance.md); on other
-  // models by their flops.
+  // One H100's on the record's model, as measured; on other models by their flops.
   ComputeSpeed() = default;
   // Tokens a second on the route without looping, and on the looped one; that by flops if it is 0.
   ComputeSpeed(double plain, double looped) : plain_(plain), looped_(looped) {}
 
-  // `context`: keys that a query meets, on average.
-  double seconds(const ModelConfig& model, bool looped, double tokens, double context) const;
+  // `precision`: which of the measured steps it is a part of; float32 is none of them. `context`:
+  // keys that a query meets, on average.
+  double seconds(const ModelConfig& model, MatmulPrecision precision, bool looped, double tokens,
+                 double context) const;
+  bool is_measured() const { return plain_ == 0; }
 
  private:
   double plain_ = 0, looped_ = 0;
