@@ -1,6 +1,7 @@
 // The program as its users see it: the built binary, run as a process on a tiny synthetic data set.
 #include "support/cli.h"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -102,6 +103,22 @@ TEST_F(Cli, WorkThatCannotBeDoneExitsWith1) {
   expect_failed(fairway({"inspect", none}), 1, none);
   expect_failed(fairway({"inspect", at("line\nbreak\x1b[2J")}), 1, at("line break [2J"));
   EXPECT_FALSE(fs::exists(at("m.fairway")));
+}
+
+// Whatever GPU there may be is hidden, as ctest hides it: then it is the driver that has none.
+TEST_F(Cli, DeviceCudaSaysWhatIsMissing) {
+  const Result r = shell("CUDA_VISIBLE_DEVICES= \"$0\" bench step --device cuda");
+  expect_failed(r, 1, "--device cuda: ");
+  EXPECT_NE(r.err.find("or use --device cpu"), std::string::npos) << r.err;
+#if FAIRWAY_WITH_CUDA
+  const bool driver = ::dlopen("libcuda.so.1", RTLD_NOW) != nullptr;
+  const bool named = driver ? r.err.find("shows no GPU") != std::string::npos ||
+                                  r.err.find("driver is too old") != std::string::npos
+                            : r.err.find("no NVIDIA driver found") != std::string::npos;
+  EXPECT_TRUE(named) << r.err;
+#else
+  EXPECT_NE(r.err.find("built without CUDA"), std::string::npos) << r.err;
+#endif
 }
 
 TEST_F(Cli, PlanForetellsWithoutDataOrDevice) {

@@ -8,9 +8,10 @@ DeviceKind resolve(DeviceKind kind) {
   std::string why;
   if (cuda_available(&why)) return DeviceKind::cuda;
 #else
-  const std::string why = "this program was built without CUDA";
+  const std::string why = "this program was built without CUDA; build it where nvcc is in the path";
 #endif
-  require(kind != DeviceKind::cuda, "--device cuda: {}", why);
+  require(kind != DeviceKind::cuda,
+          "--device cuda: {}, or use --device cpu (in recipes train.device)", why);
   return DeviceKind::cpu;
 }
 

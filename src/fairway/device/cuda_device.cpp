@@ -2,29 +2,27 @@
 
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_matmul.h"
+#include "fairway/device/cuda_refusal.h"
 #include "fairway/device/cuda_staging.h"
 
 namespace fairway {
 
-namespace {
-constexpr int kOldestCapability = 80;  // bf16 arithmetic, asynchronous copies
-}  // namespace
-
 bool cuda_available(std::string* why) {
-  int devices = 0;
-  const cudaError_t status = cudaGetDeviceCount(&devices);
-  std::string reason;
-  if (status != cudaSuccess)
-    reason = cudaGetErrorString(status);
-  else if (devices == 0)
-    reason = "no NVIDIA GPU is visible";
-  else {
+  CudaMachine machine;
+  machine.runtime = CUDART_VERSION;
+  cudaDriverGetVersion(&machine.driver);
+  const cudaError_t status = cudaGetDeviceCount(&machine.gpus);
+  if (status == cudaErrorNoDevice)
+    machine.gpus = 0;
+  else if (status != cudaSuccess)
+    machine.error = cudaGetErrorString(status);
+  else if (machine.gpus > 0) {
     cudaDeviceProp properties{};
     cuda_check(cudaGetDeviceProperties(&properties, 0), "reading the GPU's properties");
-    if (10 * properties.major + properties.minor < kOldestCapability)
-      reason = fmt::format("{} has compute capability {}.{}; 8.0 (Ampere) is the oldest supported",
-                           properties.name, properties.major, properties.minor);
+    machine.name = properties.name;
+    machine.capability = 10 * properties.major + properties.minor;
   }
+  const std::string reason = cuda_refusal(machine);
   if (why) *why = reason;
   return reason.empty();
 }
