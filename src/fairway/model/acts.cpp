@@ -75,14 +75,13 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
   VisitActs<T> shared;
   Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
-  if (!for_backward) {
-    shared = take_visit<T>(config, rows, rows, false, arena, lora);
-    for (int i = 0; i < 2; ++i) lane0[i] = stream();
-    mixed = stream();
-    lane_a = stream();
-    lane_m = stream();
-    for (int i = 0; i < 2; ++i) lane1[i] = stream();
-  }
+  if (!for_backward) shared = take_visit<T>(config, rows, rows, false, arena, lora);
+  // A visit's own, or the buffer, which the first visit that needs it takes.
+  const auto stream_in = [&](Tensor<T>& buffer) {
+    if (for_backward) return stream();
+    if (buffer.shape.rank == 0) buffer = stream();
+    return buffer;
+  };
   for (int s = 0; s < slots; ++s) {
     const Visit& visit = route[static_cast<size_t>(s)];
     const bool picks = s + 1 == slots && head_rows < rows;
@@ -91,23 +90,23 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
                                            : shared;
     if (s == 0)
       v.x_pre = acts.x0;
-    else if (for_backward || is_skip_source(route, s - 1))
+    else if (is_skip_source(route, s - 1))
       v.x_pre = stream();
     else
-      v.x_pre = lane0[s % 2];
+      v.x_pre = stream_in(lane0[s % 2]);
     if (visit.join == Join::parallel) {
       v.x = v.x_pre;
-      if (visit.skip >= 0) v.x = for_backward ? stream() : mixed;
+      if (visit.skip >= 0) v.x = stream_in(mixed);
       if (picks)
         for (Tensor<T>* t : {&v.a, &v.m, &v.picked.x, &v.picked.lane1}) *t = stream_of(head_rows);
       else {
-        v.a = for_backward ? stream() : lane_a;
-        v.m = for_backward ? stream() : lane_m;
+        v.a = stream_in(lane_a);
+        v.m = stream_in(lane_m);
       }
       if (visit.first_parallel)
         v.lane1 = v.x_pre;
       else
-        v.lane1 = for_backward ? stream() : lane1[s % 2];
+        v.lane1 = stream_in(lane1[s % 2]);
     }
     acts.visits.push_back(v);
   }
