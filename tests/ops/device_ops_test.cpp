@@ -68,6 +68,7 @@ class DeviceOps : public ::testing::TestWithParam<std::string> {
         error += std::pow(got[i].values[j] - want[i].values[j], 2);
         norm += std::pow(want[i].values[j], 2);
       }
+      EXPECT_LT(norm, testing::kPoison) << got[i].name << ": not written, or added to what it held";
       EXPECT_TRUE(got[i].intact) << got[i].name << ": wrote past its end";
       EXPECT_LE(std::sqrt(error), tolerance(got[i], kUnit<T>) * std::sqrt(norm) + 1e-30)
           << got[i].name << ": relative error " << std::sqrt(error / norm);

@@ -302,6 +302,18 @@ void for_each_op_case(Visitor&& visit) {
       first.dx_pre = dx_pre;
       mix_norm_backward<U>(h.device, first,
                            {{}, {}, h.inout("dx0 of x0 + dx_pre", rows, 1, D), {}, {}});
+      // The first gradient of x0.
+      for (const bool with_mix : {true, false}) {
+        MixNormGradients<U> to{
+            h.out("dx beside first dx0", rows, 1, D), {}, h.out("first dx0", rows, 1, D), {}, {}};
+        to.first_of_x0 = true;
+        if (with_mix) to.mix = dmix("dmix beside first dx0");
+        mix_norm_backward<U>(h.device, in, to);
+        to = {{}, {}, h.out("first dx0 of x0 + dx_pre", rows, 1, D), {}, {}};
+        to.first_of_x0 = true;
+        if (with_mix) to.mix = dmix("dmix of x0, first");
+        mix_norm_backward<U>(h.device, first, to);
+      }
       // The gradient of x_pre in the place of du, dx and dx_pre.
       const auto for_du = h.inout("in du's place", rows, 1, D);
       in.du = for_du;
@@ -337,6 +349,15 @@ void for_each_op_case(Visitor&& visit) {
       // A serial visit, and one with another gradient of its input.
       mix_norm_backward<U>(h.device, in,
                            {out("dx_pre"), out("dk"), dx0, sums("dmix"), sums("dskip")});
+      // The same where it is the first gradient of x0.
+      for (const bool with_sums : {true, false}) {
+        MixNormGradients<U> to{
+            out("dx_pre beside first dx0"), out("dk beside first dx0"), out("first dx0"), {}, {}};
+        to.first_of_x0 = true;
+        if (with_sums)
+          to.mix = sums("dmix beside first dx0"), to.skip = sums("dskip beside first dx0");
+        mix_norm_backward<U>(h.device, in, to);
+      }
       in.dx_pre = dx_pre;
       const auto in_place = h.inout("dx_pre in du's place", rows, 1, D);
       in.du = in_place;

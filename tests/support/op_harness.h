@@ -25,6 +25,9 @@ inline double to_double(bf16 x) {
   return static_cast<double>(static_cast<float>(x));
 }
 
+// What outputs that an op must write hold before it does.
+inline constexpr double kPoison = 1e30;
+
 // What a case leaves: an output, and how wrong it may be.
 struct OpOutput {
   std::string name;
@@ -92,7 +95,6 @@ class OpHarness {
   }
 
  private:
-  static constexpr double kPoison = 1e30;
   static constexpr size_t kGuard = 64;
   static constexpr float kSentinel = 12352.0f;  // bf16 holds it
 

@@ -297,7 +297,6 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
   // Adapters alone need no gradient of x0, nor of the first visit's input.
   const Tensor<T> to_x0 = dweights ? dx0 : Tensor<T>{};
   if (dweights) {
-    zero(device, dx0);
     zero(device, dwo_bank);
     zero(device, dwdown_bank);
     zero(device, dskips);
@@ -389,6 +388,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
         net.route[static_cast<size_t>(s - 1)].join == Join::serial)
       d0_e4m3 = mlp_e4m3_dm_rows<T>(device, batch.T(), c.model_dim, c.mlp_dim());
     to.x_pre_e4m3 = d0_e4m3;
+    to.first_of_x0 = s + 1 == net.slots();
     mix_norm_backward<T>(device, into, to);
     while (!joining.empty()) add<T>(device, take_last(joining), all.d0);
   }

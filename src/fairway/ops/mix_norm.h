@@ -42,7 +42,8 @@ struct MixNormBackward {
   Tensor<const T> du, dx, dx_pre;
 };
 
-// Where the gradients go. x_pre and k [T, D] are written, the others accumulate.
+// Where the gradients go. x_pre and k [T, D] are written, the others accumulate, but x0 only from
+// its second gradient on.
 template <class T>
 struct MixNormGradients {
   Tensor<T> x_pre;  // null where x_pre is x0 itself: it joins x0. May be du, dx or dx_pre
@@ -51,11 +52,12 @@ struct MixNormGradients {
   Tensor<Accum<T>> mix;   // [2, D]; may be null: not computed
   Tensor<Accum<T>> skip;  // [2, D]; with a skip connection null if and only if mix is
   E4m3Rows x_pre_e4m3{};  // x_pre once more; null: not wanted. For bf16 on CUDA, D a multiple of 8
+  bool first_of_x0 = false;  // x0 is written too
 };
 
 // With g = du + rstd·(scale·dn − n·mean(dn⊙n)/scale) and d = mix0⊙g + dx, for skip0 = 1 and skip1 =
 // 0 without a skip connection:
-//   to.x_pre = skip0⊙d + dx_pre,  to.k = skip1⊙d,  to.x0 += mix1⊙g,
+//   to.x_pre = skip0⊙d + dx_pre,  to.k = skip1⊙d,  to.x0 += mix1⊙g (or = with first_of_x0),
 //   to.mix += Σ_t (g⊙x, g⊙x0),  to.skip += Σ_t (d⊙x_pre, d⊙k).
 template <class T>
 void mix_norm_backward(CpuDevice& device, const MixNormBackward<T>& from,

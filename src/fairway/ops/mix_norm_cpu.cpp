@@ -110,6 +110,7 @@ void mix_norm_backward(CpuDevice& device, const MixNormBackward<T>& from,
         if (!to.k) add_row(dk, D, d);
       }
       if (from.dx_pre) add_row(from.dx_pre.data + row, D, d);
+      if (to.x0 && to.first_of_x0) std::fill_n(to.x0.data + row, D, T{});
       if (to.x0) add_products(mix1, g, D, to.x0.data + row);
       if (to.x_pre)
         std::copy_n(d, D, to.x_pre.data + row);

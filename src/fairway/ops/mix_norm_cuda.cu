@@ -119,7 +119,7 @@ __global__ __launch_bounds__(kRowThreads) void mix_norm_kernel(Mixed<T> p, int64
 template <class T>
 struct Backward {
   Mixed<T> mixed;
-  const T *dn, *n, *du, *dx, *dx_pre;  // the last three may be null
+  const T *dn, *n, *du, *dx, *dx_pre, *x0_before;  // the last four may be null
   const float* rstd;
   float scale, mean_factor;    // the latter 1/(D·scale)
   T *to_x_pre, *to_k, *to_x0;  // may be null
@@ -211,14 +211,14 @@ __global__ __launch_bounds__(kRowThreads,
     };
     const auto fetch_others = [&](int c, int64_t j) {
       fetch_if(p.du, j, du[c]);
-      fetch_if(p.to_x0, j, to_x0[c]);
+      fetch_if(p.x0_before, j, to_x0[c]);
     };
     // What is not held: from memory to the L2 cache meanwhile.
     const auto prefetch_late = [&](int, int64_t j) {
       for (const T* from : {p.dx, p.dx_pre})
         if (from != nullptr) sm90::prefetch_l2(from + at + j);
       if constexpr (kLate)
-        for (const T* from : {p.du, static_cast<const T*>(p.to_x0)})
+        for (const T* from : {p.du, p.x0_before})
           if (from != nullptr) sm90::prefetch_l2(from + at + j);
     };
     // A part of x, and of u or, where its parts are not at hand, of n.
@@ -402,6 +402,7 @@ void mix_norm_backward(CudaDevice& device, const MixNormBackward<T>& from,
                 from.du.data,
                 from.dx.data,
                 from.dx_pre.data,
+                to.first_of_x0 ? nullptr : to.x0.data,
                 from.rstd.data,
                 static_cast<float>(from.scale),
                 static_cast<float>(1 / (from.scale * static_cast<double>(D))),
