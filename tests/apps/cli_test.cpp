@@ -183,7 +183,7 @@ TEST_F(Cli, OutputThatCannotBeWrittenIsAFailure) {
 }
 
 // The program itself says whether there is a GPU: `auto` takes it then.
-TEST_F(Cli, AMissingGpuIsNamed) {
+TEST_F(Cli, AMissingDeviceIsNamed) {
   build_data();
   write_recipe(1);
   expect_done(fairway({"train", "--recipe", at("toy.toml"), "--out", at("cpu")}));

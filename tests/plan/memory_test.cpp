@@ -34,7 +34,7 @@ TEST(RankMemory, OneRankIsWhatTheTrainerTakes) {
   EXPECT_GT(taken["MLP hidden"], 0);
 }
 
-TEST(RankMemory, OnGpusProductsReadRoundedMatrices) {
+TEST(RankMemory, InBfloat16ProductsReadRoundedMatrices) {
   const PlanInputs in = small_run();
   auto memory = by_name(rank_memory(in.model, in.train, 1));
   EXPECT_EQ(memory["matrices for products"], 2 * matrices_size(in.model));

@@ -32,7 +32,7 @@ TEST(Plan, OneRankComputesAndExchangesNothing) {
   EXPECT_EQ(plan.bytes_sent(), 0);
 }
 
-TEST(Plan, TheRecordOnOneGpuStepsAsMeasured) {
+TEST(Plan, TheRecordOnOneH100StepsAsMeasured) {
   PlanInputs in;
   in.train.batch_tokens = static_cast<int64_t>(kMeasuredTokens);
   in.train.micro_steps = 1;
