@@ -8,6 +8,7 @@
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/low_rank.h"
+#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/qkv_rope.h"
 #include "ops_bench.h"
@@ -102,6 +103,16 @@ void OpsBench<Device, E>::adapters() {
             forward();
             mlp_leaky_sq_backward<E>(device, y, x, kept, wup, wdown, z, {}, {}, back_of_one,
                                      {rstd, 1, lane, {xa.data, {T, kRank}}});
+          });
+  const MlpE4m3<E> w_e4m3 = take_mlp_e4m3();
+  const MlpHidden<E> kept_e4m3 = take_e4m3_hidden();
+  const F first_xa{xa.data, {T, kRank}};
+  const LowRankAdded<E> added_by_one{up_of(D, 0), first_xa};
+  measure("mlp_leaky_sq_e4m3 forward and backward, input, adapted, into its norm",
+          mlp_elements + TD + TR, mlp_flops, [&] {
+            mlp_leaky_sq_e4m3<E>(device, x, w_e4m3, z, kept_e4m3, y, added_by_one);
+            mlp_leaky_sq_e4m3_backward<E>(device, y, x, kept_e4m3, w_e4m3, z, {}, {}, back_of_one,
+                                          {rstd, 1, lane, first_xa});
           });
   measure("linear_three backward, input, adapted", 3 * TD + 2 * DD + 4 * TR + 8 * adapters,
           2 * square_flops + 4 * rank_flops, [&] {

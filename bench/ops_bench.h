@@ -12,6 +12,7 @@
 #include "fairway/base/rng.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/run_types.h"
+#include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/rope_gain.h"
 #include "ops.h"
 #include "timer.h"
@@ -74,6 +75,21 @@ struct OpsBench {
   // `elements` of activations or matrices.
   void measure(const char* name, double elements, double flops, const std::function<void()>& work) {
     measure_bytes(name, sizeof(E) * elements, flops, work);
+  }
+
+  // One layer's, of random matrices.
+  MlpE4m3<E> take_mlp_e4m3() {
+    const MlpE4m3<E> bank{take({1, hidden, D}), take({1, D, hidden}),
+                          take_as(int32_t{}, {1, kE4m3Exponents})};
+    const std::vector<double> ln{1};
+    mlp_e4m3_weights<E>(device, {wup.data, {1, hidden, D}}, {wdown.data, {1, D, hidden}}, ln, bank);
+    return bank.slice(0);
+  }
+  // What is kept of e4m3 hidden rows, in zf's place.
+  MlpHidden<E> take_e4m3_hidden() {
+    if (!mlp_e4m3_keeps_bytes<E>(device, D, hidden)) return {zf, {}};
+    auto* const bytes = reinterpret_cast<e4m3*>(zf.data);
+    return {{}, {}, {bytes, {T, hidden}}, {bytes + T * hidden, {T, hidden}}};
   }
 
   Device& device;

@@ -66,8 +66,11 @@ TttFigures run(Device& device, const TttOptions& o) {
     if constexpr (std::is_same_v<Device, CpuDevice>) return device.matmul_totals().seconds;
     return 0.0;
   };
+  const E4m3Mlp mlp = o.device.precision == MatmulPrecision::float8
+                          ? e4m3_mlp_on<T>(device, o.model)
+                          : E4m3Mlp::off;
   const double start = seconds_now(), before = in_products();
-  score_ttt(device, net, weights.view(), stream, documents, o.ttt, o.pass_tokens,
+  score_ttt(device, net, weights.view(), stream, documents, o.ttt, o.pass_tokens, mlp,
             *make_single_process(), nll,
             [&](int64_t targets, double) { f.scored += static_cast<double>(targets); });
   f.seconds = seconds_now() - start;

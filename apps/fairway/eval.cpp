@@ -107,7 +107,6 @@ void print(const Score& s) {
 }
 
 void run(Options o, ProcessGroup& group) {
-  refuse_float8(o.job.device.precision);
   o.job.ttt.window = o.job.eval.window;
   if (!group.root()) o.json = o.nll = "";
   // A path that cannot be written is found out before the work, not after it.
@@ -156,8 +155,9 @@ Evaluation evaluate(const EvalJob& job, ProcessGroup& group) {
   std::function<void(const EvalProgress&)> progress;
   if (group.root())
     progress = [&](const EvalProgress& p) { show(line, enum_name(job.eval.mode), p); };
-  return with_device(for_rank(job.device, group), [&]<class Device, class T>(
-                                                      Device& device, std::type_identity<T>) {
+  DeviceChoice choice = for_rank(job.device, group);
+  choice.precision = job.eval.matmul_precision;
+  return with_device(choice, [&]<class Device, class T>(Device& device, std::type_identity<T>) {
     const DeviceWeights<Device, T> weights(device, model.config, model.flat.data());
     return evaluate(device, model.config, weights.view(), stream, bos_of(shards, tokenizer),
                     bytes ? &*bytes : nullptr, job.eval, job.ttt, group, progress);
@@ -185,9 +185,9 @@ void add_eval(CLI::App& app, ProcessGroup& group) {
   add_field(*cmd, "--device", job.device.kind, "auto: a GPU where there is one");
   add_field(*cmd, "--threads", job.device.threads,
             "CPU threads (0: one per core); they do not change the result");
-  add_field(
-      *cmd, "--matmul-precision", job.device.precision,
-      "inputs of matrix products; auto: bfloat16 on a GPU, float32 on a CPU; float8 is training's");
+  add_field(*cmd, "--matmul-precision", job.eval.matmul_precision,
+            "inputs of matrix products; auto: bfloat16 on a GPU, float32 on a CPU; float8: the "
+            "MLP's, the others as auto");
   add_fields(*cmd, job.eval, "Evaluation");
   add_fields(*cmd, job.ttt, "Test-time training (--mode ttt)");
   cmd->get_option("--lora-init")->type_name("FILE");

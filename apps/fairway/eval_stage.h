@@ -14,7 +14,7 @@ struct EvalJob {
   std::string model;              // .safetensors or .fairway
   std::vector<std::string> data;  // shards: files or globs, in this order
   std::string tokenizer;          // empty: no bits per byte
-  DeviceChoice device;            // for_rank makes it each rank's own
+  DeviceChoice device;            // for_rank makes it each rank's own; the precision is eval's
   EvalConfig eval;
   TttConfig ttt;
 };

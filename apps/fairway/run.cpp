@@ -153,8 +153,9 @@ void run(const Options& o, const Recipe& recipe, ProcessGroup& group) {
       job.model = file;
       job.data = recipe.data.val;
       job.tokenizer = recipe.data.tokenizer;
-      job.device = {recipe.train.device, recipe.train.threads, recipe.train.matmul_precision};
+      job.device = {recipe.train.device, recipe.train.threads};
       job.eval = recipe.eval;
+      job.eval.matmul_precision = eval_precision(recipe);
       job.ttt = recipe.ttt;
       parse_field("[run] modes", mode, job.eval.mode);
       return Json::parse(to_json(evaluate(job, group).score));

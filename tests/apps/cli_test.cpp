@@ -74,8 +74,7 @@ TEST_F(Cli, WrongCommandLinesExitWith2) {
     words.insert(words.end(), float8.begin(), float8.end());
     return fairway(words);
   };
-  expect_failed(in_float8({"eval", "x", "--data", "y"}), 2, "only training computes in it");
-  expect_failed(in_float8({"bench", "ops"}), 2, "only training computes in it");
+  expect_failed(in_float8({"bench", "ops"}), 2, "only training and scoring compute in it");
   write_file(at("toy.toml"), "[model]\nnum_layers = \"four\"\n");
   expect_failed(train("--train.steps=3"), 2, at("toy.toml") + ":2:");
   EXPECT_FALSE(fs::exists(at("run")));
@@ -288,6 +287,59 @@ TEST_F(Cli, RunDoesEverythingAndTheArtifactAloneGivesItsScore) {
     expect_done(seen);
     EXPECT_NE(seen.out.find(at(file)), std::string::npos) << seen.out;
   }
+}
+
+// What was trained in float8 is scored as everything else, unless [eval] says float8 too.
+TEST_F(Cli, ScoresInFloat8WhereItIsAskedFor) {
+  build_data();
+  write_recipe(6);
+  const auto scores_of_run = [&](const std::string& out, Words more) {
+    more.insert(more.end(), {"--train.matmul_precision=float8", "--run.modes=ttt"});
+    expect_done(run_recipe(out, more));
+    const Json report = Json::parse(read_file(at(out) + "/report.json"));
+    std::vector<double> nats;
+    for (const Json& line : report["evaluations"]) nats.push_back(line["nats_per_token"]);
+    return nats;
+  };
+  const auto scores_of_eval = [&](const std::string& precision) {
+    std::vector<double> nats;
+    for (const auto& [model, mode] :
+         {std::pair{"model.safetensors", "chunked"}, {"model.fairway", "ttt"}}) {
+      expect_done(fairway({"eval",
+                           at("plain/") + model,
+                           "--data",
+                           at("shards/toy_val_*.bin"),
+                           "--mode",
+                           mode,
+                           "--batch-tokens",
+                           "256",
+                           "--window",
+                           "64",
+                           "--max-docs",
+                           "4",
+                           "--rank",
+                           "4",
+                           "--lr",
+                           "0.001",
+                           "--matmul-precision",
+                           precision,
+                           "--json",
+                           at("score.json")}));
+      nats.push_back(Json::parse(read_file(at("score.json")))["nats_per_token"]);
+    }
+    return nats;
+  };
+  const auto plain = scores_of_run("plain", {});
+  const auto float8 = scores_of_run("float8", {"--eval.matmul_precision=float8"});
+  EXPECT_EQ(scores_of_eval("auto"), plain);
+  EXPECT_EQ(scores_of_eval("float8"), float8);
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_NE(plain[i], float8[i]);
+  const Result bench =
+      fairway({"bench", "ttt", "--recipe", at("toy.toml"), "--doc-tokens", "40", "--documents", "1",
+               "--device", "cpu", "--matmul-precision", "float8", "--json", at("bench.json")});
+  expect_done(bench);
+  EXPECT_NE(bench.out.find("the MLP's rounded to float8"), std::string::npos) << bench.out;
+  EXPECT_EQ(Json::parse(read_file(at("bench.json")))["matmul_precision"], "float8");
 }
 
 TEST_F(Cli, StagesOfARunAreCommandsOfTheirOwn) {

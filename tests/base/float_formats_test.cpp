@@ -133,7 +133,8 @@ TEST(E4m3, CodesInMemory) {
 }
 
 TEST(E4m3, LargestExponentThatDoesNotSaturate) {
-  EXPECT_EQ(e4m3_exponent(0), 0);
+  EXPECT_EQ(e4m3_exponent(0), kE4m3MaxExponent);
+  EXPECT_EQ(e4m3_exponent(std::numeric_limits<float>::quiet_NaN()), 0);
   EXPECT_EQ(e4m3_exponent(448), 0);
   EXPECT_EQ(e4m3_exponent(std::nextafter(448.0f, kInf)), -1);
   EXPECT_EQ(e4m3_exponent(224), 1);

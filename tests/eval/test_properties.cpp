@@ -13,15 +13,29 @@ namespace {
 
 using namespace eval_test;
 
-class EveryMode : public ::testing::TestWithParam<EvalMode> {};
-INSTANTIATE_TEST_SUITE_P(Eval, EveryMode,
-                         ::testing::Values(EvalMode::chunked, EvalMode::sliding, EvalMode::ttt),
-                         [](const auto& mode) { return std::string(enum_name(mode.param)); });
+// And in float8, which the CPU emulates.
+class EveryMode : public ::testing::TestWithParam<std::tuple<EvalMode, MatmulPrecision>> {
+ protected:
+  static EvalConfig eval_config() {
+    EvalConfig eval = golden_eval(std::get<EvalMode>(GetParam()));
+    eval.matmul_precision = std::get<MatmulPrecision>(GetParam());
+    return eval;
+  }
+};
+std::string name_of(const ::testing::TestParamInfo<std::tuple<EvalMode, MatmulPrecision>>& info) {
+  const auto [mode, precision] = info.param;
+  return std::string(enum_name(mode)) + "_" + std::string(enum_name(precision));
+}
+INSTANTIATE_TEST_SUITE_P(
+    Eval, EveryMode,
+    ::testing::Combine(::testing::Values(EvalMode::chunked, EvalMode::sliding, EvalMode::ttt),
+                       ::testing::Values(MatmulPrecision::automatic, MatmulPrecision::float8)),
+    name_of);
 
 TEST_P(EveryMode, ATokenChangesNothingBeforeIt) {
   auto tokens = golden_tokens();
   tokens.resize(260);
-  const auto before = nll_of(tokens, golden_eval(GetParam()), golden_ttt());
+  const auto before = nll_of(tokens, eval_config(), golden_ttt());
   // Documents start at 0, 5, 45, 62, 64, 97, 167, …: the first and last token of a chunk, of a
   // document, of a span; a target of the chunk that the next update learns from.
   for (const size_t t :
@@ -29,7 +43,7 @@ TEST_P(EveryMode, ATokenChangesNothingBeforeIt) {
     ASSERT_NE(tokens[t], kBos);
     auto changed = tokens;
     changed[t] = changed[t] == 7 ? 8 : 7;
-    const auto after = nll_of(changed, golden_eval(GetParam()), golden_ttt());
+    const auto after = nll_of(changed, eval_config(), golden_ttt());
     for (size_t target = 0; target + 1 < t; ++target)
       ASSERT_EQ(before[target], after[target]) << "token " << t << " reaches target " << target;
     EXPECT_NE(before[t - 1], after[t - 1]) << "the loss of token " << t << " does not see it";
@@ -41,7 +55,7 @@ TEST_P(EveryMode, ATokenChangesNothingBeforeIt) {
 TEST_P(EveryMode, ThreadsAndGroupingDoNotChangeABit) {
   auto tokens = golden_tokens();
   tokens.resize(260);
-  EvalConfig eval = golden_eval(GetParam());
+  EvalConfig eval = eval_config();
   eval.pass_tokens = 50;
   const auto expected = nll_of(tokens, eval, golden_ttt(), 1);
   for (const int64_t pass_tokens : {0, 1, 100, 1 << 20})  // 0: the device's own choice
@@ -54,22 +68,25 @@ TEST_P(EveryMode, ThreadsAndGroupingDoNotChangeABit) {
 
 TEST_P(EveryMode, MaxDocsScoresAPrefix) {
   const auto tokens = golden_tokens();
-  EvalConfig eval = golden_eval(GetParam());
+  EvalConfig eval = eval_config();
   eval.max_docs = 6;
   const auto some = nll_of(tokens, eval, golden_ttt());
   ASSERT_EQ(some.size(), 167u);  // the bos of the seventh document is the last target
   // Only the last window of a stream may depend on where the stream ends.
-  const auto all = nll_of(tokens, golden_eval(GetParam()), golden_ttt());
+  const auto all = nll_of(tokens, eval_config(), golden_ttt());
   for (size_t i = 0; i < some.size(); ++i) ASSERT_EQ(some[i], all[i]);
 }
 
 // ttt: nll per document, by the document's tokens. Every document starts with the same adapters.
 std::map<std::vector<uint16_t>, std::vector<float>> by_document(
-    const std::vector<std::vector<uint16_t>>& documents, const TttConfig& ttt) {
+    const std::vector<std::vector<uint16_t>>& documents, const TttConfig& ttt,
+    MatmulPrecision precision) {
   std::vector<uint16_t> tokens;
   for (const auto& d : documents) tokens.insert(tokens.end(), d.begin(), d.end());
   tokens.push_back(kBos);  // every document has a next one's bos as its last target
-  const auto nll = nll_of(tokens, golden_eval(EvalMode::ttt), ttt);
+  EvalConfig eval = golden_eval(EvalMode::ttt);
+  eval.matmul_precision = precision;
+  const auto nll = nll_of(tokens, eval, ttt);
   std::map<std::vector<uint16_t>, std::vector<float>> out;
   auto at = nll.begin();
   for (const auto& d : documents) {
@@ -92,17 +109,48 @@ std::vector<std::vector<uint16_t>> golden_documents() {
 TEST(Ttt, ADocumentScoresTheSameAloneAndInAnyCompany) {
   TttConfig ttt = golden_ttt();
   ttt.lora_init = FAIRWAY_TEST_DATA "/golden/a.safetensors";
-  auto documents = golden_documents();
-  const auto together = by_document(documents, ttt);
-  for (const auto& d : documents)
-    EXPECT_EQ(by_document({d}, ttt).at(d), together.at(d)) << d.size() << " tokens";
-  std::reverse(documents.begin(), documents.end());
-  EXPECT_EQ(by_document(documents, ttt), together);
-  std::rotate(documents.begin(), documents.begin() + 7, documents.end());
-  ttt.batch_docs = 64;
-  EXPECT_EQ(by_document(documents, ttt), together);
-  ttt.batch_docs = 3;
-  EXPECT_EQ(by_document(documents, ttt), together);
+  for (const auto precision : {MatmulPrecision::automatic, MatmulPrecision::float8}) {
+    SCOPED_TRACE(enum_name(precision));
+    auto documents = golden_documents();
+    ttt.batch_docs = golden_ttt().batch_docs;
+    const auto together = by_document(documents, ttt, precision);
+    for (const auto& d : documents)
+      EXPECT_EQ(by_document({d}, ttt, precision).at(d), together.at(d)) << d.size() << " tokens";
+    std::reverse(documents.begin(), documents.end());
+    EXPECT_EQ(by_document(documents, ttt, precision), together);
+    std::rotate(documents.begin(), documents.begin() + 7, documents.end());
+    for (const int64_t batch_docs : {64, 3, 1}) {
+      ttt.batch_docs = batch_docs;
+      EXPECT_EQ(by_document(documents, ttt, precision), together) << batch_docs;
+    }
+  }
+}
+
+// An operand's rounding to e4m3 is at most 2^-4 of it. Of an MLP's output there are five, of which
+// two are squared; as independent errors 2^-4·√(4 + 4 + 1 + 1) of what the MLP adds, so float8 may
+// move scores by as much of what they move by if nothing is added.
+TEST(Float8, MovesScoresByAFewPercentOfWhatTheMlpsDo) {
+  const auto tokens = golden_tokens();
+  GoldenModel without;
+  const auto scales = weights_view(without.config, without.flat.data()).mlp_scale;
+  std::fill_n(scales.data, scales.size(), 0.0f);
+  CpuDevice device(2);
+  for (const EvalMode mode : {EvalMode::chunked, EvalMode::sliding}) {
+    EvalConfig eval = golden_eval(mode);
+    const auto plain = nll_of(tokens, eval, {});
+    const auto bare = evaluate(device, without.config, without.weights(), StreamOf(tokens), kBos,
+                               nullptr, eval, {}, *make_single_process(), {})
+                          .nll;
+    eval.matmul_precision = MatmulPrecision::float8;
+    const auto rounded = nll_of(tokens, eval, {});
+    double moved = 0, by_mlps = 0;
+    for (size_t i = 0; i < plain.size(); ++i) {
+      moved += std::pow(double{rounded[i]} - plain[i], 2);
+      by_mlps += std::pow(double{bare[i]} - plain[i], 2);
+    }
+    EXPECT_GT(moved, 0);
+    EXPECT_LE(std::sqrt(moved), 0x1p-4 * std::sqrt(10) * std::sqrt(by_mlps)) << enum_name(mode);
+  }
 }
 
 TEST(Ttt, WithoutALearningRateItIsPlainWindowedScoring) {
@@ -120,7 +168,7 @@ TEST(Ttt, WithoutALearningRateItIsPlainWindowedScoring) {
   std::vector<float> plain(learned.size());
   CpuDevice device(1);
   const Network net(golden_model().config, true);
-  score_windows(device, net, golden_model().weights(), stream, windows, 512, plain,
+  score_windows(device, net, golden_model().weights(), stream, windows, 512, E4m3Mlp::off, plain,
                 [](int64_t, double) {});
   EXPECT_EQ(learned, plain);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "eval/support.h"
+#include "fairway/base/fields.h"
 #include "fairway/base/rng.h"
 #include "fairway/data/packing.h"
 #include "fairway/eval/evaluate.h"
@@ -292,20 +293,35 @@ TEST_F(GpuRuns, AnOptimizerStepIsTheCpus) {
            });
 }
 
-template <class T>
-std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, int batch_docs,
-                          bool graphs = true) {
-  CudaDevice device;
-  device.use_graphs(graphs);
-  const ModelConfig model = small_model();
+// As initialized, but for what starts at zero: without it attention and MLPs would add nothing.
+std::vector<float> weights_to_score(const ModelConfig& model) {
   std::vector<float> flat(static_cast<size_t>(flat_size(model)));
   CpuDevice cpu;
   init_weights(cpu, model, 7, flat.data());
+  const auto w = weights_view(model, flat.data());
+  const Philox rng(11, 0);
+  uint64_t drawn = 0;
+  for (int64_t i = 0; i < w.layers(); ++i)
+    for (const Tensor<float>& matrix : {w.wo(i), w.wdown(i)})
+      for (int64_t j = 0; j < matrix.size(); ++j)
+        matrix.data[j] = static_cast<float>(0.05 * rng.normal(drawn++));
+  return flat;
+}
+
+template <class T>
+std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, int batch_docs,
+                          bool graphs = true,
+                          MatmulPrecision precision = MatmulPrecision::automatic) {
+  CudaDevice device;
+  device.use_graphs(graphs);
+  const ModelConfig model = small_model();
+  const std::vector<float> flat = weights_to_score(model);
   const DeviceWeights<CudaDevice, T> weights(device, model, flat.data());
   EvalConfig eval;
   eval.mode = mode;
   eval.window = 256;
   eval.stride = 64;
+  eval.matmul_precision = precision;
   TttConfig ttt;
   ttt.rank = 16;
   ttt.lr = 0.003;
@@ -319,9 +335,12 @@ std::vector<float> scores(const std::vector<uint16_t>& tokens, EvalMode mode, in
 TEST_F(GpuRuns, TestTimeTrainingIsTheSameBitsForAnyBatching) {
   const auto wide = text(3000, 5);
   const std::vector<uint16_t> tokens(wide.begin(), wide.end());
-  const auto together = scores<bf16>(tokens, EvalMode::ttt, 64);
-  EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 1), together);
-  EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 3), together);
+  for (const auto precision : {MatmulPrecision::automatic, MatmulPrecision::float8}) {
+    SCOPED_TRACE(enum_name(precision));
+    const auto together = scores<bf16>(tokens, EvalMode::ttt, 64, /*graphs=*/true, precision);
+    EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 1, /*graphs=*/true, precision), together);
+    EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 3, /*graphs=*/true, precision), together);
+  }
 }
 
 // Batch after batch of documents whose windows grow alike, chunk by chunk.
@@ -334,40 +353,57 @@ TEST_F(GpuRuns, GraphsChangeNoScore) {
                 scores<bf16>(tokens, mode, batch_docs, /*graphs=*/false));
       EXPECT_EQ(scores<float>(tokens, mode, batch_docs),
                 scores<float>(tokens, mode, batch_docs, /*graphs=*/false));
+      EXPECT_EQ(scores<bf16>(tokens, mode, batch_docs, /*graphs=*/true, MatmulPrecision::float8),
+                scores<bf16>(tokens, mode, batch_docs, /*graphs=*/false, MatmulPrecision::float8));
     }
 }
 
 TEST_F(GpuRuns, NoTokenSeesALaterOne) {
   const auto wide = text(1500, 6);
   std::vector<uint16_t> tokens(wide.begin(), wide.end());
-  for (const EvalMode mode : {EvalMode::chunked, EvalMode::sliding, EvalMode::ttt}) {
-    const auto before = scores<bf16>(tokens, mode, 64);
-    auto changed = tokens;
-    constexpr size_t kAt = 700;
-    changed[kAt] = static_cast<uint16_t>(2 + (changed[kAt] + 11) % 500);
-    const auto after = scores<bf16>(changed, mode, 64);
-    for (size_t t = 0; t + 1 < kAt; ++t) ASSERT_EQ(before[t], after[t]) << "token " << t;
-    EXPECT_NE(before, after);
-  }
+  for (const EvalMode mode : {EvalMode::chunked, EvalMode::sliding, EvalMode::ttt})
+    for (const auto precision : {MatmulPrecision::automatic, MatmulPrecision::float8}) {
+      SCOPED_TRACE(enum_name(precision));
+      const auto before = scores<bf16>(tokens, mode, 64, /*graphs=*/true, precision);
+      auto changed = tokens;
+      constexpr size_t kAt = 700;
+      changed[kAt] = static_cast<uint16_t>(2 + (changed[kAt] + 11) % 500);
+      const auto after = scores<bf16>(changed, mode, 64, /*graphs=*/true, precision);
+      for (size_t t = 0; t + 1 < kAt; ++t) ASSERT_EQ(before[t], after[t]) << "token " << t;
+      EXPECT_NE(before, after);
+    }
 }
 
 TEST_F(GpuRuns, ScoresAreTheCpus) {
   const auto wide = text(1200, 8);
   const std::vector<uint16_t> tokens(wide.begin(), wide.end());
   const ModelConfig model = small_model();
-  std::vector<float> flat(static_cast<size_t>(flat_size(model)));
+  const std::vector<float> flat = weights_to_score(model);
   CpuDevice cpu;
-  init_weights(cpu, model, 7, flat.data());
   EvalConfig eval;
   eval.mode = EvalMode::chunked;
-  const auto want = evaluate(cpu, model, weights_view<const float>(model, flat.data()),
-                             eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {},
-                             *make_single_process(), {})
-                        .nll;
+  const auto of_cpu = [&] {
+    return evaluate(cpu, model, weights_view<const float>(model, flat.data()),
+                    eval_test::StreamOf(tokens), eval_test::kBos, nullptr, eval, {},
+                    *make_single_process(), {})
+        .nll;
+  };
+  const auto want = of_cpu();
   const auto in_float = scores<float>(tokens, EvalMode::chunked, 64);
   const auto in_bf16 = scores<bf16>(tokens, EvalMode::chunked, 64);
   EXPECT_LT(testing::relative_error(in_float, want, want.size()), 1e-5);
   EXPECT_LT(testing::relative_error(in_bf16, want, want.size()), 0x1p-6);
+  // The same operands in float8, but for few that lie so near to the middle between two of its
+  // values that another error decides: what float8 moves, it moves by as much.
+  constexpr auto kFloat8 = MatmulPrecision::float8;
+  eval.matmul_precision = kFloat8;
+  const auto want_float8 = of_cpu();
+  const auto float_float8 = scores<float>(tokens, EvalMode::chunked, 64, true, kFloat8);
+  const auto bf16_float8 = scores<bf16>(tokens, EvalMode::chunked, 64, true, kFloat8);
+  const double moved = testing::relative_error(want_float8, want, want.size());
+  EXPECT_GT(moved, 1e-5);
+  EXPECT_LT(testing::relative_error(float_float8, want_float8, want.size()), 0x1p-3 * moved);
+  EXPECT_LT(testing::relative_error(bf16_float8, want_float8, want.size()), 0x1p-6);
 }
 
 #endif

@@ -28,10 +28,10 @@ std::map<const double*, size_t> streams_of(const Acts<double>& acts) {
   return out;
 }
 
-class ForwardActs : public ::testing::TestWithParam<std::tuple<int, bool, bool>> {};
+class ForwardActs : public ::testing::TestWithParam<std::tuple<int, bool, bool, E4m3Mlp>> {};
 
 TEST_P(ForwardActs, NoMoreStreamsThanTheRouteNeeds) {
-  const auto [parallel_start_layer, looped, picks] = GetParam();
+  const auto [parallel_start_layer, looped, picks, mlp] = GetParam();
   ModelConfig config = testing::small_model(/*vocab_size=*/11);
   config.num_layers = 6;
   config.parallel_start_layer = parallel_start_layer;
@@ -43,13 +43,13 @@ TEST_P(ForwardActs, NoMoreStreamsThanTheRouteNeeds) {
   CpuDevice device(1);
   testing::ModelRun<double> run(device, config, looped, kInputs,
                                 picks ? std::vector<int32_t>{5, 1} : kTargets, kStarts,
-                                picks ? kScored : std::vector<int32_t>{});
+                                picks ? kScored : std::vector<int32_t>{}, nullptr, mlp);
   run.loss(weights);
   const auto want = run.nll;
 
-  const auto take = [&](Arena& arena) {
+  const auto take = [&, mlp = mlp](Arena& arena) {
     return take_acts<double>(config, run.net.route, run.batch.T(), run.batch.N(),
-                             /*for_backward=*/false, arena);
+                             /*for_backward=*/false, arena, nullptr, mlp);
   };
   Arena dry;
   take(dry);
@@ -61,21 +61,53 @@ TEST_P(ForwardActs, NoMoreStreamsThanTheRouteNeeds) {
   EXPECT_EQ(run.nll, want);
 
   size_t taken = 0, used = 0;
-  for (const auto& [name, bytes] : dry.names())
+  for (const auto& [name, bytes] : dry.names()) {
     if (name == "residual stream") taken = bytes;
+    EXPECT_NE(name, "MLP hidden");
+  }
   for (const auto& [data, bytes] : streams_of(run.acts)) used += bytes;
   EXPECT_EQ(taken, used);
 }
 
-std::string name_of(const ::testing::TestParamInfo<std::tuple<int, bool, bool>>& param) {
-  const auto [lanes, looped, picks] = param.param;
+std::string name_of(const ::testing::TestParamInfo<std::tuple<int, bool, bool, E4m3Mlp>>& param) {
+  const auto [lanes, looped, picks, mlp] = param.param;
   return (lanes > 0 ? fmt::format("lanes_from_{}", lanes) : "serial") + (looped ? "_looped" : "") +
-         (picks ? "_picks" : "");
+         (picks ? "_picks" : "") + (mlp == E4m3Mlp::off ? "" : "_e4m3");
 }
 INSTANTIATE_TEST_SUITE_P(Routes, ForwardActs,
                          ::testing::Combine(::testing::Values(0, 3, 5), ::testing::Bool(),
-                                            ::testing::Bool()),
+                                            ::testing::Bool(),
+                                            ::testing::Values(E4m3Mlp::off, E4m3Mlp::values)),
                          name_of);
+
+// What test-time training keeps with e4m3 operands: of each hidden element a byte instead of two
+// and a bit, and both matrices of each layer once more.
+TEST(TakeActs, E4m3BesideAdaptersKeepsBytes) {
+  const ModelConfig config = testing::small_model(/*vocab_size=*/11);
+  const Route route = make_route(config, true);
+  const LoraConfig lora{.rank = 8};
+  const int64_t rows = 64, F = config.mlp_dim(), L = config.num_layers;
+  const auto bytes_of = [&](E4m3Mlp mlp) {
+    Arena dry;
+    take_acts<bf16>(config, route, rows, rows, /*for_backward=*/true, dry, &lora, mlp);
+    std::map<std::string, int64_t> bytes;
+    for (const auto& [name, size] : dry.names())
+      bytes[std::string(name)] = static_cast<int64_t>(size);
+    return bytes;
+  };
+  const auto off = bytes_of(E4m3Mlp::off), on = bytes_of(E4m3Mlp::bytes);
+  const auto whole = [](int64_t n) { return (n + 255) / 256 * 256; };
+  const auto visits = static_cast<int64_t>(route.size());
+  EXPECT_EQ(
+      off.at("MLP hidden") - on.at("MLP hidden"),
+      visits * (whole(2 * rows * F) + whole(4 * mlp_sign_words<bf16>(rows, F)) - whole(rows * F)));
+  EXPECT_EQ(on.at("e4m3 matrices"),
+            2 * whole(2 * L * F * config.model_dim) + whole(4 * L * kE4m3Exponents));
+  for (const auto& [name, bytes] : off) {
+    if (name == "MLP hidden") continue;
+    EXPECT_EQ(on.at(name), bytes) << name;
+  }
+}
 
 }  // namespace
 }  // namespace fairway

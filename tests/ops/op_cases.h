@@ -96,31 +96,39 @@ inline const std::vector<int32_t> kShortDocs{5, 42, 42, 305, 306};
 // One of more rows than the CPU sums at once for a document's gradient.
 inline const std::vector<int32_t> kLongDoc{3, 40, 640};
 
+// What an MLP with e4m3 operands keeps where the harness runs it.
+template <class Harness, class T = typename Harness::T>
+MlpHidden<T> mlp_e4m3_hidden(Harness& h, int64_t rows, int64_t D, int64_t F) {
+  if (!mlp_e4m3_keeps_bytes<T>(h.device, D, F)) return {h.template scratch<T>({rows, F}), {}};
+  const auto bytes = [&]() -> Tensor<e4m3> {
+    return {reinterpret_cast<e4m3*>(h.template scratch<uint32_t>({rows, F / 4}).data), {rows, F}};
+  };
+  return {{}, {}, bytes(), bytes()};
+}
+
 // Two layers of an MLP with e4m3 operands, run as the second: its weights are `up` [2, F, D] and
-// `down` [2, D, F]. `roundings` of outputs on the way, `e4m3`: see OpOutput.
+// `down` [2, D, F]. `roundings` of outputs on the way, `e4m3` of f or z and, once more, of dz,
+// which follows from the rounded z: see OpOutput. Gradients of weights are added to numbers of size
+// `dw`.
 template <class Harness, class T = typename Harness::T>
 void mlp_e4m3_case(Harness& h, Tensor<const T> n, Tensor<const T> dm, Tensor<const T> up,
-                   Tensor<const T> down, int roundings, int e4m3) {
+                   Tensor<const T> down, int roundings, int e4m3, double dw) {
   const int64_t rows = n.extent(0), F = up.extent(1), D = up.extent(2);
   const std::vector<double> ln{1, 0.5};
   const MlpE4m3<T> bank{h.template scratch<T>({2, F, D}), h.template scratch<T>({2, D, F}),
                         h.out_ints("exponents", {2, kE4m3Exponents})};
   mlp_e4m3_weights<T>(h.device, up, down, ln, bank);
   const MlpE4m3<T> w = bank.slice(1);
-  const auto hidden = [&] {
-    return MlpHidden<T>{h.template scratch<T>({rows, F}),
-                        h.template scratch<uint32_t>({mlp_sign_words<T>(rows, F)})};
-  };
-  const auto kept = hidden(), kept_too = hidden();
+  const auto kept = mlp_e4m3_hidden(h, rows, D, F), kept_too = mlp_e4m3_hidden(h, rows, D, F);
   mlp_leaky_sq_e4m3<T>(h.device, n, w, h.in({rows, D}), kept,
                        h.out("y", {rows, D}, roundings, F, e4m3));
   mlp_leaky_sq_e4m3<T>(h.device, n, w, {}, kept_too, h.out("m", {rows, D}, roundings, F, e4m3));
   const auto in_place = h.inout("residual in place", {rows, D}, roundings, F, e4m3);
   mlp_leaky_sq_e4m3<T>(h.device, n, w, in_place, kept_too, in_place);
-  leaky_sq<T>(h.device, kept, h.out("f", {rows, F}, roundings, D));
-  mlp_leaky_sq_e4m3_backward<T>(
-      h.device, dm, n, kept, w, h.out("dn", {rows, D}, roundings, F, e4m3),
-      h.inout_vec("dwup", {F, D}, roundings, rows), h.inout_vec("dwdown", {D, F}, roundings, rows));
+  mlp_leaky_sq_e4m3_backward<T>(h.device, dm, n, kept, w,
+                                h.out("dn", {rows, D}, roundings, F, 2 * e4m3),
+                                h.inout_vec("dwup", {F, D}, roundings, rows, dw, 2 * e4m3),
+                                h.inout_vec("dwdown", {D, F}, roundings, rows, dw, e4m3));
 }
 
 // The same into the norm before it: n and dm about 0.5 and 2^-12, weights that leave z and df about
@@ -138,21 +146,62 @@ void mlp_e4m3_norm_back_case(Harness& h, int64_t rows, int64_t D, int64_t F) {
   const MlpE4m3<T> w = bank.slice(0);
   // The backward pass loses what is kept.
   const auto kept = [&] {
-    const MlpHidden<T> hidden{h.template scratch<T>({rows, F}),
-                              h.template scratch<uint32_t>({mlp_sign_words<T>(rows, F)})};
+    const MlpHidden<T> hidden = mlp_e4m3_hidden(h, rows, D, F);
     mlp_leaky_sq_e4m3<T>(h.device, n, w, {}, hidden, h.template scratch<T>({rows, D}));
     return hidden;
   };
   MlpNormBack<T> norm{h.vec({rows}, 0x1p12, 0x1p15), 0.2, {}, {}};
   const auto dn = h.template scratch<T>({rows, D});
-  norm.dx = h.inout("dx", {rows, D}, 6, D + F, 1);
+  norm.dx = h.inout("dx", {rows, D}, 6, D + F, 2);
   mlp_leaky_sq_e4m3_backward<T>(h.device, dm, n, kept(), w, dn,
-                                h.inout_vec("dwup", {F, D}, 4, rows),
-                                h.inout_vec("dwdown", {D, F}, 4, rows), norm);
-  norm.dx = h.inout("dx in dm's place", {rows, D}, 6, D + F, 1);
+                                h.inout_vec("dwup", {F, D}, 4, rows, 0x1p-10, 2),
+                                h.inout_vec("dwdown", {D, F}, 4, rows, 0x1p-10, 1), {}, norm);
+  norm.dx = h.inout("dx in dm's place", {rows, D}, 6, D + F, 2);
   mlp_leaky_sq_e4m3_backward<T>(h.device, norm.dx, n, kept(), w, dn,
-                                h.inout_vec("dwup again", {F, D}, 4, rows),
-                                h.inout_vec("dwdown again", {D, F}, 4, rows), norm);
+                                h.inout_vec("dwup again", {F, D}, 4, rows, 1, 2),
+                                h.inout_vec("dwdown again", {D, F}, 4, rows, 1, 1), {}, norm);
+}
+
+// The same with adapters beside it, on documents, and frozen weights; what adapters add is about as
+// large as what they add to. Forward, with what is kept and without: as much of y is theirs.
+template <class Harness, class T = typename Harness::T>
+void mlp_e4m3_adapted_case(Harness& h, const std::vector<int32_t>& starts, int64_t D, int64_t F,
+                           int64_t R) {
+  const int64_t rows = starts.back() - starts.front();
+  const Shape shape{rows, D};
+  const auto x = h.in(shape, 2), residual = h.in(shape);
+  const auto up = h.in({1, F, D}, 1 / std::sqrt(static_cast<double>(D))),
+             down = h.in({1, D, F}, 1 / std::sqrt(static_cast<double>(F)));
+  const MlpE4m3<T> bank{h.template scratch<T>({1, F, D}), h.template scratch<T>({1, D, F}),
+                        h.template scratch<int32_t>({1, kE4m3Exponents})};
+  mlp_e4m3_weights<T>(h.device, up, down, std::vector<double>{0.5}, bank);
+  const MlpE4m3<T> w = bank.slice(0);
+  AdapterInputs adapters(h, starts, R, 1);
+  const LowRankUp<const Accum<T>> second = adapters.up(D, 0, h.vec({D}, 0.5, 1).data);
+  const LowRankDown<const Accum<T>> first = adapters.down(D);
+  const auto n = h.template scratch<T>(shape), xa = h.template scratch<T>({rows, R});
+  // As the model does it: between the norm and the MLP, which shares an operand with it.
+  const auto forward = [&](const MlpHidden<T>& hidden, Tensor<const T> beside, Tensor<T> y) {
+    const auto operand = mlp_e4m3_n_rows<T>(h.device, rows, D, F);
+    mlp_e4m3_norm<T>(h.device, x, kEps, 0.5, w, h.template scratch<Accum<T>>({rows}), n, operand);
+    low_rank_down<T>(h.device, n, first, xa);
+    mlp_leaky_sq_e4m3<T>(h.device, n, w, beside, hidden, y, {second, xa}, operand);
+  };
+  const auto kept = mlp_e4m3_hidden(h, rows, D, F), kept_too = mlp_e4m3_hidden(h, rows, D, F);
+  // n is rounded before its operand is, and z from there on as without adapters.
+  forward(kept, residual, h.out("y", shape, 8, F, 2));
+  forward(kept_too, {}, h.out("m", shape, 8, F, 2));
+  forward({}, residual, h.out("y, nothing kept", shape, 8, F, 2));
+  const auto in_place = h.inout("residual in place", shape, 8, F, 2);
+  forward({}, in_place, in_place);
+
+  const auto dn = h.template scratch<T>(shape);
+  const LowRankAddedBack<T> added{first, h.in({rows, R}, 0x1p-12)};
+  mlp_leaky_sq_e4m3_backward<T>(h.device, h.in(shape, 0x1p-12), n, kept, w,
+                                h.out("dn", shape, 8, F, 3), {}, {}, added);
+  MlpNormBack<T> norm{h.vec({rows}, 0x1p12, 0x1p15), 0.2, h.inout("dx", shape, 9, D + F, 3), xa};
+  mlp_leaky_sq_e4m3_backward<T>(h.device, h.in(shape, 0x1p-12), n, kept_too, w, dn, {}, {}, added,
+                                norm);
 }
 
 // The ops that read transposed copies of matrices, as the second of three layers: with copies, or
@@ -511,16 +560,33 @@ void for_each_op_case(Visitor&& visit) {
       const int64_t D = p.in, F = p.out;
       const auto n = h.in({p.rows, D}, 0.5), dm = h.in({p.rows, D}, 0x1p-12);
       mlp_e4m3_case(h, n, dm, h.in({2, F, D}, 1 / std::sqrt(static_cast<double>(D))),
-                    h.in({2, D, F}, 1 / std::sqrt(static_cast<double>(F))), 4, 1);
+                    h.in({2, D, F}, 1 / std::sqrt(static_cast<double>(F))), 4, 1, 0x1p-10);
     });
   // Around tiles of rows and columns, and widths without a kernel.
   for (const Product p :
        {Product{131, 512, 2048, RunsOn::gpu}, {333, 256, 384}, {37, 128, 640}, {70, 24, 40}})
     visit({"mlp_e4m3_norm_back_" + std::to_string(p.in) + "x" + std::to_string(p.out), p.on},
           [=](auto& h) { mlp_e4m3_norm_back_case(h, p.rows, p.in, p.out); });
-  // Operands that Q makes small integers, four of them in a row of n and dm: z, f, df and dz are
-  // held exactly by bf16, so that every device rounds the same f and dz, many of them ties, and
-  // errs where it rounds its outputs alone.
+  struct AdaptedCase {
+    int64_t D, F, R;
+    std::vector<int32_t> starts;
+    RunsOn on = RunsOn::all;
+  };
+  // Ranks that the kernels have tiles for and one that they have not.
+  for (const AdaptedCase& c : {AdaptedCase{512, 2048, 96, {3, 40, 40, 120, 121}, RunsOn::gpu},
+                               {256, 384, 16, kShortDocs},
+                               {128, 256, 96, kShortDocs},
+                               {128, 256, 5, kShortDocs},
+                               {128, 256, 32, kRaggedDocs, RunsOn::gpu},
+                               {40, 72, 8, kShortDocs}})
+    visit({"mlp_e4m3_adapted_" + std::to_string(c.D) + "x" + std::to_string(c.F) + "_rank_" +
+               std::to_string(c.R),
+           c.on},
+          [c](auto& h) { mlp_e4m3_adapted_case(h, c.starts, c.D, c.F, c.R); });
+  // Operands that Q makes small integers, eight of them in a row of n and four of dm: z, df and dz
+  // are held exactly by bf16, so that every device rounds the same z and dz, many of them ties, and
+  // errs where it rounds its outputs alone. So is f of |z| ≤ 16; that of 17 to 24 is held so well
+  // that e4m3 rounds it as it would the exact one.
   for (const Product p : {Product{70, 24, 40}, {200, 128, 256}, {300, 256, 384}})
     visit("mlp_leaky_sq_e4m3_exact_" + std::to_string(p.rows), [=](auto& h) {
       const int64_t D = p.in, F = p.out;
@@ -534,10 +600,10 @@ void for_each_op_case(Visitor&& visit) {
         }
         return w;
       };
-      const auto sparse = [&](double size, int magnitudes) {
+      const auto sparse = [&](int in_row, double size, int magnitudes) {
         std::vector<double> x(static_cast<size_t>(p.rows * D));
         for (int64_t t = 0; t < p.rows; ++t)
-          for (int i = 0; i < 4; ++i) {
+          for (int i = 0; i < in_row; ++i) {
             const int64_t at =
                 t * D + static_cast<int64_t>(rng.below(draw++, static_cast<uint64_t>(D)));
             x[static_cast<size_t>(at)] = std::ldexp(rng.below(draw++, 2) == 0 ? size : -size,
@@ -545,11 +611,11 @@ void for_each_op_case(Visitor&& visit) {
           }
         return x;
       };
-      const auto n = h.given({p.rows, D}, sparse(33.0 / 32, 1));
-      const auto dm = h.given({p.rows, D}, sparse(31.0 / 32, 9));
+      const auto n = h.given({p.rows, D}, sparse(8, 33.0 / 32, 1));
+      const auto dm = h.given({p.rows, D}, sparse(4, 31.0 / 32, 9));
       const auto up = h.given({2, F, D}, weights(2 * F * D));
       const auto down = h.given({2, D, F}, weights(2 * F * D));
-      mlp_e4m3_case(h, n, dm, up, down, 1, 0);
+      mlp_e4m3_case(h, n, dm, up, down, 1, 0, 1);
     });
 
   for (const Product p : {Product{200, 32, 40}, {300, 64, 320}})

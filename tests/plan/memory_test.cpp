@@ -52,11 +52,32 @@ TEST(RankMemory, Float8KeepsItsOperandsOfTheMlpBesideTheMatrices) {
   in.train.matmul_precision = MatmulPrecision::float8;
   auto memory = by_name(rank_memory(in.model, in.train, 1));
   const ModelConfig& c = in.model;
-  // Wup and Wdown in bf16, or twice in e4m3; five exponents a layer, in whole pieces of an arena.
+  // Wup and Wdown in bf16, or twice in e4m3; six exponents a layer, in whole pieces of an arena.
   const int64_t matrices = int64_t{2} * c.num_layers * c.model_dim * c.mlp_dim();
-  EXPECT_EQ(memory["e4m3 matrices"], 2 * matrices + (4 * 5 * c.num_layers + 255) / 256 * 256);
+  EXPECT_EQ(memory["e4m3 matrices"], 2 * matrices + (4 * 6 * c.num_layers + 255) / 256 * 256);
   memory.erase("e4m3 matrices");
+  memory.erase("MLP hidden"), without.erase("MLP hidden");
   EXPECT_EQ(memory, without);
+}
+
+// On a GPU a byte for f and one for z where Hopper has tiles for the widths, or z itself in bf16;
+// on a CPU z in float. No signs.
+TEST(RankMemory, Float8KeepsTwoBytesOfAHiddenElementOnAGpu) {
+  PlanInputs in = small_run();
+  const auto hidden = [&](MatmulPrecision precision) {
+    in.train.matmul_precision = precision;
+    return by_name(rank_memory(in.model, in.train, 1))["MLP hidden"];
+  };
+  for (const int width : {96, 128}) {
+    in.model.model_dim = width;
+    const int64_t elements = static_cast<int64_t>(make_route(in.model, true).size()) *
+                             in.train.micro_batch_tokens() * in.model.mlp_dim();
+    in.train.device = DeviceKind::cuda;
+    EXPECT_EQ(hidden(MatmulPrecision::float8), 2 * elements) << width;
+    EXPECT_GT(hidden(MatmulPrecision::bfloat16), 2 * elements) << width;
+    in.train.device = DeviceKind::cpu;
+    EXPECT_EQ(hidden(MatmulPrecision::float8), 4 * elements) << width;
+  }
 }
 
 TEST(RankMemory, BanksStateIsSharedOutInWholeMatrices) {

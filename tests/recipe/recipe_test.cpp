@@ -56,6 +56,21 @@ TEST(Recipe, PrintedRecipeReadsBackTheSame) {
   EXPECT_EQ(parse_recipe(to_toml(r), "printed"), r);
 }
 
+// A run scores as it trained, but in float8 only where it is told to.
+TEST(Recipe, ScoresInFloat8OnlyWhereItSaysSo) {
+  using enum MatmulPrecision;
+  const auto precision = [](MatmulPrecision train, MatmulPrecision eval) {
+    Recipe r;
+    r.train.matmul_precision = train;
+    r.eval.matmul_precision = eval;
+    return eval_precision(r);
+  };
+  for (const auto train : {automatic, float32, bfloat16, float8}) {
+    EXPECT_EQ(precision(train, automatic), train == float8 ? automatic : train);
+    for (const auto eval : {float32, bfloat16, float8}) EXPECT_EQ(precision(train, eval), eval);
+  }
+}
+
 TEST(Recipe, UnknownKeyNamesLineAndNeighbour) {
   EXPECT_EQ(parse_error("[model]\n\nnum_layer = 3\n"),
             "r.toml:3: no key 'num_layer' in [model]; did you mean 'num_layers'?");

@@ -24,15 +24,15 @@ class ModelRun {
   ModelRun(Device& device, const ModelConfig& config, bool looped,
            const std::vector<int32_t>& inputs, const std::vector<int32_t>& targets,
            const std::vector<int32_t>& cu_seqlens, const std::vector<int32_t>& rows = {},
-           const LoraConfig* lora = nullptr, bool mlp_e4m3 = false)
+           const LoraConfig* lora = nullptr, E4m3Mlp mlp = E4m3Mlp::off)
       : device_(device), net(config, looped) {
     batch = {ints(inputs), ints(cu_seqlens), ints(rows), ints(starts_among(rows, cu_seqlens)),
              ints(targets)};
     Arena dry;
-    take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry, lora, mlp_e4m3);
+    take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry, lora, mlp);
     acts_memory_ = device.allocate(dry.peak());
     Arena arena(acts_memory_.data(), dry.peak());
-    acts = take_acts<T>(config, net.route, batch.T(), batch.N(), true, arena, lora, mlp_e4m3);
+    acts = take_acts<T>(config, net.route, batch.T(), batch.N(), true, arena, lora, mlp);
     scratch_memory_ = device.allocate(scratch_bytes<T>(net, batch.T(), batch.N(), true, lora));
     nll.resize(targets.size());
     const auto n = static_cast<double>(batch.N());

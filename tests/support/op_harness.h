@@ -78,8 +78,8 @@ class OpHarness {
     return output<T>(name, shape, values_of(shape, 1, 0), roundings, terms, e4m3);
   }
   Tensor<A> inout_vec(const char* name, Shape shape, int roundings = 0, int64_t terms = 1,
-                      double size = 1) {
-    return output<A>(name, shape, values_of(shape, size, 0), roundings, terms);
+                      double size = 1, int e4m3 = 0) {
+    return output<A>(name, shape, values_of(shape, size, 0), roundings, terms, e4m3);
   }
 
   // Memory that the op needs and nobody looks at.

@@ -73,9 +73,10 @@ FAIRWAY_HOST_DEVICE inline F as_e4m3(F x, int e) {
   return round_to_e4m3(x * F(power_of_two(e))) * F(power_of_two(-e));
 }
 
-// The largest e with |x|·2^e ≤ 448 wherever |x| ≤ `largest`, clamped; 0 for zero.
+// The largest e with |x|·2^e ≤ 448 wherever |x| ≤ `largest`, clamped: kE4m3MaxExponent for zero,
+// which so never decides what the least of several exponents is. 0 for NaN.
 FAIRWAY_HOST_DEVICE inline int e4m3_exponent(float largest) {
-  if (!(largest > 0)) return 0;
+  if (!(largest >= 0)) return 0;
   const uint32_t bits = std::bit_cast<uint32_t>(largest);
   const int exponent = static_cast<int>(bits >> 23) - 127;
   const bool above = (bits & 0x7FFFFFu) > 0x600000u;  // 448 is 1.75·2^8

@@ -19,6 +19,11 @@ __device__ __forceinline__ uint32_t pack_e4m3(float low, float high) {
 #endif
 }
 
+__device__ __forceinline__ uint2 pack_e4m3_8(const float (&x)[8]) {
+  return make_uint2(pack_e4m3(x[0], x[1]) | pack_e4m3(x[2], x[3]) << 16,
+                    pack_e4m3(x[4], x[5]) | pack_e4m3(x[6], x[7]) << 16);
+}
+
 // 8 elements of bf16 → Q(x·scale).
 __device__ __forceinline__ uint2 e4m3_of_bf16(const uint4& pairs, float scale) {
   const auto two = [&](uint32_t pair) {

@@ -17,7 +17,8 @@ DeviceKind resolve(DeviceKind kind) {
 
 void refuse_float8(MatmulPrecision precision) {
   if (precision == MatmulPrecision::float8)
-    usage_fail("--matmul-precision float8: only training computes in it; use bfloat16 or auto");
+    usage_fail(
+        "--matmul-precision float8: only training and scoring compute in it; use bfloat16 or auto");
 }
 
 int64_t pass_tokens(const DeviceChoice& choice) {

@@ -27,8 +27,8 @@ struct DeviceChoice {
 // What `choice` comes to on this machine. Throws Error if a GPU is asked for and there is none.
 DeviceKind resolve(DeviceKind kind);
 
-// Whatever does not train has no float8 of its own: a command line that asks it for float8 is
-// wrong.
+// Whatever neither trains nor scores has no float8 of its own: a command line that asks it for
+// float8 is wrong.
 void refuse_float8(MatmulPrecision precision);
 
 // kPassTokens of the device and element type that with_device chooses.
@@ -37,7 +37,7 @@ int64_t pass_tokens(const DeviceChoice& choice);
 // Calls f(device, std::type_identity<T>{}) with the chosen device and T the element type of
 // activations and matrices: bf16 on a GPU unless float32 is asked for; float on a CPU, whose
 // products round their inputs if bfloat16 is asked for. float8 is as automatic; what more it means,
-// training asks its own configuration.
+// training and scoring ask their own configurations.
 template <class F>
 auto with_device(const DeviceChoice& choice, F&& f) {
 #if FAIRWAY_WITH_CUDA

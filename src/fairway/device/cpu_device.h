@@ -19,8 +19,8 @@
 namespace fairway {
 
 // The type that matrix products read their inputs in; accumulation is always float32. automatic:
-// bfloat16 on a GPU, float32 on a CPU. float8: as automatic, but in training for four products of
-// the MLP (ops/mlp_e4m3.h).
+// bfloat16 on a GPU, float32 on a CPU. float8: as automatic, but for the MLP's products in
+// training and scoring (ops/mlp_e4m3.h).
 enum class MatmulPrecision { automatic, float32, bfloat16, float8 };
 inline constexpr std::array<std::string_view, 4> names(MatmulPrecision) {
   return {"auto", "float32", "bfloat16", "float8"};

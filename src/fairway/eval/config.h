@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "fairway/device/cpu_device.h"
+
 namespace fairway {
 
 enum class EvalMode { chunked, sliding, ttt };
@@ -21,6 +23,7 @@ struct EvalConfig {
   int64_t max_docs = 0;
   bool loop = true;
   int64_t pass_tokens = 0;
+  MatmulPrecision matmul_precision = MatmulPrecision::automatic;
 
   // Throws UsageError naming the key whose value is impossible.
   void validate() const;
@@ -38,6 +41,9 @@ struct EvalConfig {
     f("pass_tokens", c.pass_tokens,
       "tokens in one forward pass (0: as many as suit the device): more memory for more speed, "
       "never another result");
+    f("matmul_precision", c.matmul_precision,
+      "inputs of matrix products: float32, bfloat16, float8 (the MLP's, the others as auto), or "
+      "auto (as in training; as auto there if that is float8)");
   }
 };
 

@@ -33,19 +33,23 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
   };
 
   const int64_t pass_tokens = eval.pass_tokens > 0 ? eval.pass_tokens : kPassTokens<Device, T>;
+  const E4m3Mlp mlp = eval.matmul_precision == MatmulPrecision::float8
+                          ? e4m3_mlp_on<T>(device, model)
+                          : E4m3Mlp::off;
   const Network net(model, eval.loop);
   Evaluation result;
   // Every target is scored at one rank. Elsewhere it is -0, which changes no bit that it is added
   // to.
   result.nll.resize(static_cast<size_t>(total), -0.0f);
   if (eval.mode == EvalMode::ttt) {
-    score_ttt(device, net, weights, stream, documents, ttt, pass_tokens, group, result.nll, scored);
+    score_ttt(device, net, weights, stream, documents, ttt, pass_tokens, mlp, group, result.nll,
+              scored);
   } else {
     const auto windows = eval.mode == EvalMode::chunked
                              ? plan_chunked(documents, eval.batch_tokens, model.max_doc_len)
                              : plan_sliding(documents, eval.window, eval.stride);
     score_windows(device, net, weights, stream, plan_share(windows, group.rank(), group.size()),
-                  pass_tokens, result.nll, scored);
+                  pass_tokens, mlp, result.nll, scored);
   }
   group.sum(result.nll);
   auto done = static_cast<double>(own);

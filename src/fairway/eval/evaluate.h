@@ -25,6 +25,7 @@ struct EvalProgress {
 
 // Scores every target of the stream (of its first eval.max_docs documents, if that is not 0). `bos`
 // starts a document. `bytes` may be null: then the score has no bpb. `ttt` counts in mode ttt only.
+// Of eval.matmul_precision float8 alone counts here; what else there is, `device` and T say.
 // Collective: the ranks of `group` share the work, each with the whole model and stream, and all of
 // them get the result, which is the same bits for any number of them (but for the seconds).
 // `progress` may be empty; it is called after each pass. Tokens and the model must agree: every

@@ -58,7 +58,7 @@ typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capac
   l.nll = arena.take<float>("nll", {size.scored});
   l.d_nll = arena.take<float>("d_nll", {size.scored});
   l.acts = take_acts<T>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena,
-                        size.lora);
+                        size.lora, size.mlp);
   const auto bytes = static_cast<int64_t>(
       scratch_bytes<T>(net_, size.rows, size.scored, size.for_backward, size.lora));
   l.scratch = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
@@ -89,7 +89,8 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
     cu_rows_.push_back(static_cast<int32_t>(rows_.size()));
   }
   const Capacity size{static_cast<int64_t>(inputs_.size()), static_cast<int64_t>(rows_.size()),
-                      static_cast<int64_t>(windows.size()), train, lora ? capacity_.lora : nullptr};
+                      static_cast<int64_t>(windows.size()), train,
+                      lora ? capacity_.lora : nullptr,      capacity_.mlp};
   check(size.rows <= capacity_.rows && size.scored <= capacity_.scored &&
             size.windows <= capacity_.windows && (!train || capacity_.for_backward) &&
             (!lora || capacity_.lora),

@@ -35,6 +35,7 @@ class Pass {
     int64_t rows = 0, scored = 0, windows = 0;
     bool for_backward = false;
     const LoraConfig* lora = nullptr;  // the adapters that `run` may be given; null: none
+    E4m3Mlp mlp = E4m3Mlp::off;        // what the MLP's products read (model/acts.h)
   };
 
   // `net` and what `weights`, `capacity` and the layouts given to `run` point to must outlive the

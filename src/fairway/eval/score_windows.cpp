@@ -11,9 +11,9 @@ namespace fairway {
 template <class Device, class T>
 void score_windows(Device& device, const Network& net, const Weights<const T>& weights,
                    const TokenStream& stream, std::span<const Window> windows, int64_t pass_tokens,
-                   std::span<float> nll, const ScoreProgress& progress) {
+                   E4m3Mlp mlp, std::span<float> nll, const ScoreProgress& progress) {
   const auto groups = group_windows(windows, pass_tokens);
-  typename Pass<Device, T>::Capacity capacity;
+  typename Pass<Device, T>::Capacity capacity{.mlp = mlp};
   for (const WindowGroup& g : groups) {
     capacity.rows = std::max(capacity.rows, g.rows);
     capacity.scored = std::max(capacity.scored, g.scored);
@@ -33,9 +33,9 @@ void score_windows(Device& device, const Network& net, const Weights<const T>& w
   }
 }
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                              \
-  template void score_windows(Device&, const Network&, const Weights<const T>&,     \
-                              const TokenStream&, std::span<const Window>, int64_t, \
+#define FAIRWAY_INSTANTIATE(Device, T)                                                       \
+  template void score_windows(Device&, const Network&, const Weights<const T>&,              \
+                              const TokenStream&, std::span<const Window>, int64_t, E4m3Mlp, \
                               std::span<float>, const ScoreProgress&);
 FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE

@@ -16,9 +16,10 @@ using ScoreProgress = std::function<void(int64_t targets, double nll)>;
 
 // Writes the nll of every target of `windows` to nll[target]. Windows share packed buffers of
 // at most `pass_tokens` rows; the result is the same bits for any `pass_tokens` and thread count.
+// `mlp`: as Pass has it.
 template <class Device, class T>
 void score_windows(Device& device, const Network& net, const Weights<const T>& weights,
                    const TokenStream& stream, std::span<const Window> windows, int64_t pass_tokens,
-                   std::span<float> nll, const ScoreProgress& progress);
+                   E4m3Mlp mlp, std::span<float> nll, const ScoreProgress& progress);
 
 }  // namespace fairway

@@ -42,13 +42,13 @@ class Ttt {
  public:
   Ttt(Device& device, const Network& net, const Weights<const T>& weights,
       const TokenStream& stream, std::span<const Document> documents, const TttConfig& config,
-      const LoraLayout& layout, const Batches& batches)
+      const LoraLayout& layout, E4m3Mlp mlp, const Batches& batches)
       : device_(device),
         stream_(stream),
         documents_(documents),
         config_(config),
         layout_(layout),
-        pass_(device, net, weights, capacity(batches)) {
+        pass_(device, net, weights, capacity(batches, mlp)) {
     if (reads_adapter_copies<T>(device_) && LoraCopies::fit(layout_))
       copies_.emplace(layout_, net.route, weights.attn_scale, weights.mlp_scale);
     int64_t docs = 0;
@@ -89,8 +89,9 @@ class Ttt {
  private:
   const Document& document(int64_t i) const { return documents_[static_cast<size_t>(i)]; }
 
-  typename Pass<Device, T>::Capacity capacity(const Batches& batches) const {
-    typename Pass<Device, T>::Capacity most{.for_backward = true, .lora = &layout_.config()};
+  typename Pass<Device, T>::Capacity capacity(const Batches& batches, E4m3Mlp mlp) const {
+    typename Pass<Device, T>::Capacity most{
+        .for_backward = true, .lora = &layout_.config(), .mlp = mlp};
     for (const auto& batch : batches) {
       int64_t rows = 0;
       for (int64_t i : batch) rows += std::min(document(i).targets(), config_.window);
@@ -195,7 +196,7 @@ class Ttt {
 template <class Device, class T>
 void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,
-               const TttConfig& config, int64_t pass_tokens, ProcessGroup& group,
+               const TttConfig& config, int64_t pass_tokens, E4m3Mlp mlp, ProcessGroup& group,
                std::span<float> nll, const ScoreProgress& progress) {
   // Long documents first: they bound the memory, the time left is known early, and ranks end
   // together.
@@ -213,20 +214,20 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
     report(w.scored(), std::accumulate(scored.begin(), scored.end(), 0.0));
   };
   if (!batches.empty()) {
-    Ttt<Device, T> ttt(device, net, weights, stream, documents, config, layout, batches);
+    Ttt<Device, T> ttt(device, net, weights, stream, documents, config, layout, mlp, batches);
     for (int64_t b = queue->next(); b < std::ssize(batches); b = queue->next())
       ttt.run(batches[static_cast<size_t>(b)], keep);
   }
   // With B = 0 the adapters of a document's first chunk change nothing.
   const std::vector<Window> untrained = plan_untrained(documents, config.chunk_size);
   score_windows(device, net, weights, stream, plan_share(untrained, group.rank(), group.size()),
-                pass_tokens, nll, report);
+                pass_tokens, mlp, nll, report);
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                          \
   template void score_ttt(Device&, const Network&, const Weights<const T>&, const TokenStream&, \
-                          std::span<const Document>, const TttConfig&, int64_t, ProcessGroup&,  \
-                          std::span<float>, const ScoreProgress&);
+                          std::span<const Document>, const TttConfig&, int64_t, E4m3Mlp,        \
+                          ProcessGroup&, std::span<float>, const ScoreProgress&);
 FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

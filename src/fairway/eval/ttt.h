@@ -15,11 +15,11 @@ namespace fairway {
 // which call this with the same documents. `documents[i]` starts with the adapters of document
 // index i. A document's scores are the same bits whatever is scored beside it. Memory: adapters,
 // second moments (first ones too if beta1 > 0) and gradients of the documents of one batch (at most
-// batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass.
+// batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass. `mlp`: as Pass has it.
 template <class Device, class T>
 void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,
-               const TttConfig& config, int64_t pass_tokens, ProcessGroup& group,
+               const TttConfig& config, int64_t pass_tokens, E4m3Mlp mlp, ProcessGroup& group,
                std::span<float> nll, const ScoreProgress& progress);
 
 }  // namespace fairway

@@ -19,7 +19,7 @@ bool is_skip_source(const Route& route, int s) {
 // visit for a backward pass, one set in all without.
 template <class T>
 VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, int64_t N, bool keep, Arena& arena,
-                        const LoraConfig* lora) {
+                        const LoraConfig* lora, E4m3Mlp mlp) {
   const bool picks = N < T_;
   const int64_t D = c.model_dim, H = c.num_heads, K = c.num_kv_heads, d = c.head_dim();
   VisitActs<T> v;
@@ -44,9 +44,16 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, int64_t N, bool keep, 
     if (lora) v.picked.attn_xa = arena.take<T>("adapters", {N, lora->query_columns()});
   }
   if (keep) {
-    v.hidden.z = arena.take<T>("MLP hidden", {N, c.mlp_dim()});
-    v.hidden.signs =
-        arena.take<uint32_t>("MLP hidden", {mlp_sign_words<T>(N, int64_t{c.mlp_dim()})});
+    const auto hidden = [&]<class U>(U) { return arena.take<U>("MLP hidden", {N, c.mlp_dim()}); };
+    if (mlp == E4m3Mlp::bytes) {
+      if (!lora) v.hidden.f = hidden(e4m3());  // the gradient of Wdown alone reads it again
+      v.hidden.z_rounded = hidden(e4m3());
+    } else {
+      v.hidden.z = hidden(T());
+      if (mlp == E4m3Mlp::off)
+        v.hidden.signs =
+            arena.take<uint32_t>("MLP hidden", {mlp_sign_words<T>(N, int64_t{c.mlp_dim()})});
+    }
   }
   return v;
 }
@@ -55,7 +62,7 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, int64_t N, bool keep, 
 
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
-                  bool for_backward, Arena& arena, const LoraConfig* lora, bool mlp_e4m3) {
+                  bool for_backward, Arena& arena, const LoraConfig* lora, E4m3Mlp mlp) {
   const int64_t D = config.model_dim, F = config.mlp_dim(), L = config.num_layers;
   const int slots = static_cast<int>(route.size());
   const auto stream_of = [&](int64_t n) { return arena.take<T>("residual stream", {n, D}); };
@@ -66,8 +73,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   acts.wo_scaled = arena.take<T>("scaled matrices", {L, D, D});
   acts.wdown_scaled = arena.take<T>("scaled matrices", {L, D, F});
   acts.skips = arena.take<Accum<T>>("skip connections", {num_skip_weights(config), 2, D});
-  if (mlp_e4m3) {
-    check(for_backward && !lora, "take_acts: e4m3 is for training");
+  if (mlp != E4m3Mlp::off) {
     acts.mlp_e4m3.wup = arena.take<T>("e4m3 matrices", {L, F, D});
     acts.mlp_e4m3.wdown = arena.take<T>("e4m3 matrices", {L, D, F});
     acts.mlp_e4m3.exponents = arena.take<int32_t>("e4m3 matrices", {L, kE4m3Exponents});
@@ -75,7 +81,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
   // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
   VisitActs<T> shared;
   Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
-  if (!for_backward) shared = take_visit<T>(config, rows, rows, false, arena, lora);
+  if (!for_backward) shared = take_visit<T>(config, rows, rows, false, arena, lora, mlp);
   // A visit's own, or the buffer, which the first visit that needs it takes.
   const auto stream_in = [&](Tensor<T>& buffer) {
     if (for_backward) return stream();
@@ -86,7 +92,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
     const Visit& visit = route[static_cast<size_t>(s)];
     const bool picks = s + 1 == slots && head_rows < rows;
     VisitActs<T> v = for_backward || picks ? take_visit<T>(config, rows, picks ? head_rows : rows,
-                                                           for_backward, arena, lora)
+                                                           for_backward, arena, lora, mlp)
                                            : shared;
     if (s == 0)
       v.x_pre = acts.x0;
@@ -119,7 +125,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
 
 #define FAIRWAY_INSTANTIATE(T)                                                                 \
   template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&, \
-                             const LoraConfig*, bool);
+                             const LoraConfig*, E4m3Mlp);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

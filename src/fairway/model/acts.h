@@ -70,14 +70,22 @@ struct Acts {
   Tensor<T> d_final_x;         // [N, D] gradient that head_loss leaves for backward
 };
 
+// Whether the MLP's products have e4m3 operands (ops/mlp_e4m3.h), and what is then kept of the
+// hidden rows: MlpHidden::z without signs, or f and z in bytes.
+enum class E4m3Mlp { off, values, bytes };
+template <class T, class Device>
+E4m3Mlp e4m3_mlp_on(const Device& device, const ModelConfig& config) {
+  return mlp_e4m3_keeps_bytes<T>(device, config.model_dim, config.mlp_dim()) ? E4m3Mlp::bytes
+                                                                             : E4m3Mlp::values;
+}
+
 // Lays the tensors out in `arena` (dry or real), for batches whose `rows` are given if head_rows <
 // rows and null if they are equal. Without `for_backward`, visits share their tensors: only what
 // the rest of the forward pass reads is kept apart, and the last visit's where rows are picked.
-// `lora`: what adapters there may be; null: none. `mlp_e4m3`: whether the MLP's products have e4m3
-// operands (ops/mlp_e4m3.h), for which there is a backward pass and no adapters.
+// `lora`: what adapters there may be; null: none.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
                   bool for_backward, Arena& arena, const LoraConfig* lora = nullptr,
-                  bool mlp_e4m3 = false);
+                  E4m3Mlp mlp = E4m3Mlp::off);
 
 }  // namespace fairway

@@ -23,16 +23,21 @@ void mlp_forward(Device& device, const Network& net, int s, const Layer<const T>
                  const MlpE4m3<T>& e4m3, const VisitActs<T>& acts, Tensor<const T> x,
                  Tensor<const T> residual, Tensor<T> out) {
   const double eps = net.config.norm_eps, ln = norm_scale(net, s);
-  if (e4m3) {
-    norm_mlp_leaky_sq_e4m3<T>(device, x, eps, ln, acts.rstd_mlp, acts.mlp_in, e4m3, residual,
-                              acts.hidden, out);
-    return;
-  }
-  rms_norm<T>(device, x, eps, ln, acts.rstd_mlp, acts.mlp_in);
-  adapt_down<Device, T>(device, slot_down(lora, s, kMlpAdapters), acts.mlp_in, acts.mlp_xa);
-  mlp_leaky_sq<T>(
-      device, acts.mlp_in, layer.wup, wdown_scaled, residual, acts.hidden, out,
-      {slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data), acts.mlp_xa});
+  const Tensor<T> n = acts.mlp_in;
+  const auto n_operand =
+      e4m3 ? mlp_e4m3_n_rows<T>(device, n.extent(0), net.config.model_dim, net.config.mlp_dim())
+           : Tensor<fairway::e4m3>{};
+  if (e4m3)
+    mlp_e4m3_norm<T>(device, x, eps, ln, e4m3, acts.rstd_mlp, n, n_operand);
+  else
+    rms_norm<T>(device, x, eps, ln, acts.rstd_mlp, n);
+  adapt_down<Device, T>(device, slot_down(lora, s, kMlpAdapters), n, acts.mlp_xa);
+  const LowRankAdded<T> added{slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data),
+                              acts.mlp_xa};
+  if (e4m3)
+    mlp_leaky_sq_e4m3<T>(device, n, e4m3, residual, acts.hidden, out, added, n_operand);
+  else
+    mlp_leaky_sq<T>(device, n, layer.wup, wdown_scaled, residual, acts.hidden, out, added);
 }
 
 template <class Device, class T>
@@ -43,17 +48,17 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
                   const Lora<Accum<T>>* dlora, Tensor<T> dxa, const E4m3Rows& dout_e4m3) {
   const MlpNormBack<T> norm{acts.rstd_mlp, norm_scale(net, s), dx, acts.mlp_xa};
-  if (e4m3) {
-    mlp_leaky_sq_e4m3_backward<T>(device, dout, acts.mlp_in, acts.hidden, e4m3, dn, dlayer.wup,
-                                  dwdown_scaled, norm, dout_e4m3);
-    return;
-  }
   const auto down = slot_down(lora, s, kMlpAdapters);
+  const LowRankAddedBack<T> added{down, dxa};
   adapt_up_backward<Device, T>(
       device, slot_up(lora, s, Adapter::mlp, kMlpAdapters, layer.mlp_scale.data), dout, acts.mlp_xa,
       dxa, slot_up(dlora, s, Adapter::mlp, kMlpAdapters));
-  mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
-                           dlayer.wup, dwdown_scaled, {down, dxa}, norm, transposed);
+  if (e4m3)
+    mlp_leaky_sq_e4m3_backward<T>(device, dout, acts.mlp_in, acts.hidden, e4m3, dn, dlayer.wup,
+                                  dwdown_scaled, added, norm, dout_e4m3);
+  else
+    mlp_leaky_sq_backward<T>(device, dout, acts.mlp_in, acts.hidden, layer.wup, wdown_scaled, dn,
+                             dlayer.wup, dwdown_scaled, added, norm, transposed);
   adapt_down_gradient<Device, T>(device, down, dxa, acts.mlp_in, slot_down(dlora, s, kMlpAdapters));
 }
 

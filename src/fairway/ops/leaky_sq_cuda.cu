@@ -1,21 +1,17 @@
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/elementwise_cuda.h"
+#include "fairway/ops/leaky_sq_cuda.cuh"
 #include "fairway/ops/leaky_sq_cuda.h"
 
 namespace fairway {
 
 namespace {
 
-// max(z, z/2) is z for z > 0 and z/2 below: no branch. The same for f'(z) = max(2z, z/2).
-__device__ float leaky_sq_of(float z) {
-  const float l = fmaxf(z, 0.5f * z);
-  return l * l;
-}
 struct LeakySq {
   __device__ void operator()(float z, float& f) const { f = leaky_sq_of(z); }
 };
 struct TimesSlope {
-  __device__ void operator()(float& d, float z) const { d *= fmaxf(2.0f * z, 0.5f * z); }
+  __device__ void operator()(float& d, float z) const { d *= leaky_sq_slope_of(z); }
 };
 
 // A lane an element, a warp a word of signs.

@@ -46,19 +46,18 @@ class AdaptedEpilogue {
   sm90::TileRows<3> in_;  // with a residual only
 };
 
-}  // namespace
-
-void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf16* residual,
-                    const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
-                    bf16* y) {
-  using Config = sm90::WideConfig<1, 1, true>;
+template <class Element>
+void adapted(cudaStream_t stream, const Element* x, const Element* w,
+             const sm90::WideScales& scales, const bf16* residual, const AdapterOperands& adapters,
+             int64_t rows, int64_t in, int64_t out, bf16* y) {
+  using Config = sm90::WideConfig<1, 1, true, Element>;
   if (rows == 0) return;
   require_widths(in, out);
   const sm90::WideMatrices<Config> matrices{{sm90::tensor_map(x, rows, in, in)},
                                             {sm90::tensor_map_fragments(w, out, in, in)}};
   sm90::WideSchedule schedule{};
   schedule.k_blocks = static_cast<int>(in / Config::kBlockK);
-  const auto added = wide_adapters<Config>(adapters, rows);
+  const auto added = wide_adapters<Config>(adapters, rows, scales);
   const int64_t tile_rows = adapters.row_tiles * sm90::kTileRows;
   const auto columns = static_cast<int>(out);
   if (residual != nullptr)
@@ -67,6 +66,22 @@ void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf1
   else
     sm90::wide_launch<Config, AdaptedEpilogue<false>>(stream, matrices, tile_rows, out, schedule,
                                                       {nullptr, y, columns}, added);
+}
+
+}  // namespace
+
+void linear_adapted(cudaStream_t stream, const bf16* x, const bf16* w, const bf16* residual,
+                    const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
+                    bf16* y) {
+  adapted(stream, x, w, {}, residual, adapters, rows, in, out, y);
+}
+
+void linear_adapted(cudaStream_t stream, const e4m3* x, const int32_t* x_exponent, const e4m3* w,
+                    const int32_t* w_exponent, const bf16* residual,
+                    const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
+                    bf16* y) {
+  require(in % sm90::kBoxWidth<e4m3> == 0, "linear_adapted: e4m3 rows must be multiples of 128");
+  adapted(stream, x, w, {x_exponent, w_exponent, nullptr}, residual, adapters, rows, in, out, y);
 }
 
 void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_t rows, int64_t out,

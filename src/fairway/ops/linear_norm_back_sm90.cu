@@ -102,6 +102,13 @@ NormBackEpilogue::Params epilogue_params(const LinearNormBack<Element>& op) {
   return {op.n, op.row, op.dx, static_cast<int>(op.rows), static_cast<int>(op.in)};
 }
 
+template <class Config, class Element>
+void check_widths(const LinearNormBack<Element>& op) {
+  require_widths(op.in, op.out);
+  require(op.out % Config::kBlockK == 0,
+          "linear_norm_back: e4m3 rows of dy must be multiples of 128");
+}
+
 }  // namespace
 
 void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, const NormBackScales* scales,
@@ -124,20 +131,19 @@ void norm_back_rows(cudaStream_t stream, const NormBackSums& sums, const NormBac
 template <class Element>
 void linear_norm_back(cudaStream_t stream, const LinearNormBack<Element>& op) {
   if (op.rows == 0) return;
-  require_widths(op.in, op.out);
-  require(op.out % sm90::WideConfig<1, 1, false, Element>::kBlockK == 0,
-          "linear_norm_back: e4m3 rows of dy must be multiples of 128");
+  check_widths<sm90::WideConfig<1, 1, false, Element>>(op);
   sm90::wide_launch<NormBackEpilogue>(stream, op.dy, op.w_transposed, op.rows, op.in, op.out,
                                       epilogue_params(op));
 }
 template void linear_norm_back(cudaStream_t, const LinearNormBack<bf16>&);
 template void linear_norm_back(cudaStream_t, const LinearNormBack<e4m3>&);
 
-void linear_norm_back(cudaStream_t stream, const LinearNormBack<bf16>& op,
-                      const AdapterOperands& adapters) {
+template <class Element>
+void linear_norm_back(cudaStream_t stream, const LinearNormBack<Element>& op,
+                      const AdapterOperands& adapters, const NormBackScales& scales) {
   if (op.rows == 0) return;
-  require_widths(op.in, op.out);
-  using Config = sm90::WideConfig<1, 1, true>;
+  using Config = sm90::WideConfig<1, 1, true, Element>;
+  check_widths<Config>(op);
   const sm90::WideMatrices<Config> matrices{
       {sm90::tensor_map(op.dy, op.rows, op.out, op.out)},
       {sm90::tensor_map_fragments(op.w_transposed, op.in, op.out, op.out)}};
@@ -145,7 +151,11 @@ void linear_norm_back(cudaStream_t stream, const LinearNormBack<bf16>& op,
   schedule.k_blocks = static_cast<int>(op.out / Config::kBlockK);
   sm90::wide_launch<Config, NormBackEpilogue>(
       stream, matrices, adapters.row_tiles * sm90::kTileRows, op.in, schedule, epilogue_params(op),
-      wide_adapters<Config>(adapters, op.rows));
+      wide_adapters<Config>(adapters, op.rows, {scales.dy, scales.w, scales.dy_rows}));
 }
+template void linear_norm_back(cudaStream_t, const LinearNormBack<bf16>&, const AdapterOperands&,
+                               const NormBackScales&);
+template void linear_norm_back(cudaStream_t, const LinearNormBack<e4m3>&, const AdapterOperands&,
+                               const NormBackScales&);
 
 }  // namespace fairway::cuda

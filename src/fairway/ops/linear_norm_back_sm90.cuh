@@ -54,8 +54,10 @@ struct LinearNormBack {
 // dx += factor·(dy W) + along·n. Element: bf16 or e4m3.
 template <class Element>
 void linear_norm_back(cudaStream_t stream, const LinearNormBack<Element>& op);
-// dx += factor·(dy W + the adapters') + along·n.
-void linear_norm_back(cudaStream_t stream, const LinearNormBack<bf16>& op,
-                      const AdapterOperands& adapters);
+// dx += factor·(dy W + the adapters') + along·n. Here the product itself undoes `scales` of e4m3
+// operands, since adapters have none: norm_back_rows is not to.
+template <class Element>
+void linear_norm_back(cudaStream_t stream, const LinearNormBack<Element>& op,
+                      const AdapterOperands& adapters, const NormBackScales& scales = {});
 
 }  // namespace fairway::cuda

@@ -1,13 +1,11 @@
-// dW = dyᵀ x on tiles of 128 x 256 elements of dW: both operands lie in memory with their rows, the
-// product's K, as the outer dimension, and wgmma takes them so. The tiles are few and K is long, so
-// K is cut into slices, a block each, whose sums another kernel adds up.
-#include <algorithm>
-
+// Both operands lie in memory with their rows, the product's K, as the outer dimension, and wgmma
+// takes them so.
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/device/shared_memory.cuh"
 #include "fairway/ops/linear_operands_sm90.cuh"
 #include "fairway/ops/linear_weights_sm90.cuh"
+#include "fairway/ops/weight_slices_sm90.cuh"
 
 namespace fairway::cuda {
 namespace {
@@ -18,30 +16,12 @@ using Config = WideConfig<>;
 struct Gradients {
   CUtensorMap dy[3], x;
   WideParts along_m;  // where each dy's columns begin, in boxes
-  int m, n;           // of dW
-  int row_groups, column_tiles, slices;
-  int k_blocks;    // of all slices
-  float* partial;  // [slices, m, n]
-};
-
-struct Unit {
-  int row_tile, column, slice;
-  int begin, end;  // blocks along K
-
-  __device__ __forceinline__ Unit(const Gradients& g, int rank) {
-    int unit = static_cast<int>(blockIdx.x) / kCluster;
-    column = unit % g.column_tiles * Config::kTileColumns;
-    unit /= g.column_tiles;
-    row_tile = unit % g.row_groups * kCluster + rank;
-    slice = unit / g.row_groups;
-    begin = static_cast<int>(int64_t{g.k_blocks} * slice / g.slices);
-    end = static_cast<int>(int64_t{g.k_blocks} * (slice + 1) / g.slices);
-  }
+  WeightTiles tiles;
 };
 
 // The producer thread. Columns past the last, and rows, read as zeros.
 __device__ __forceinline__ void produce(WideShared<Config>& shared, const Gradients& g,
-                                        const Unit& unit, int rank) {
+                                        const WeightUnit& unit, int rank) {
   constexpr int kBoxesB = Config::kTileColumns / kBox / kCluster;
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   WideRing<Config::kStages> ring;
@@ -66,7 +46,7 @@ __device__ __forceinline__ void produce(WideShared<Config>& shared, const Gradie
 }
 
 __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradients& g,
-                                        const Unit& unit, int consumer, int warp, int lane) {
+                                        const WeightUnit& unit, int consumer, int warp, int lane) {
   constexpr uint32_t kStep = 2048;  // bytes of 16 rows of a box
   WideRing<Config::kStages> ring;
   float acc[128] = {};
@@ -93,13 +73,14 @@ __device__ __forceinline__ void consume(WideShared<Config>& shared, const Gradie
 
   const int row = unit.row_tile * kTileRows + consumer * kBox + warp * 16 + lane / 4;
   const int column = unit.column + lane % 4 * 2;
-  float* const to = g.partial + (int64_t{unit.slice} * g.m + row) * g.n + column;
+  const int m = g.tiles.m, n = g.tiles.n;
+  float* const to = g.tiles.partial + (int64_t{unit.slice} * m + row) * n + column;
 #pragma unroll
   for (int j = 0; j < 32; ++j)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      if (row + 8 * half < g.m && column + 8 * j < g.n)
-        *reinterpret_cast<float2*>(to + int64_t{8 * half} * g.n + 8 * j) = {
+      if (row + 8 * half < m && column + 8 * j < n)
+        *reinterpret_cast<float2*>(to + int64_t{8 * half} * n + 8 * j) = {
             acc[4 * j + 2 * half], acc[4 * j + 2 * half + 1]};
 }
 
@@ -114,7 +95,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
   cluster_sync();
   wait_for_earlier_kernels();
 
-  const Unit unit(g, rank);
+  const WeightUnit unit(g.tiles, rank);
   if (warp < 4) {
     registers_decrease<40>();
     if (warp == 0 && lane == 0) produce(shared, g, unit, rank);
@@ -129,12 +110,14 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
 
 constexpr int kSumThreads = 256;
 constexpr int kAtOnce = 8;  // slices on their way
+
 struct Sum {
   const float4* partial;
   float4* dw[3];
   int begin[3], total;  // in float4s
   int slices;
 };
+
 __global__ void __launch_bounds__(kSumThreads) sum_kernel(const __grid_constant__ Sum s) {
   wait_for_earlier_kernels();
   const int i = static_cast<int>(blockIdx.x * kSumThreads + threadIdx.x);
@@ -158,16 +141,11 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(const __grid_constant_
 int64_t out_width(const WeightGradients& g) {
   return g.out[0] + g.out[1] + g.out[2];
 }
-int tiles(const WeightGradients& g) {
-  return wide_ceil_div(out_width(g), kCluster * kTileRows) *
-         wide_ceil_div(g.in, Config::kTileColumns);
-}
 
 }  // namespace
 
 int linear_three_backward_weight_slices(const WeightGradients& g, int multiprocessors) {
-  const int blocks = wide_ceil_div(g.rows, Config::kBlockK);
-  return std::clamp(multiprocessors / (kCluster * tiles(g)), 1, std::max(blocks, 1));
+  return weight_slices(out_width(g), g.in, g.rows, Config::kBlockK, multiprocessors);
 }
 
 size_t weight_gradients_bytes(const WeightGradients& g, int slices) {
@@ -179,11 +157,9 @@ void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& fr
   if (from.rows == 0) return;
   Gradients g{};
   check(out_width(from) * from.in <= INT32_MAX, "weights' gradients: too many elements");
-  g.m = static_cast<int>(out_width(from));
-  g.n = static_cast<int>(from.in);
   Sum sum{};
   sum.partial = reinterpret_cast<const float4*>(partial);
-  sum.total = g.m * g.n / 4;
+  sum.total = static_cast<int>(out_width(from) * from.in / 4);
   sum.slices = slices;
   int m = 0;
   for (int i = 0; i < 3; ++i) {
@@ -195,16 +171,11 @@ void linear_three_backward_weight(cudaStream_t stream, const WeightGradients& fr
     m += static_cast<int>(from.out[i]);
   }
   g.x = tensor_map(from.x, from.rows, from.in, from.in);
-  g.row_groups = wide_ceil_div(m, kCluster * kTileRows);
-  g.column_tiles = wide_ceil_div(from.in, Config::kTileColumns);
-  g.slices = slices;
-  g.k_blocks = wide_ceil_div(from.rows, Config::kBlockK);
-  g.partial = partial;
+  g.tiles = make_weight_tiles(m, from.in, from.rows, Config::kBlockK, slices, partial);
 
   constexpr int kBytes = sizeof(WideShared<Config>);
   allow_shared(weights_kernel, kBytes);
-  const int blocks = kCluster * g.row_groups * g.column_tiles * slices;
-  launch_dependent(stream, weights_kernel, blocks, kGemmThreads, kBytes, g);
+  launch_dependent(stream, weights_kernel, weight_blocks(g.tiles), kGemmThreads, kBytes, g);
   cuda_check_launch("weights' gradients");
   launch_dependent(stream, sum_kernel, wide_ceil_div(sum.total, kSumThreads), kSumThreads, 0, sum);
   cuda_check_launch("weights' gradients: sum");

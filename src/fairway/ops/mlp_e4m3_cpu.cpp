@@ -1,13 +1,14 @@
 // Operands of type T that hold the rounded values: no faster than without, but the same products.
 #include <algorithm>
-#include <array>
 #include <type_traits>
 
 #include "fairway/ops/cpu_gemm_rows.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/leaky_sq_cpu.h"
 #include "fairway/ops/linear.h"
+#include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/mlp_e4m3.h"
+#include "fairway/ops/rms_norm.h"
 
 namespace fairway {
 
@@ -67,12 +68,36 @@ MatrixFacts facts_of(CpuDevice& device, Tensor<const T> w) {
   return all;
 }
 
-template <class T>
-void round_matrix(CpuDevice& device, Tensor<const T> w, int e, Tensor<T> to) {
-  const int64_t cols = w.extent(1);
-  for_row_blocks(device, w.extent(0), [&](int64_t begin, int64_t end) {
-    round_span(w.data + begin * cols, (end - begin) * cols, e, to.data + begin * cols);
+// to = as_e4m3(x, e(t)) of each row t of `to` [rows, width].
+template <class T, class Exponent>
+void round_rows(CpuDevice& device, Tensor<const T> x, Exponent&& e, Tensor<T> to) {
+  const int64_t width = to.extent(1);
+  for_row_blocks(device, to.extent(0), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      round_span(x.data + t * width, width, e(t), to.data + t * width);
   });
+}
+template <class T>
+void round_matrix(CpuDevice& device, Tensor<const T> x, int e, Tensor<T> to) {
+  round_rows(
+      device, x, [e](int64_t) { return e; }, to);
+}
+
+struct RowExponents {
+  const int32_t* of;  // [rows] in scratch memory
+  int least;
+};
+template <class T>
+RowExponents row_exponents(CpuDevice& device, const T* x, int64_t rows, int64_t width) {
+  auto* const of = reinterpret_cast<int32_t*>(
+      device.shared_scratch(kSlotVectors, static_cast<size_t>(rows) * sizeof(int32_t)));
+  for_row_blocks(device, rows, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      of[t] = e4m3_exponent(largest_magnitude(x + t * width, width));
+  });
+  int least = kE4m3MaxExponent;
+  for (int64_t t = 0; t < rows; ++t) least = std::min<int>(least, of[t]);
+  return {of, least};
 }
 
 }  // namespace
@@ -93,15 +118,34 @@ void mlp_e4m3_weights(CpuDevice& device, Tensor<const T> wup, Tensor<const T> wd
 }
 
 template <class T>
+bool mlp_e4m3_keeps_bytes(const CpuDevice&, int64_t, int64_t) {
+  return false;
+}
+
+template <class T>
+Tensor<e4m3> mlp_e4m3_n_rows(CpuDevice&, int64_t, int64_t, int64_t) {
+  return {};
+}
+
+template <class T>
+void mlp_e4m3_norm(CpuDevice& device, Tensor<const T> x, double eps, double ln, const MlpE4m3<T>&,
+                   Tensor<T> rstd, Tensor<T> n, Tensor<e4m3> n_operand) {
+  check(!n_operand, "mlp_e4m3_norm: an operand that nobody reads");
+  rms_norm<T>(device, x, eps, ln, rstd, n);
+}
+
+template <class T>
 void mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> n, const MlpE4m3<T>& w,
-                       Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+                       Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
+                       const LowRankAdded<T>& added, Tensor<const e4m3> n_operand) {
+  check(!n_operand, "mlp_leaky_sq_e4m3: an operand that nobody reads");
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.size() / D;
   const Tensor<int32_t> e = w.exponents;
   for_row_tiles(device, rows, [&](int64_t begin, int64_t end) {
     const int64_t tile = end - begin;
     T* in = tile_scratch<T>(device, kSlotTileD, tile * D);
     T* f = tile_scratch<T>(device, kSlotTileC, tile * F);
-    T* z = hidden.z.data + begin * F;
+    T* z = hidden.z ? hidden.z.data + begin * F : f;
     round_span(n.data + begin * D, tile * D, e[kE4m3N], in);
     rows_times<T>(device, tile, F, D, in, mat_t<T>(w.wup.data, D), z, false);
     leaky_sq_span(z, tile * F, f);
@@ -111,13 +155,7 @@ void mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> n, const MlpE4m3<T>& w
     rows_times<T>(device, tile, D, F, f, mat_t<T>(w.wdown.data, F), y.data + begin * D,
                   static_cast<bool>(residual));
   });
-}
-
-template <class T>
-void norm_mlp_leaky_sq_e4m3(CpuDevice& device, Tensor<const T> x, double eps, double ln,
-                            Tensor<T> rstd, Tensor<T> n, const MlpE4m3<T>& w,
-                            Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
-  norm_mlp_leaky_sq_e4m3_steps<T>(device, x, eps, ln, rstd, n, w, residual, hidden, y);
+  add_low_rank<T>(device, added, y);
 }
 
 template <class T>
@@ -128,38 +166,46 @@ E4m3Rows mlp_e4m3_dm_rows(CpuDevice&, int64_t, int64_t, int64_t) {
 template <class T>
 void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
-                                Tensor<T> dwup, Tensor<T> dwdown, const MlpNormBack<T>& norm,
-                                const E4m3Rows& dm_rows) {
+                                Tensor<T> dwup, Tensor<T> dwdown, const LowRankAddedBack<T>& added,
+                                const MlpNormBack<T>& norm, const E4m3Rows& dm_rows) {
   check(!dm_rows, "mlp_leaky_sq_e4m3_backward: an operand that nobody reads");
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.size() / D;
-  // f(z) lives here, and dz takes z's place.
-  const Tensor<T> z = hidden.z;
-  const Tensor<T> f{reinterpret_cast<T*>(device.shared_scratch(
-                        kSlotHidden, static_cast<size_t>(rows * F) * sizeof(T))),
-                    {rows, F}};
+  const Tensor<int32_t> e = w.exponents;
+  const RowExponents of_dm = row_exponents(device, dm.data, rows, D);
+  // The operands of all rows: dz's take z's place; for weight gradients f's live here, and those of
+  // one product after the other wait in dn.
+  const bool with_weights = dwup.data != nullptr;
+  const size_t bytes = with_weights ? static_cast<size_t>(rows * F) * sizeof(T) : 0;
+  const Tensor<T> all_f{reinterpret_cast<T*>(device.shared_scratch(kSlotHidden, bytes)), {rows, F}};
+  const Tensor<T> dz = hidden.z, operand{dn.data, {rows, D}};
   for_row_tiles(device, rows, [&](int64_t begin, int64_t end) {
     const int64_t tile = end - begin;
     T* in = tile_scratch<T>(device, kSlotTileD, tile * D);
     T* df = tile_scratch<T>(device, kSlotTileC, tile * F);
-    T* zt = z.data + begin * F;
-    std::array<int, kTileRows> row_exponent;
-    for (int64_t t = 0; t < tile; ++t) {
-      const T* row = dm.data + (begin + t) * D;
-      const int e = e4m3_exponent(largest_magnitude(row, D));
-      row_exponent[static_cast<size_t>(t)] = e;
-      round_span(row, D, e, in + t * D);
-    }
+    T* zt = hidden.z.data + begin * F;
+    for (int64_t t = 0; t < tile; ++t)
+      round_span(dm.data + (begin + t) * D, D, of_dm.of[begin + t], in + t * D);
     rows_times<T>(device, tile, F, D, in, mat<T>(w.wdown.data, F), df, false);
-    leaky_sq_span(zt, tile * F, f.data + begin * F);
+    T* ft = with_weights ? all_f.data + begin * F : tile_scratch<T>(device, kSlotTileD, tile * F);
+    leaky_sq_span(zt, tile * F, ft);
+    round_span(ft, tile * F, e[kE4m3F], ft);
+    round_span(zt, tile * F, e[kE4m3Z], zt);
 #pragma omp simd
     for (int64_t i = 0; i < tile * F; ++i) zt[i] = df[i] * leaky_sq_slope(zt[i]);
     for (int64_t t = 0; t < tile; ++t)
-      round_span(zt + t * F, F, row_exponent[static_cast<size_t>(t)] + w.exponents[kE4m3Dz],
-                 df + t * F);
-    rows_times<T>(device, tile, D, F, df, mat<T>(w.wup.data, D), dn.data + begin * D, false);
+      round_span(zt + t * F, F, of_dm.of[begin + t] + e[kE4m3Dz], zt + t * F);
   });
-  linear_backward_weight<T>(device, dm, f, dwdown);
-  linear_backward_weight<T>(device, z, n, dwup);
+  if (with_weights) {
+    round_matrix(device, dm, of_dm.least, operand);
+    linear_backward_weight<T>(device, operand, all_f, dwdown);
+    round_rows(
+        device, n,
+        [&](int64_t t) { return e4m3_exponent_beside_dz(e[kE4m3N], of_dm.of[t], of_dm.least); },
+        operand);
+    linear_backward_weight<T>(device, dz, operand, dwup);
+  }
+  linear_backward_input<T>(device, dz, w.wup, dn, false);
+  add_low_rank<T>(device, added, dn);
   // Last: norm.dx may be dm.
   if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
@@ -167,15 +213,18 @@ void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<co
 #define FAIRWAY_INSTANTIATE(T)                                                                     \
   template void mlp_e4m3_weights(CpuDevice&, Tensor<const T>, Tensor<const T>,                     \
                                  std::span<const double>, const MlpE4m3<T>&);                      \
+  template Tensor<e4m3> mlp_e4m3_n_rows<T>(CpuDevice&, int64_t, int64_t, int64_t);                 \
+  template void mlp_e4m3_norm(CpuDevice&, Tensor<const T>, double, double, const MlpE4m3<T>&,      \
+                              Tensor<T>, Tensor<T>, Tensor<e4m3>);                                 \
   template void mlp_leaky_sq_e4m3(CpuDevice&, Tensor<const T>, const MlpE4m3<T>&, Tensor<const T>, \
-                                  const MlpHidden<T>&, Tensor<T>);                                 \
-  template void norm_mlp_leaky_sq_e4m3(CpuDevice&, Tensor<const T>, double, double, Tensor<T>,     \
-                                       Tensor<T>, const MlpE4m3<T>&, Tensor<const T>,              \
-                                       const MlpHidden<T>&, Tensor<T>);                            \
-  template void mlp_leaky_sq_e4m3_backward(                                                        \
-      CpuDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, const MlpE4m3<T>&,        \
-      Tensor<T>, Tensor<T>, Tensor<T>, const MlpNormBack<T>&, const E4m3Rows&);                    \
-  template E4m3Rows mlp_e4m3_dm_rows<T>(CpuDevice&, int64_t, int64_t, int64_t);
+                                  const MlpHidden<T>&, Tensor<T>, const LowRankAdded<T>&,          \
+                                  Tensor<const e4m3>);                                             \
+  template void mlp_leaky_sq_e4m3_backward(CpuDevice&, Tensor<const T>, Tensor<const T>,           \
+                                           const MlpHidden<T>&, const MlpE4m3<T>&, Tensor<T>,      \
+                                           Tensor<T>, Tensor<T>, const LowRankAddedBack<T>&,       \
+                                           const MlpNormBack<T>&, const E4m3Rows&);                \
+  template E4m3Rows mlp_e4m3_dm_rows<T>(CpuDevice&, int64_t, int64_t, int64_t);                    \
+  template bool mlp_e4m3_keeps_bytes<T>(const CpuDevice&, int64_t, int64_t);
 FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -3,15 +3,20 @@
 // elementwise passes.
 #include "fairway/ops/mlp_e4m3_cuda.h"
 
+#include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
+#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
+#include "fairway/ops/linear_adapted_sm90.cuh"
 #include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
+#include "fairway/ops/mlp_e4m3_weights_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rms_norm_cuda.h"
 
 namespace fairway {
@@ -37,9 +42,10 @@ struct ScaledRows {
 template <class T>
 ScaledRows<T> scaled_rows(CudaDevice& device, int64_t rows, int64_t width, int64_t dot_tiles = 0) {
   const auto count = static_cast<size_t>(rows), tiles = static_cast<size_t>(dot_tiles);
-  const size_t x = (count * static_cast<size_t>(width) * sizeof(T) + 15) / 16 * 16;
-  const size_t row = tiles > 0 ? count * sizeof(cuda::NormBackRow) : 0;
-  const size_t dots = tiles * count * sizeof(float);
+  const auto whole = [](size_t bytes) { return (bytes + 15) / 16 * 16; };
+  const size_t x = whole(count * static_cast<size_t>(width) * sizeof(T));
+  const size_t row = whole(tiles > 0 ? count * sizeof(cuda::NormBackRow) : 0);
+  const size_t dots = whole(tiles * count * sizeof(float));
   std::byte* const memory =
       device.workspace(Workspace::e4m3, x + row + dots + count * sizeof(int32_t));
   ScaledRows<T> s{{reinterpret_cast<T*>(memory), {rows, width}},
@@ -53,7 +59,7 @@ ScaledRows<T> scaled_rows(CudaDevice& device, int64_t rows, int64_t width, int64
 // Hopper, and widths that its kernels have tiles for.
 template <class T>
 bool fits_sm90(const CudaDevice& device, int64_t D, int64_t F) {
-  return std::is_same_v<T, bf16> && device.capability() == 90 && cuda::mlp_e4m3_fits(D, F);
+  return std::is_same_v<T, bf16> && device.capability() == 90 && mlp_e4m3_fits(D, F);
 }
 
 // A matrix of MlpE4m3 as e4m3 bytes, and its transpose.
@@ -76,63 +82,125 @@ void weights_sm90(CudaDevice& device, Tensor<const bf16> wup, Tensor<const bf16>
 
 // The forward pass from n as an operand.
 void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>& w,
-                   Tensor<const bf16> residual, const MlpHidden<bf16>& hidden, Tensor<bf16> y) {
+                   Tensor<const bf16> residual, const MlpHidden<bf16>& hidden, Tensor<bf16> y,
+                   const LowRankAdded<bf16>& added) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
-  check(cuda::leaky_sq_sign_bytes(rows, F) <=
-            static_cast<size_t>(hidden.signs.size()) * sizeof(uint32_t),
-        "mlp_leaky_sq_e4m3: signs");
+  if (rows == 0) return;
+  check(!hidden.z, "mlp_leaky_sq_e4m3: what is kept");
   const int32_t* const e = w.exponents.data;
-  const Tensor<e4m3> f = workspace<e4m3>(device, Workspace::hidden, rows, F);
-  cuda::mlp_e4m3_up(device.stream(), n.data, OperandPair(w.wup).straight, e, rows, D, F,
-                    hidden.z.data, f.data, hidden.signs.data);
-  cuda::mlp_e4m3_down(device.stream(), f.data, OperandPair(w.wdown).straight, e, residual.data,
-                      rows, D, F, y.data);
+  const Tensor<e4m3> f = hidden.f ? hidden.f : workspace<e4m3>(device, Workspace::hidden, rows, F);
+  cuda::mlp_e4m3_up(device.stream(), n.data, OperandPair(w.wup).straight, e, rows, D, F, f.data,
+                    hidden.z_rounded.data);
+  const e4m3* const wdown = OperandPair(w.wdown).straight;
+  if (added && cuda::adapters_fit(added.up.rank, D, added.up.docs, added.xa.data)) {
+    const auto adapters = cuda::adapters_up(device, rows, added.xa, {added.up}, {D});
+    cuda::linear_adapted(device.stream(), f.data, e + kE4m3F, wdown, e + kE4m3Down, residual.data,
+                         adapters, rows, F, D, y.data);
+    return;
+  }
+  cuda::mlp_e4m3_down(device.stream(), f.data, wdown, e, residual.data, rows, D, F, y.data);
+  add_low_rank<bf16>(device, added, y);
+}
+
+// dm and n as columns for the weights' gradients.
+cuda::MlpE4m3Columns columns_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
+                                  const int32_t* dm_exponents, const int32_t* exponents) {
+  const int64_t rows = n.extent(0), D = n.extent(1);
+  const auto size = static_cast<size_t>(D * cuda::MlpE4m3Columns::columns(rows));
+  std::byte* const memory = device.workspace(Workspace::operands, 2 * size + sizeof(int32_t));
+  const cuda::MlpE4m3Columns columns{reinterpret_cast<e4m3*>(memory),
+                                     reinterpret_cast<e4m3*>(memory + size),
+                                     reinterpret_cast<int32_t*>(memory + 2 * size)};
+  cuda::mlp_e4m3_operand_columns(device.stream(), dm.data, n.data, dm_exponents, exponents, rows, D,
+                                 columns);
+  return columns;
+}
+
+// Whether the product into the norm has tiles for the adapters; for none it has.
+bool norm_back_fits(const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>& norm, int64_t D) {
+  if (!added) return true;
+  check(norm.xa.data != nullptr, "mlp_leaky_sq_e4m3_backward: adapters without xa");
+  const auto fits = [&](const bf16* x) {
+    return cuda::adapters_fit(added.down.rank, D, added.down.docs, x);
+  };
+  return fits(added.dxa.data) && fits(norm.xa.data);
+}
+
+// dz [T, F] times Wup, and what an adapter adds, through the norm into norm.dx; `in`: dm's.
+void norm_back(CudaDevice& device, Tensor<const e4m3> dz, Tensor<const bf16> n,
+               const MlpE4m3<bf16>& w, const LowRankAddedBack<bf16>& added,
+               const MlpNormBack<bf16>& norm, const ScaledRows<e4m3>& in) {
+  const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  const int32_t* const e = w.exponents.data;
+  const cuda::NormBackScales scales{.dy_rows = in.exponents, .dy = e + kE4m3Dz, .w = e + kE4m3Up};
+  cuda::norm_back_rows(device.stream(),
+                       {.half_dots = in.half_dots,
+                        .tiles = cuda::leaky_sq_dot_tiles(F),
+                        .rows = rows,
+                        .in = D,
+                        .xa = added ? norm.xa.data : nullptr,
+                        .dxa = added.dxa.data,
+                        .width = added.down.width(),
+                        .rstd = norm.rstd.data,
+                        .scale = norm.scale},
+                       added ? nullptr : &scales, in.row);
+  const cuda::LinearNormBack<e4m3> op{.dy = dz.data,
+                                      .w_transposed = OperandPair(w.wup).transposed,
+                                      .n = n.data,
+                                      .row = in.row,
+                                      .dx = norm.dx.data,
+                                      .rows = rows,
+                                      .in = D,
+                                      .out = F};
+  if (added)
+    cuda::linear_norm_back(device.stream(), op,
+                           cuda::adapters_down_backward(device, rows, added.dxa, added.down),
+                           scales);
+  else
+    cuda::linear_norm_back(device.stream(), op);
 }
 
 void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
                    const MlpHidden<bf16>& hidden, const MlpE4m3<bf16>& w, Tensor<bf16> dn,
-                   Tensor<float> dwup, Tensor<float> dwdown, const MlpNormBack<bf16>& norm,
-                   const E4m3Rows& dm_rows) {
+                   Tensor<float> dwup, Tensor<float> dwdown, const LowRankAddedBack<bf16>& added,
+                   const MlpNormBack<bf16>& norm, const E4m3Rows& dm_rows) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
+  if (rows == 0) return;
   const int32_t* const e = w.exponents.data;
-  linear_backward_weight<bf16>(device, dm, hidden.z, dwdown);
   const int64_t tiles = norm || dm_rows ? cuda::leaky_sq_dot_tiles(F) : 0;
   const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D, tiles);
-  const Tensor<e4m3> dz = workspace<e4m3>(device, Workspace::hidden, rows, F);
   check(!dm_rows || (dm_rows.x.data == in.x.data && dm_rows.exponents.data == in.exponents),
         "mlp_leaky_sq_e4m3_backward: another operand");
   if (!dm_rows)
     cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
+  check(static_cast<bool>(hidden.z_rounded), "mlp_leaky_sq_e4m3_backward: what was kept");
+  const Tensor<e4m3> dz = hidden.z_rounded;  // takes z's place
+  cuda::MlpE4m3Columns columns{};
+  float* partial = nullptr;
+  int slices = 0;
+  if (dwdown) {
+    check(hidden.f.data != nullptr, "mlp_leaky_sq_e4m3_backward: f was not kept");
+    columns = columns_sm90(device, dm, n, in.exponents, e);
+    slices = cuda::mlp_e4m3_weight_slices(rows, D, F, device.multiprocessors());
+    partial = reinterpret_cast<float*>(
+        device.workspace(Workspace::hidden, cuda::mlp_e4m3_weight_bytes(D, F, slices)));
+    cuda::mlp_e4m3_down_weight(device.stream(), columns, hidden.f.data, e, rows, D, F, slices,
+                               partial, dwdown.data);
+  }
   cuda::mlp_e4m3_down_backward(device.stream(), in.x.data, in.exponents,
-                               OperandPair(w.wdown).transposed, e, hidden.z.data, hidden.signs.data,
-                               rows, D, F, hidden.z.data, dz.data, in.half_dots);
-  linear_backward_weight<bf16>(device, hidden.z, n, dwup);
-  const e4m3* const wup_transposed = OperandPair(w.wup).transposed;
-  if (!norm) {
-    cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, wup_transposed, e, rows, D,
-                               F, dn.data);
+                               OperandPair(w.wdown).transposed, e, hidden.z_rounded.data, rows, D,
+                               F, dz.data, in.half_dots);
+  if (dwup)
+    cuda::mlp_e4m3_up_weight(device.stream(), columns, dz.data, e, rows, D, F, slices, partial,
+                             dwup.data);
+  if (norm && norm_back_fits(added, norm, D)) {
+    norm_back(device, dz, n, w, added, norm, in);
     return;
   }
-  const cuda::NormBackScales scales{.dy_rows = in.exponents, .dy = e + kE4m3Dz, .w = e + kE4m3Up};
-  cuda::norm_back_rows(device.stream(),
-                       {.half_dots = in.half_dots,
-                        .tiles = tiles,
-                        .rows = rows,
-                        .in = D,
-                        .xa = nullptr,
-                        .dxa = nullptr,
-                        .width = 0,
-                        .rstd = norm.rstd.data,
-                        .scale = norm.scale},
-                       &scales, in.row);
-  cuda::linear_norm_back<e4m3>(device.stream(), {.dy = dz.data,
-                                                 .w_transposed = wup_transposed,
-                                                 .n = n.data,
-                                                 .row = in.row,
-                                                 .dx = norm.dx.data,
-                                                 .rows = rows,
-                                                 .in = D,
-                                                 .out = F});
+  cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, OperandPair(w.wup).transposed,
+                             e, rows, D, F, dn.data);
+  add_low_rank<bf16>(device, added, dn);
+  if (norm) rms_norm_backward<bf16>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
 }  // namespace
@@ -155,44 +223,55 @@ void mlp_e4m3_weights(CudaDevice& device, Tensor<const T> wup, Tensor<const T> w
 }
 
 template <class T>
-void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& w,
-                       Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
-  const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
-  if constexpr (std::is_same_v<T, bf16>)
-    if (fits_sm90<T>(device, D, F)) {
-      const Tensor<e4m3> in = workspace<e4m3>(device, Workspace::e4m3, rows, D);
-      cuda::mlp_e4m3_operand_n(device.stream(), n.data, w.exponents.data, rows, D, in.data);
-      products_sm90(device, in, w, residual, hidden, y);
-      return;
-    }
-  const int32_t* const e = w.exponents.data;
-  const Tensor<T> in = workspace<T>(device, Workspace::e4m3, rows, D);
-  round_rows_to_e4m3<T>(device, n, e + kE4m3N, nullptr, in.data);
-  linear<T>(device, in, w.wup, hidden.z, false);
-  const Tensor<T> f = workspace<T>(device, Workspace::hidden, rows, F);
-  if constexpr (std::is_same_v<T, bf16>) {
-    leaky_sq_with_signs(device, hidden.z.size(), hidden.z.data, hidden.signs.data);
-    round_rows_to_e4m3<T>(device, hidden.z, e + kE4m3F, nullptr, f.data);
-  } else {
-    leaky_sq_values<T>(device, f.size(), hidden.z.data, f.data);
-    round_rows_to_e4m3<T>(device, f, e + kE4m3F, nullptr, f.data);
-  }
-  linear_adapted<T>(device, f, w.wdown, residual, {}, y);
+bool mlp_e4m3_keeps_bytes(const CudaDevice& device, int64_t D, int64_t F) {
+  return fits_sm90<T>(device, D, F);
 }
 
 template <class T>
-void norm_mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> x, double eps, double ln,
-                            Tensor<Accum<T>> rstd, Tensor<T> n, const MlpE4m3<T>& w,
-                            Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y) {
+Tensor<e4m3> mlp_e4m3_n_rows(CudaDevice& device, int64_t rows, int64_t D, int64_t F) {
+  if (!fits_sm90<T>(device, D, F)) return {};
+  return workspace<e4m3>(device, Workspace::e4m3, rows, D);
+}
+
+template <class T>
+void mlp_e4m3_norm(CudaDevice& device, Tensor<const T> x, double eps, double ln,
+                   const MlpE4m3<T>& w, Tensor<Accum<T>> rstd, Tensor<T> n,
+                   Tensor<e4m3> n_operand) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (n_operand) {
+      rms_norm_e4m3(device, x, eps, ln, rstd, n, w.exponents.data + kE4m3N, n_operand.data);
+      return;
+    }
+  check(!n_operand, "mlp_e4m3_norm: an operand that nobody reads");
+  rms_norm<T>(device, x, eps, ln, rstd, n);
+}
+
+template <class T>
+void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& w,
+                       Tensor<const T> residual, const MlpHidden<T>& hidden, Tensor<T> y,
+                       const LowRankAdded<T>& added, Tensor<const e4m3> n_operand) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      const Tensor<e4m3> in = workspace<e4m3>(device, Workspace::e4m3, rows, D);
-      rms_norm_e4m3(device, x, eps, ln, rstd, n, w.exponents.data + kE4m3N, in.data);
-      products_sm90(device, in, w, residual, hidden, y);
+      if (!n_operand) {
+        const Tensor<e4m3> made = mlp_e4m3_n_rows<T>(device, rows, D, F);
+        cuda::mlp_e4m3_operand_n(device.stream(), n.data, w.exponents.data, rows, D, made.data);
+        n_operand = made;
+      }
+      products_sm90(device, n_operand, w, residual, hidden, y, added);
       return;
     }
-  norm_mlp_leaky_sq_e4m3_steps<T>(device, x, eps, ln, rstd, n, w, residual, hidden, y);
+  check(!n_operand, "mlp_leaky_sq_e4m3: an operand that nobody reads");
+  const int32_t* const e = w.exponents.data;
+  const Tensor<T> in = workspace<T>(device, Workspace::e4m3, rows, D);
+  round_rows_to_e4m3<T>(device, n, e + kE4m3N, nullptr, in.data);
+  // bf16 keeps f, and other types z.
+  const Tensor<T> f = workspace<T>(device, Workspace::hidden, rows, F);
+  const Tensor<T> z = hidden.z ? hidden.z : f;
+  linear<T>(device, in, w.wup, z, false);
+  leaky_sq_values<T>(device, f.size(), z.data, f.data);
+  round_rows_to_e4m3<T>(device, f, e + kE4m3F, nullptr, f.data);
+  linear_adapted<T>(device, f, w.wdown, residual, added, y);
 }
 
 template <class T>
@@ -206,49 +285,56 @@ template <class T>
 void mlp_leaky_sq_e4m3_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const T> n,
                                 const MlpHidden<T>& hidden, const MlpE4m3<T>& w, Tensor<T> dn,
                                 Tensor<Accum<T>> dwup, Tensor<Accum<T>> dwdown,
-                                const MlpNormBack<T>& norm, const E4m3Rows& dm_rows) {
+                                const LowRankAddedBack<T>& added, const MlpNormBack<T>& norm,
+                                const E4m3Rows& dm_rows) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if constexpr (std::is_same_v<T, bf16>)
     if (fits_sm90<T>(device, D, F)) {
-      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown, norm, dm_rows);
+      backward_sm90(device, dm, n, hidden, w, dn, dwup, dwdown, added, norm, dm_rows);
       return;
     }
   check(!dm_rows, "mlp_leaky_sq_e4m3_backward: an operand that nobody reads");
+  const int32_t* const e = w.exponents.data;
+  int32_t* const of_dm = workspace<int32_t>(device, Workspace::e4m3, rows + 1, 1).data;
+  int32_t* const least = of_dm + rows;
+  e4m3_row_exponents<T>(device, dm, of_dm, least);
   const Tensor<T> hidden_rows = workspace<T>(device, Workspace::hidden, rows, F);
-  const Tensor<T>& z = hidden.z;
-  if constexpr (std::is_same_v<T, bf16>) {
-    linear_backward_weight<T>(device, dm, z, dwdown);
-  } else {
-    leaky_sq_values<T>(device, z.size(), z.data, hidden_rows.data);
-    linear_backward_weight<T>(device, dm, hidden_rows, dwdown);
+  // Operands of D columns wait in dn, one after the other.
+  const Tensor<T>& operand = dn;
+  if (dwdown) {
+    round_rows_to_e4m3<T>(device, dm, least, nullptr, operand.data);
+    const Tensor<T>& f = hidden_rows;
+    leaky_sq_values<T>(device, f.size(), hidden.z.data, f.data);
+    round_rows_to_e4m3<T>(device, f, e + kE4m3F, nullptr, f.data);
+    linear_backward_weight<T>(device, operand, f, dwdown);
   }
-  const ScaledRows<T> scaled_dm = scaled_rows<T>(device, rows, D);
-  e4m3_row_exponents<T>(device, dm, scaled_dm.exponents);
-  round_rows_to_e4m3<T>(device, dm, nullptr, scaled_dm.exponents, scaled_dm.x.data);
-  const Tensor<T>& dz = hidden_rows;  // df at first
-  linear_backward_input<T>(device, scaled_dm.x, w.wdown, dz, false);
-  if constexpr (std::is_same_v<T, bf16>)
-    leaky_sq_backward_from_output(device, dz.size(), z.data, hidden.signs.data, dz.data);
-  else
-    leaky_sq_backward<T>(device, dz.size(), z.data, dz.data);
-  linear_backward_weight<T>(device, dz, n, dwup);
-  round_rows_to_e4m3<T>(device, dz, w.exponents.data + kE4m3Dz, scaled_dm.exponents, dz.data);
-  linear_backward_input<T>(device, dz, w.wup, dn, false);
+  round_rows_to_e4m3<T>(device, dm, nullptr, of_dm, operand.data);
+  const Tensor<T>& dz = hidden_rows;  // f before it, df at first
+  linear_backward_input<T>(device, operand, w.wdown, dz, false);
+  round_dz_to_e4m3<T>(device, hidden.z, e, of_dm, dz);
+  if (dwup) {
+    round_rows_beside_dz<T>(device, n, e + kE4m3N, of_dm, least, operand.data);
+    linear_backward_weight<T>(device, dz, operand, dwup);
+  }
+  linear_adapted_backward_input<T>(device, dz, w.wup, added, dn);
   if (norm) rms_norm_backward<T>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                               \
-  template void mlp_e4m3_weights(CudaDevice&, Tensor<const T>, Tensor<const T>,              \
-                                 std::span<const double>, const MlpE4m3<T>&);                \
-  template void mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, const MlpE4m3<T>&,           \
-                                  Tensor<const T>, const MlpHidden<T>&, Tensor<T>);          \
-  template void norm_mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, double, double,         \
-                                       Tensor<Accum<T>>, Tensor<T>, const MlpE4m3<T>&,       \
-                                       Tensor<const T>, const MlpHidden<T>&, Tensor<T>);     \
-  template E4m3Rows mlp_e4m3_dm_rows<T>(CudaDevice&, int64_t, int64_t, int64_t);             \
-  template void mlp_leaky_sq_e4m3_backward(                                                  \
-      CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, const MlpE4m3<T>&, \
-      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const MlpNormBack<T>&, const E4m3Rows&);
+#define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template void mlp_e4m3_weights(CudaDevice&, Tensor<const T>, Tensor<const T>,                \
+                                 std::span<const double>, const MlpE4m3<T>&);                  \
+  template Tensor<e4m3> mlp_e4m3_n_rows<T>(CudaDevice&, int64_t, int64_t, int64_t);            \
+  template void mlp_e4m3_norm(CudaDevice&, Tensor<const T>, double, double, const MlpE4m3<T>&, \
+                              Tensor<Accum<T>>, Tensor<T>, Tensor<e4m3>);                      \
+  template void mlp_leaky_sq_e4m3(CudaDevice&, Tensor<const T>, const MlpE4m3<T>&,             \
+                                  Tensor<const T>, const MlpHidden<T>&, Tensor<T>,             \
+                                  const LowRankAdded<T>&, Tensor<const e4m3>);                 \
+  template bool mlp_e4m3_keeps_bytes<T>(const CudaDevice&, int64_t, int64_t);                  \
+  template E4m3Rows mlp_e4m3_dm_rows<T>(CudaDevice&, int64_t, int64_t, int64_t);               \
+  template void mlp_leaky_sq_e4m3_backward(                                                    \
+      CudaDevice&, Tensor<const T>, Tensor<const T>, const MlpHidden<T>&, const MlpE4m3<T>&,   \
+      Tensor<T>, Tensor<Accum<T>>, Tensor<Accum<T>>, const LowRankAddedBack<T>&,               \
+      const MlpNormBack<T>&, const E4m3Rows&);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

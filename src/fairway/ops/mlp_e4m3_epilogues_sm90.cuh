@@ -1,7 +1,8 @@
 // The MLP's epilogues behind products of e4m3 operands. What an operand was multiplied by is undone
-// on the sums; what becomes an operand of the next product is written twice, rounded to bf16 and
-// from there to e4m3.
+// on the sums; f and dz are written as operands alone.
 #pragma once
+
+#include <cuda_fp16.h>
 
 #include "fairway/base/e4m3_cuda.cuh"
 #include "fairway/ops/leaky_sq_epilogues_sm90.cuh"
@@ -23,131 +24,122 @@ struct RowExponents {
   }
 };
 
-// z → f in bf16, the signs of z, and f as an operand.
+// z → f as an operand, and z rounded, where it is kept.
+template <bool kKeepZ>
 class LeakySqE4m3Epilogue {
  public:
   struct Params {
-    bf16* f;
-    e4m3* f_operand;
+    e4m3 *f, *z;
     int rows, columns;
-    uint4* signs;              // [GemmTileAt::slot]
     const int32_t* exponents;  // [kE4m3Exponents]
   };
 
   __device__ __forceinline__ LeakySqE4m3Epilogue(const Params& params, const GemmTileAt& at)
-      : params_(params), at_(at, params.rows, params.columns), slot_(at.slot) {}
+      : params_(params), at_(at, params.rows, params.columns) {}
 
   __device__ __forceinline__ void early(int c) {
     if (c != 0) return;
-    scale_z_ = power_of_two(-__ldg(params_.exponents + kE4m3N)) *
-               power_of_two(-__ldg(params_.exponents + kE4m3Up));
-    scale_f_ = power_of_two(__ldg(params_.exponents + kE4m3F));
+    const int32_t* const e = params_.exponents;
+    const int z = __ldg(e + kE4m3Z);
+    scale_z_ = power_of_two(z - __ldg(e + kE4m3N)) * power_of_two(-__ldg(e + kE4m3Up));
+    scale_f_ = power_of_two(__ldg(e + kE4m3F) - 2 * z);
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
-    uint32_t word = 0;
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float z = v[p][i] * scale_z_;
-        word = __funnelshift_l(__float_as_uint(z), word, 1);
-        const float leaky = fmaxf(z, 0.5f * z);
-        v[p][i] = leaky * leaky;
-      }
-      const uint4 f = pack_bf16_8(v[p]);
+      for (int i = 0; i < 8; ++i) v[p][i] *= scale_z_;
       const bool valid = at_.has_row(p);
-      sm90::store_global_16(params_.f + at_.offset(c, p), f, valid);
-      sm90::store_global_8(params_.f_operand + at_.offset(c, p), e4m3_of_bf16(f, scale_f_), valid);
+      if constexpr (kKeepZ)
+        sm90::store_global_8(params_.z + at_.offset(c, p), pack_e4m3_8(v[p]), valid);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float leaky = fmaxf(v[p][i], 0.5f * v[p][i]);
+        v[p][i] = leaky * (leaky * scale_f_);
+      }
+      sm90::store_global_8(params_.f + at_.offset(c, p), pack_e4m3_8(v[p]), valid);
     }
-    signs_.word[c] = word;
   }
 
-  __device__ __forceinline__ void finish() {
-    params_.signs[slot_] = {signs_.word[0], signs_.word[1], signs_.word[2], signs_.word[3]};
-  }
+  __device__ __forceinline__ void finish() {}
 
  private:
   const Params& params_;
   sm90::TileElements at_;
-  int64_t slot_;
   float scale_z_, scale_f_;
-  Signs signs_;
 };
 
-// df → dz in bf16, and dz as an operand.
+// The lower two of four elements.
+__device__ __forceinline__ float2 unpack_e4m3(uint32_t four) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(four)));
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+}
+
+// df → dz as an operand.
 class LeakySqE4m3BackwardEpilogue {
  public:
   struct Params {
-    const bf16* f;
-    bf16* dz;  // may be f
-    e4m3* dz_operand;
+    const e4m3* z;
+    e4m3* dz;  // may be z
     int rows, columns;
-    const uint4* signs;
     const int32_t* exponents;     // [kE4m3Exponents]
     const int32_t* dm_exponents;  // [rows]
     float* half_dots;             // as LeakySqBackwardEpilogue's
   };
 
   __device__ __forceinline__ LeakySqE4m3BackwardEpilogue(const Params& params, const GemmTileAt& at)
-      : params_(params), at_(at, params.rows, params.columns) {
-    const uint4 signs = __ldg(params.signs + at.slot);
-    signs_ = {signs.x, signs.y, signs.z, signs.w};
-  }
+      : params_(params), at_(at, params.rows, params.columns) {}
 
   __device__ __forceinline__ void early(int c) {
     if (c == 0) {
-      df_.load(params_.dm_exponents, params_.rows, at_);
-      const int down = __ldg(params_.exponents + kE4m3Down);
-      dz_ = __ldg(params_.exponents + kE4m3Dz) - down;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) df_.of[half] += down;
+      // From df·2^(dm's + down's) and z·2^(z's) to dz·2^(dm's + dz's).
+      const int32_t* const e = params_.exponents;
+      const float scale = power_of_two(__ldg(e + kE4m3Dz) - __ldg(e + kE4m3Down)) *
+                          power_of_two(-__ldg(e + kE4m3Z));
+      positive_ = 2.0f * scale;
+      negative_ = 0.5f * scale;
     }
-    in_.early(params_.f, at_, c);
+#pragma unroll
+    for (int p = 0; p < 4; ++p)
+      in_[c][p] = sm90::load_global_8(params_.z + at_.offset(c, p), at_.valid(c, p));
   }
 
   __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t zero) {
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-      const float scale = power_of_two(-df_.of[p % 2]);
-      const uint4 f = in_.take(params_.f, at_, c, p);
-      const uint32_t pairs[4] = {f.x, f.y, f.z, f.w};
+      const uint32_t fours[2] = {in_[c][p].x + zero, in_[c][p].y + zero};
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
-        const auto [low, high] = sm90::unpack_bf16_late(pairs[i / 2], zero);
-        sums_[p % 2] = fmaf(low, v[p][i], sums_[p % 2]);
-        sums_[p % 2] = fmaf(high, v[p][i + 1], sums_[p % 2]);
-        v[p][i] *= fast_sqrt(low) * slope(c, 8 * p + i, scale);
-        v[p][i + 1] *= fast_sqrt(high) * slope(c, 8 * p + i + 1, scale);
+        const float2 z = unpack_e4m3(fours[i / 4] >> (i % 4 * 8));
+        v[p][i] *= fmaxf(z.x * positive_, z.x * negative_);
+        v[p][i + 1] *= fmaxf(z.y * positive_, z.y * negative_);
+        sums_[p % 2] = fmaf(z.x, v[p][i], sums_[p % 2]);
+        sums_[p % 2] = fmaf(z.y, v[p][i + 1], sums_[p % 2]);
       }
-      const uint4 dz = pack_bf16_8(v[p]);
-      const bool valid = at_.has_row(p);
-      sm90::store_global_16(params_.dz + at_.offset(c, p), dz, valid);
-      sm90::store_global_8(params_.dz_operand + at_.offset(c, p),
-                           e4m3_of_bf16(dz, power_of_two(df_.of[p % 2] + dz_)), valid);
+      sm90::store_global_8(params_.dz + at_.offset(c, p), pack_e4m3_8(v[p]), at_.has_row(p));
     }
   }
 
   __device__ __forceinline__ void finish() {
     if (params_.half_dots == nullptr) return;
+    RowExponents dm;
+    dm.load(params_.dm_exponents, params_.rows, at_);
+    const int32_t* const e = params_.exponents;
+    const float scale = 0.5f * power_of_two(-__ldg(e + kE4m3Z));
+    const int dz = __ldg(e + kE4m3Dz);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) sums_[half] *= power_of_two(-df_.of[half]);
+    for (int half = 0; half < 2; ++half) sums_[half] *= power_of_two(-(dm.of[half] + dz)) * scale;
     store_tile_sums(sums_, at_, params_.rows, params_.columns, params_.half_dots);
   }
 
  private:
-  // f'(z) over the root of f(z), times `scale`.
-  __device__ __forceinline__ float slope(int c, int bit, float scale) const {
-    return (signs_.word[c] & (0x80000000u >> bit)) != 0 ? -scale : 2.0f * scale;
-  }
-
   const Params& params_;
   sm90::TileElements at_;
-  RowExponents df_;  // of the sums' scale
-  int32_t dz_;       // dz's scale over df's
-  Signs signs_;
-  float sums_[2] = {0.0f, 0.0f};  // of the thread's two rows, before df's scale is undone
-  sm90::TileRows<2> in_;
+  float positive_, negative_;     // f'(z)/z, with all scales
+  float sums_[2] = {0.0f, 0.0f};  // of the thread's two rows, before scales are undone
+  uint2 in_[sm90::WideConfig<>::kChunks][4];
 };
 
 // The sums by themselves, or with a residual, in bf16.

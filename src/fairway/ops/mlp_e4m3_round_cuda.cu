@@ -1,6 +1,7 @@
 // Exponents of e4m3 operands, and rounding in place of the operands themselves.
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/elementwise_cuda.h"
+#include "fairway/ops/leaky_sq_cuda.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_e4m3_cuda.h"
 
@@ -92,23 +93,73 @@ __global__ __launch_bounds__(kRowThreads) void row_exponents_kernel(const T* x, 
   if (lane == 0) exponents[row] = e4m3_exponent(largest);
 }
 
-template <class T, int kVec>
+// One block.
+__global__ __launch_bounds__(kRowThreads) void least_kernel(const int32_t* exponents, int64_t rows,
+                                                            int32_t* least) {
+  __shared__ int of_warp[kWarps];
+  const int thread = static_cast<int>(threadIdx.x);
+  int mine = kE4m3MaxExponent;
+  for (int64_t t = thread; t < rows; t += kRowThreads) mine = min(mine, exponents[t]);
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    mine = min(mine, __shfl_xor_sync(kAllLanes, mine, offset));
+  if (thread % kWarp == 0) of_warp[thread / kWarp] = mine;
+  __syncthreads();
+  if (thread != 0) return;
+  for (int warp = 1; warp < kWarps; ++warp) mine = min(mine, of_warp[warp]);
+  *least = mine;
+}
+
+// Exponents of rows, from what lies in device memory.
+struct SumOfExponents {
+  const int32_t *all, *rows;  // either may be null
+  __device__ int operator()(int64_t row) const {
+    return (all != nullptr ? *all : 0) + (rows != nullptr ? rows[row] : 0);
+  }
+};
+struct ExponentsBesideDz {
+  const int32_t *n, *rows, *least;
+  __device__ int operator()(int64_t row) const {
+    return e4m3_exponent_beside_dz(*n, rows[row], *least);
+  }
+};
+
+template <class T, int kVec, class Exponents>
 __global__ __launch_bounds__(kRowThreads) void round_rows_kernel(const T* x, int64_t rows,
-                                                                 int64_t width,
-                                                                 const int32_t* exponent,
-                                                                 const int32_t* row_exponents,
+                                                                 int64_t width, Exponents exponents,
                                                                  T* to) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
-  const int e =
-      (exponent != nullptr ? *exponent : 0) + (row_exponents != nullptr ? row_exponents[row] : 0);
+  const int e = exponents(row);
   for_packs<kVec, 0>(width, lane, [&](int, int64_t j) {
     float v[kVec];
     load<kVec>(x + row * width + j, v);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) v[i] = as_e4m3(v[i], e);
     store<kVec>(to + row * width + j, v);
+  });
+}
+
+// A warp per row.
+template <class T, int kVec>
+__global__ __launch_bounds__(kRowThreads) void round_dz_kernel(const T* z, int64_t rows,
+                                                               int64_t width,
+                                                               const int32_t* exponents,
+                                                               const int32_t* row_exponents,
+                                                               T* dz) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  const int e = row_exponents[row] + exponents[kE4m3Dz], of_z = exponents[kE4m3Z];
+  for_packs<kVec, 0>(width, lane, [&](int, int64_t j) {
+    const int64_t i = row * width + j;
+    float v[kVec], at[kVec];
+    load<kVec>(dz + i, v);
+    load<kVec>(z + i, at);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k)
+      v[k] = as_e4m3(v[k] * leaky_sq_slope_of(as_e4m3(at[k], of_z)), e);
+    store<kVec>(dz + i, v);
   });
 }
 
@@ -119,6 +170,18 @@ void with_vector_width(int64_t width, const T* a, const T* b, F&& f) {
     f(std::integral_constant<int, kPack>{});
   else
     f(std::integral_constant<int, 1>{});
+}
+
+template <class T, class Exponents>
+void round_rows(CudaDevice& device, Tensor<const T> x, Exponents exponents, T* to) {
+  const int64_t rows = x.extent(0), width = x.extent(1);
+  if (rows == 0) return;
+  with_vector_width<T>(width, x.data, to, [&](auto vec) {
+    round_rows_kernel<T, decltype(vec)::value>
+        <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(x.data, rows, width,
+                                                                            exponents, to);
+  });
+  cuda_check_launch("round_rows_to_e4m3");
 }
 
 }  // namespace
@@ -148,7 +211,7 @@ void mlp_e4m3_exponents(CudaDevice& device, Tensor<const T> wup, Tensor<const T>
 }
 
 template <class T>
-void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents) {
+void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents, int32_t* least) {
   const int64_t rows = x.extent(0), width = x.extent(1);
   if (rows == 0) return;
   with_vector_width<T>(width, x.data, x.data, [&](auto vec) {
@@ -157,27 +220,45 @@ void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponent
                                                                             exponents);
   });
   cuda_check_launch("e4m3_row_exponents");
+  least_kernel<<<1, kRowThreads, 0, device.stream()>>>(exponents, rows, least);
+  cuda_check_launch("e4m3_row_exponents");
 }
 
 template <class T>
 void round_rows_to_e4m3(CudaDevice& device, Tensor<const T> x, const int32_t* exponent,
                         const int32_t* row_exponents, T* to) {
-  const int64_t rows = x.extent(0), width = x.extent(1);
-  if (rows == 0) return;
-  with_vector_width<T>(width, x.data, to, [&](auto vec) {
-    round_rows_kernel<T, decltype(vec)::value>
-        <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
-            x.data, rows, width, exponent, row_exponents, to);
-  });
-  cuda_check_launch("round_rows_to_e4m3");
+  round_rows<T>(device, x, SumOfExponents{exponent, row_exponents}, to);
 }
 
-#define FAIRWAY_INSTANTIATE(T)                                                                   \
-  template void mlp_e4m3_exponents(CudaDevice&, Tensor<const T>, Tensor<const T>,                \
-                                   std::span<const double>, Tensor<int32_t>);                    \
-  template void e4m3_row_exponents(CudaDevice&, Tensor<const T>, int32_t*);                      \
-  template void round_rows_to_e4m3(CudaDevice&, Tensor<const T>, const int32_t*, const int32_t*, \
-                                   T*);
+template <class T>
+void round_rows_beside_dz(CudaDevice& device, Tensor<const T> n, const int32_t* exponent,
+                          const int32_t* row_exponents, const int32_t* least, T* to) {
+  round_rows<T>(device, n, ExponentsBesideDz{exponent, row_exponents, least}, to);
+}
+
+template <class T>
+void round_dz_to_e4m3(CudaDevice& device, Tensor<const T> z, const int32_t* exponents,
+                      const int32_t* row_exponents, Tensor<T> dz) {
+  const int64_t rows = dz.extent(0), width = dz.extent(1);
+  if (rows == 0) return;
+  with_vector_width<T>(width, z.data, dz.data, [&](auto vec) {
+    round_dz_kernel<T, decltype(vec)::value>
+        <<<grid(ceil_div(rows, kWarps)), kRowThreads, 0, device.stream()>>>(
+            z.data, rows, width, exponents, row_exponents, dz.data);
+  });
+  cuda_check_launch("round_dz_to_e4m3");
+}
+
+#define FAIRWAY_INSTANTIATE(T)                                                                     \
+  template void mlp_e4m3_exponents(CudaDevice&, Tensor<const T>, Tensor<const T>,                  \
+                                   std::span<const double>, Tensor<int32_t>);                      \
+  template void e4m3_row_exponents(CudaDevice&, Tensor<const T>, int32_t*, int32_t*);              \
+  template void round_rows_to_e4m3(CudaDevice&, Tensor<const T>, const int32_t*, const int32_t*,   \
+                                   T*);                                                            \
+  template void round_rows_beside_dz(CudaDevice&, Tensor<const T>, const int32_t*, const int32_t*, \
+                                     const int32_t*, T*);                                          \
+  template void round_dz_to_e4m3(CudaDevice&, Tensor<const T>, const int32_t*, const int32_t*,     \
+                                 Tensor<T>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -1,16 +1,20 @@
 #include "fairway/ops/mlp_e4m3_epilogues_sm90.cuh"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
-#include "fairway/sm90/gemm_wide_launch.cuh"
+#include "fairway/sm90/gemm_resident_launch.cuh"
 
 namespace fairway::cuda {
 
 void mlp_e4m3_up(cudaStream_t stream, const e4m3* n, const e4m3* wup, const int32_t* exponents,
-                 int64_t T, int64_t D, int64_t F, bf16* f, e4m3* f_operand, void* signs) {
+                 int64_t T, int64_t D, int64_t F, e4m3* f, e4m3* z) {
   if (T == 0) return;
   require(mlp_e4m3_fits(D, F), "an e4m3 MLP's widths must be multiples of 128");
-  sm90::wide_launch<LeakySqE4m3Epilogue>(stream, n, wup, T, F, D,
-                                         {f, f_operand, static_cast<int>(T), static_cast<int>(F),
-                                          static_cast<uint4*>(signs), exponents});
+  const auto rows = static_cast<int>(T), columns = static_cast<int>(F);
+  if (z != nullptr)
+    sm90::resident_launch<LeakySqE4m3Epilogue<true>>(stream, n, wup, T, F, D,
+                                                     {f, z, rows, columns, exponents});
+  else
+    sm90::resident_launch<LeakySqE4m3Epilogue<false>>(stream, n, wup, T, F, D,
+                                                      {f, nullptr, rows, columns, exponents});
 }
 
 void mlp_e4m3_down(cudaStream_t stream, const e4m3* f, const e4m3* wdown, const int32_t* exponents,
@@ -29,15 +33,13 @@ void mlp_e4m3_down(cudaStream_t stream, const e4m3* f, const e4m3* wdown, const 
 }
 
 void mlp_e4m3_down_backward(cudaStream_t stream, const e4m3* dm, const int32_t* dm_exponents,
-                            const e4m3* wdown_transposed, const int32_t* exponents, const bf16* f,
-                            const void* signs, int64_t T, int64_t D, int64_t F, bf16* dz,
-                            e4m3* dz_operand, float* half_dots) {
+                            const e4m3* wdown_transposed, const int32_t* exponents, const e4m3* z,
+                            int64_t T, int64_t D, int64_t F, e4m3* dz, float* half_dots) {
   if (T == 0) return;
   require(mlp_e4m3_fits(D, F), "an e4m3 MLP's widths must be multiples of 128");
   sm90::wide_launch<LeakySqE4m3BackwardEpilogue>(
       stream, dm, wdown_transposed, T, F, D,
-      {f, dz, dz_operand, static_cast<int>(T), static_cast<int>(F),
-       static_cast<const uint4*>(signs), exponents, dm_exponents, half_dots});
+      {z, dz, static_cast<int>(T), static_cast<int>(F), exponents, dm_exponents, half_dots});
 }
 
 void mlp_e4m3_up_backward(cudaStream_t stream, const e4m3* dz, const int32_t* dm_exponents,

@@ -1,6 +1,6 @@
-// The four products with e4m3 operands of the MLP in ops/mlp_e4m3.h, on Hopper GPUs, and what makes
-// those operands. Legend and exponents as there; `exponents` are one layer's, [kE4m3Exponents], in
-// device memory, as dm's of each row are. The plain products of the weight gradients are not here.
+// The products of rows in the MLP of ops/mlp_e4m3.h, on Hopper GPUs, and what makes their operands.
+// Legend and exponents as there; `exponents` are one layer's, [kE4m3Exponents], in device memory,
+// as dm's of each row are. The weights' gradients: mlp_e4m3_weights_sm90.cuh.
 //
 // All matrices are row-major and contiguous, in device memory, start at multiples of 16 bytes and
 // are owned by the caller; D and F are multiples of 128. Sums are float, of which the tensor cores
@@ -19,27 +19,22 @@
 
 namespace fairway::cuda {
 
-inline bool mlp_e4m3_fits(int64_t D, int64_t F) {
-  return D > 0 && F > 0 && D % 128 == 0 && F % 128 == 0;
-}
-
-// n [T, D] and wup [F, D] as operands → f [T, F] = f(z), its operand, and the signs of z
-// (leaky_sq_sign_bytes).
+// n [T, D] and wup [F, D] as operands → f [T, F] = f(z) as one, and z [T, F] rounded (null: not
+// kept).
 void mlp_e4m3_up(cudaStream_t stream, const e4m3* n, const e4m3* wup, const int32_t* exponents,
-                 int64_t T, int64_t D, int64_t F, bf16* f, e4m3* f_operand, void* signs);
+                 int64_t T, int64_t D, int64_t F, e4m3* f, e4m3* z);
 
 // f [T, F] and wdown [D, F] as operands → y [T, D] = residual + f wdownᵀ; a null residual:
 // without. y may be the residual.
 void mlp_e4m3_down(cudaStream_t stream, const e4m3* f, const e4m3* wdown, const int32_t* exponents,
                    const bf16* residual, int64_t T, int64_t D, int64_t F, bf16* y);
 
-// dm [T, D] and wdownᵀ [F, D] as operands, f and signs as mlp_e4m3_up left them → dz [T, F] =
-// (dm wdown)⊙f'(z), which may be f itself, and its operand. half_dots as of leaky_sq_down_backward:
-// z·dz/2 before dz is rounded.
+// dm [T, D] and wdownᵀ [F, D] as operands, z as mlp_e4m3_up left it → dz [T, F] = (dm wdown)⊙f'(z)
+// as an operand, which may be z itself. half_dots as of leaky_sq_down_backward: z·dz/2 before dz is
+// rounded.
 void mlp_e4m3_down_backward(cudaStream_t stream, const e4m3* dm, const int32_t* dm_exponents,
-                            const e4m3* wdown_transposed, const int32_t* exponents, const bf16* f,
-                            const void* signs, int64_t T, int64_t D, int64_t F, bf16* dz,
-                            e4m3* dz_operand, float* half_dots);
+                            const e4m3* wdown_transposed, const int32_t* exponents, const e4m3* z,
+                            int64_t T, int64_t D, int64_t F, e4m3* dz, float* half_dots);
 
 // dz [T, F] and wupᵀ [D, F] as operands → dn [T, D] = dz wup. (Through the norm before it:
 // linear_norm_back.)

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "fairway/base/accum.h"
+#include "fairway/base/e4m3.h"
 #include "fairway/base/tensor.h"
 #include "fairway/device/device.h"
 #include "fairway/ops/low_rank.h"
@@ -17,6 +18,7 @@ template <class T>
 struct MlpHidden {
   Tensor<T> z;             // [T, F] z; for bf16 f(z), whose slope is rebuilt from it and z's sign
   Tensor<uint32_t> signs;  // bf16: a bit an element, in an order private to the op
+  Tensor<e4m3> f = {}, z_rounded = {};  // [T, F] instead of both, as ops/mlp_e4m3.h says
 };
 // Elements of `signs`: 0 unless T is bf16.
 template <class T>

@@ -284,6 +284,13 @@ std::string describe_overrides() {
   return out;
 }
 
+MatmulPrecision eval_precision(const Recipe& recipe) {
+  const MatmulPrecision train = recipe.train.matmul_precision;
+  if (recipe.eval.matmul_precision != MatmulPrecision::automatic)
+    return recipe.eval.matmul_precision;
+  return train == MatmulPrecision::float8 ? MatmulPrecision::automatic : train;
+}
+
 std::optional<std::string> first_difference(const Recipe& was, const Recipe& is,
                                             const std::set<std::string>& but) {
   std::vector<std::string> before;

@@ -48,6 +48,10 @@ struct Recipe {
   }
 };
 
+// In what precision `fairway run` scores: as it trained, but float8 only where [eval] itself says
+// so.
+MatmulPrecision eval_precision(const Recipe& recipe);
+
 // The recipe in `path` with `overrides` applied, validated. Overrides are command-line words:
 // "--train.steps" "600", or "--train.steps=600"; lists are comma separated. Keys that the file
 // leaves out keep their defaults, which are the record's. Throws Error if the file cannot be read,

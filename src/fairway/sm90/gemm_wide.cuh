@@ -14,7 +14,9 @@
 //
 // With adapters, K goes on for a few blocks whose operands are a document's own: C = A Bᵀ + X
 // W_docᵀ, with an X for each of B's matrices. Row tiles then start anew at each document (a list in
-// device memory says where), and a row's bits do not depend on the other documents either.
+// device memory says where), and a row's bits do not depend on the other documents either. Adapters
+// are bf16; where A and B are e4m3, their scales are undone on the sums before the adapters'
+// blocks.
 //
 // An epilogue is a class:
 //   struct Params              passed to the kernel
@@ -34,6 +36,7 @@
 #include <type_traits>
 
 #include "fairway/base/bf16_cuda.cuh"
+#include "fairway/base/e4m3.h"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/sm90/cluster.cuh"
 #include "fairway/sm90/gemm_tile.cuh"
@@ -58,6 +61,7 @@ struct WideConfig {
   static constexpr int kBlockK = kBoxWidth<Element>;  // elements of a stage along K
   static constexpr int kPartsA = parts_a, kPartsB = parts_b;
   static constexpr bool kAdapted = adapted;
+  static constexpr bool kScaled = adapted && !std::is_same_v<Element, bf16>;
   static constexpr int kTileColumns = 256;
   static constexpr int kStages = 4;
   static constexpr int kChunks = kTileColumns / kBox;
@@ -93,6 +97,15 @@ struct WideMatrices {
   CUtensorMap b[Config::kPartsB];  // tensor_map_fragments
 };
 
+// An adapter's elements of a stage along K.
+constexpr int kAdapterBlockK = kBoxWidth<bf16>;
+
+// Exponents of the scales that e4m3 operands have, in device memory: row t of A was multiplied by
+// 2^(*a + rows[t]), or 2^*a where `rows` is null, B by 2^*b.
+struct WideScales {
+  const int32_t *a, *b, *rows;
+};
+
 template <class Config, bool kAdapted = Config::kAdapted>
 struct WideAdapters {};
 template <class Config>
@@ -102,6 +115,7 @@ struct WideAdapters<Config, true> {
   int blocks[Config::kPartsB];     // along K; none where there is no adapter
   int doc_pitch;                   // rows of m from a document to the next one
   const RowTile* tiles;            // [row_groups · kCluster], on the device
+  WideScales scales;               // of e4m3 A and B
 };
 
 // Where each matrix of several begins: along K in blocks, along N in boxes of 64.
@@ -227,13 +241,13 @@ __device__ __forceinline__ void wide_load_adapter(WideShared<Config>& shared, in
   mbarrier_arrive_expect(full, Config::kBytesA + Config::kBytesB);
 #pragma unroll
   for (int i = 0; i < kTileRows / kBox; ++i)
-    tma_load_2d(shared.a[stage] + i * kBoxBytes, &adapters.x[adapter], full,
-                block * Config::kBlockK, tile.begin + i * kBox);
+    tma_load_2d(shared.a[stage] + i * kBoxBytes, &adapters.x[adapter], full, block * kAdapterBlockK,
+                tile.begin + i * kBox);
   const int row = tile.doc * adapters.doc_pitch + column;
 #pragma unroll
   for (int i = 0; i < Config::kTileColumns / kBox; ++i)
-    tma_load_5d(shared.b[stage] + i * kBoxBytes, &adapters.m, full, block * Config::kBlockK, 0, 0,
-                0, (row + i * kBox) / kFragmentRows);
+    tma_load_5d(shared.b[stage] + i * kBoxBytes, &adapters.m, full, block * kAdapterBlockK, 0, 0, 0,
+                (row + i * kBox) / kFragmentRows);
 }
 
 // The producer thread.
@@ -289,6 +303,16 @@ __device__ __forceinline__ void wide_release(WideShared<Config>& shared, int sta
   if (lane < kCluster) mbarrier_arrive_cluster(&shared.empty[stage], static_cast<uint32_t>(lane));
 }
 
+// acc += a stage's block: waits for it and issues.
+template <class Element, class Config>
+__device__ __forceinline__ void wide_issue(WideShared<Config>& shared, float (&acc)[128],
+                                           const WideRing<Config::kStages>& ring, int consumer,
+                                           bool accumulate) {
+  mbarrier_wait(&shared.full[ring.stage()], ring.parity());
+  wide_issue_block<Element>(acc, shared.a[ring.stage()] + consumer * kBoxBytes,
+                            shared.b[ring.stage()], accumulate);
+}
+
 // The products of one consumer's tile. early(c) runs for each chunk, a block apart, from when about
 // kEarlyBlocks are still to be issued, after the first at the earliest: soon enough for loads to
 // arrive, and not so soon that what is only brought to the L2 cache leaves it again.
@@ -298,9 +322,7 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
                                               WideRing<Config::kStages>& ring, int blocks,
                                               int consumer, int lane, const Early& early) {
   const auto issue = [&](bool accumulate) {
-    mbarrier_wait(&shared.full[ring.stage()], ring.parity());
-    wide_issue_block<typename Config::Element>(acc, shared.a[ring.stage()] + consumer * kBoxBytes,
-                                               shared.b[ring.stage()], accumulate);
+    wide_issue<typename Config::Element>(shared, acc, ring, consumer, accumulate);
   };
   // Behind the issue of a block: the one before it ends, and its stage is free.
   const auto release_previous = [&] {
@@ -332,6 +354,44 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
   wide_release(shared, ring.previous(), lane);
 }
 
+// What both of a thread's rows are multiplied by, half 0 and 1, where e4m3 operands' scales are
+// undone; `at`: the thread's place, of which rows from at.row_end on do not exist.
+struct WideRowScales {
+  float of[2];
+
+  __device__ __forceinline__ void load(const WideScales& scales, const GemmTileAt& at) {
+    const int a = *scales.a;
+    const float b = power_of_two(-*scales.b);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = at.row + 8 * half;
+      const bool has_own = scales.rows != nullptr && row < at.row_end;
+      of[half] = power_of_two(-(a + (has_own ? scales.rows[row] : 0))) * b;
+    }
+  }
+};
+// An adapter's products behind those of e4m3 operands.
+template <class Config>
+__device__ __forceinline__ void wide_adapter_products(WideShared<Config>& shared, float (&acc)[128],
+                                                      WideRing<Config::kStages>& ring, int blocks,
+                                                      const WideRowScales& scales, int consumer,
+                                                      int lane) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) acc[i] *= scales.of[i / 2 % 2];
+  if (blocks == 0) return;
+  for (int k = 0; k < blocks; ++k) {
+    wide_issue<bf16>(shared, acc, ring, consumer, true);
+    if (k > 0) {
+      wgmma_wait<1>();
+      wide_release(shared, ring.previous(), lane);
+    }
+    ring.next();
+  }
+  wgmma_wait<0>();
+  wgmma_pin(acc);
+  wide_release(shared, ring.previous(), lane);
+}
+
 // The number of this thread among both consumers', read anew for each tile: what follows from it
 // is computed again, where the compiler would keep it in memory over the products.
 __device__ __forceinline__ int consumer_thread() {
@@ -349,6 +409,17 @@ __device__ __forceinline__ uint4 load_global_16(const void* from, bool valid) {
       "mov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
       "@p ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
       : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(valid))
+      : "memory");
+  return v;
+}
+// 8 bytes, elements of e4m3.
+__device__ __forceinline__ uint2 load_global_8(const void* from, bool valid) {
+  uint2 v;
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %3, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\n"
+      "@p ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n}"
+      : "=r"(v.x), "=r"(v.y)
       : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(valid))
       : "memory");
   return v;
@@ -411,6 +482,17 @@ __device__ __forceinline__ float2 unpack_bf16_late(uint32_t pair, uint32_t zero)
   return {__uint_as_float(pair * 0x10000u + zero), __uint_as_float((pair ^ zero) & 0xFFFF0000u)};
 }
 
+// The accumulators of chunk c as Epilogue::chunk is given them.
+__device__ __forceinline__ void wide_chunk(const float (&acc)[128], int c, float (&v)[4][8]) {
+#pragma unroll
+  for (int part = 0; part < 2; ++part)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        v[2 * part + half][i] = acc[c * 32 + part * 16 + i / 2 * 4 + half * 2 + i % 2];
+}
+
 // One of the two consumer warpgroups.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
@@ -432,12 +514,19 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
               thread;
     Epilogue epilogue(params, at);
 
-    int blocks = schedule.k_blocks;
+    int blocks = schedule.k_blocks, of_adapter = 0;
     if constexpr (Config::kAdapted)
-      blocks += adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
+      of_adapter = adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
+    if constexpr (!Config::kScaled) blocks += of_adapter;
+    WideRowScales scales;
     float acc[128];
-    wide_products<Config>(shared, acc, ring, blocks, consumer, lane,
-                          [&](int c) { epilogue.early(c); });
+    wide_products<Config>(shared, acc, ring, blocks, consumer, lane, [&](int c) {
+      if constexpr (Config::kScaled)
+        if (c == 0) scales.load(adapters.scales, at);
+      epilogue.early(c);
+    });
+    if constexpr (Config::kScaled)
+      wide_adapter_products<Config>(shared, acc, ring, of_adapter, scales, consumer, lane);
     const uint32_t zero = *static_cast<const volatile uint32_t*>(&shared.zero);
     const int chunks = schedule.chunks - walk.column_tile() * Config::kChunks;
 #pragma unroll
@@ -445,13 +534,7 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
       // Also keeps the compiler from having more of the chunks under way than registers can hold.
       if (c >= chunks) break;
       float v[4][8];
-#pragma unroll
-      for (int part = 0; part < 2; ++part)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int i = 0; i < 8; ++i)
-            v[2 * part + half][i] = acc[c * 32 + part * 16 + i / 2 * 4 + half * 2 + i % 2];
+      wide_chunk(acc, c, v);
       epilogue.chunk(c, v, zero);
     }
     epilogue.finish();

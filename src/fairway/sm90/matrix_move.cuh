@@ -21,4 +21,13 @@ __device__ __forceinline__ void load_matrix_x4(uint32_t row_address, uint32_t& r
                : "r"(row_address)
                : "memory");
 }
+// Each matrix transposed: lane l holds column l/4, rows 2(l%4) and 2(l%4)+1.
+__device__ __forceinline__ void load_matrix_transposed_x4(uint32_t row_address, uint32_t& r0,
+                                                          uint32_t& r1, uint32_t& r2,
+                                                          uint32_t& r3) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r0), "=r"(r1), "=r"(r2), "=r"(r3)
+               : "r"(row_address)
+               : "memory");
+}
 }  // namespace fairway::sm90

@@ -126,6 +126,18 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
         : F(d, 0)                                                                               \
         : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));                                   \
   }
+// A from registers, in e4m3.
+#define FAIRWAY_WGMMA_RS_E4M3(N, D, F, A0, A1, A2, A3, B, P)                                     \
+  __device__ __forceinline__ void wgmma_m64n##N##k32_e4m3(                                       \
+      float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {                  \
+    asm volatile(                                                                                \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                           \
+        "wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" D "}, {"                    \
+        A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1;\n}"                                       \
+        : F(d, 0)                                                                                \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                                    \
+          "r"(static_cast<int>(accumulate)));                                                    \
+  }
 
 FAIRWAY_WGMMA_SS(32, FAIRWAY_D16, FAIRWAY_F16, "%16", "%17", "%18", "%19", "%20")
 FAIRWAY_WGMMA_SS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36")
@@ -134,7 +146,9 @@ FAIRWAY_WGMMA_SS(128, FAIRWAY_D64, FAIRWAY_F64, "%64", "%65", "%66", "%67", "%68
 FAIRWAY_WGMMA_SS(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132")
 FAIRWAY_WGMMA_RS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 FAIRWAY_WGMMA_SS_E4M3(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130")
+FAIRWAY_WGMMA_RS_E4M3(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132", "%133")
 
+#undef FAIRWAY_WGMMA_RS_E4M3
 #undef FAIRWAY_WGMMA_SS_E4M3
 #undef FAIRWAY_WGMMA_RS
 #undef FAIRWAY_WGMMA_SS

@@ -47,8 +47,11 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
       micro_steps_(train.micro_steps),
       sharding_(model, make_communicator(device, group_)),
       graphs_(device, kGraphs) {
+  const E4m3Mlp mlp = train.matmul_precision == MatmulPrecision::float8
+                          ? e4m3_mlp_on<T>(device, model)
+                          : E4m3Mlp::off;
   const auto lay_out = [&](Arena& arena) {
-    return take_trainer_buffers<T>(model_, train_, sharding_.shard(), arena);
+    return take_trainer_buffers<T>(model_, train_, sharding_.shard(), mlp, arena);
   };
   lay_out(dry_run_);
   buffer_ = device.allocate(dry_run_.peak());

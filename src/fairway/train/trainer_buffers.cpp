@@ -9,7 +9,7 @@ namespace fairway {
 
 template <class T>
 TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConfig& train,
-                                       const Shard& shard, Arena& arena) {
+                                       const Shard& shard, E4m3Mlp mlp, Arena& arena) {
   const Network plain(model, false), looped(model, true);
   const int64_t flat = flat_size(model), rows = train.micro_batch_tokens();
   TrainerBuffers<T> b;
@@ -31,10 +31,8 @@ TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConf
                 scratch_bytes<T>(looped, rows, rows, true), optim_scratch_bytes(shard)});
   b.scratch = arena.take<std::byte>("scratch", {static_cast<int64_t>(scratch)});
 
-  const bool float8 = train.matmul_precision == MatmulPrecision::float8;
   const auto acts_of = [&](const Network& net) {
-    return take_acts<T>(model, net.route, rows, rows, /*for_backward=*/true, arena, nullptr,
-                        float8);
+    return take_acts<T>(model, net.route, rows, rows, /*for_backward=*/true, arena, nullptr, mlp);
   };
   // Both routes use the same memory; the looped one is the longer.
   const size_t mark = arena.mark();
@@ -47,8 +45,8 @@ TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConf
 }
 
 template TrainerBuffers<float> take_trainer_buffers(const ModelConfig&, const TrainConfig&,
-                                                    const Shard&, Arena&);
+                                                    const Shard&, E4m3Mlp, Arena&);
 template TrainerBuffers<bf16> take_trainer_buffers(const ModelConfig&, const TrainConfig&,
-                                                   const Shard&, Arena&);
+                                                   const Shard&, E4m3Mlp, Arena&);
 
 }  // namespace fairway

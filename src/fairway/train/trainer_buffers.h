@@ -31,9 +31,10 @@ struct TrainerBuffers {
   Tensor<std::byte> scratch;
 };
 
-// From a dry arena: what all of it takes, by name, without taking it.
+// From a dry arena: what all of it takes, by name, without taking it. `mlp`: as take_acts wants
+// it, for what `train` asks for.
 template <class T>
 TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConfig& train,
-                                       const Shard& shard, Arena& arena);
+                                       const Shard& shard, E4m3Mlp mlp, Arena& arena);
 
 }  // namespace fairway
