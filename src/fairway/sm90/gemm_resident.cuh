@@ -135,15 +135,7 @@ __device__ __forceinline__ void resident_consume(ResidentShared<Config>& shared,
     wgmma_wait<0>();
     wgmma_pin(acc);
     release(previous);
-    const uint32_t zero = *static_cast<const volatile uint32_t*>(&shared.zero);
-#pragma unroll
-    for (int c = 0; c < Config::kChunks; ++c) {
-      if (c >= chunks) break;
-      float v[4][8];
-      wide_chunk(acc, c, v);
-      epilogue.chunk(c, v, zero);
-    }
-    epilogue.finish();
+    run_epilogue(epilogue, acc, chunks, shared.zero);
   }
 }
 

@@ -482,15 +482,26 @@ __device__ __forceinline__ float2 unpack_bf16_late(uint32_t pair, uint32_t zero)
   return {__uint_as_float(pair * 0x10000u + zero), __uint_as_float((pair ^ zero) & 0xFFFF0000u)};
 }
 
-// The accumulators of chunk c as Epilogue::chunk is given them.
-__device__ __forceinline__ void wide_chunk(const float (&acc)[128], int c, float (&v)[4][8]) {
+// The epilogue of a tile that has `chunks` chunks, or more than all; `zero` lies in shared memory.
+template <class Epilogue>
+__device__ __forceinline__ void run_epilogue(Epilogue& epilogue, const float (&acc)[128],
+                                             int chunks, const uint32_t& zero) {
+  const uint32_t late_zero = *static_cast<const volatile uint32_t*>(&zero);
 #pragma unroll
-  for (int part = 0; part < 2; ++part)
+  for (int c = 0; c < WideConfig<>::kChunks; ++c) {
+    // Also keeps the compiler from having more of the chunks under way than registers can hold.
+    if (c >= chunks) break;
+    float v[4][8];
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int part = 0; part < 2; ++part)
 #pragma unroll
-      for (int i = 0; i < 8; ++i)
-        v[2 * part + half][i] = acc[c * 32 + part * 16 + i / 2 * 4 + half * 2 + i % 2];
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+          v[2 * part + half][i] = acc[c * 32 + part * 16 + i / 2 * 4 + half * 2 + i % 2];
+    epilogue.chunk(c, v, late_zero);
+  }
+  epilogue.finish();
 }
 
 // One of the two consumer warpgroups.
@@ -527,17 +538,8 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
     });
     if constexpr (Config::kScaled)
       wide_adapter_products<Config>(shared, acc, ring, of_adapter, scales, consumer, lane);
-    const uint32_t zero = *static_cast<const volatile uint32_t*>(&shared.zero);
-    const int chunks = schedule.chunks - walk.column_tile() * Config::kChunks;
-#pragma unroll
-    for (int c = 0; c < Config::kChunks; ++c) {
-      // Also keeps the compiler from having more of the chunks under way than registers can hold.
-      if (c >= chunks) break;
-      float v[4][8];
-      wide_chunk(acc, c, v);
-      epilogue.chunk(c, v, zero);
-    }
-    epilogue.finish();
+    run_epilogue(epilogue, acc, schedule.chunks - walk.column_tile() * Config::kChunks,
+                 shared.zero);
   }
 }
 
