@@ -11,11 +11,11 @@
 #include "fairway/ops/linear.h"
 #include "fairway/ops/linear_adapted.h"
 #include "fairway/ops/linear_adapted_sm90.cuh"
-#include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/mlp_e4m3.h"
 #include "fairway/ops/mlp_e4m3_sm90.cuh"
 #include "fairway/ops/mlp_e4m3_weights_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "fairway/ops/mlp_norm_back_cuda.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/rms_norm_cuda.h"
 
@@ -116,50 +116,6 @@ cuda::MlpE4m3Columns columns_sm90(CudaDevice& device, Tensor<const bf16> dm, Ten
   return columns;
 }
 
-// Whether the product into the norm has tiles for the adapters; for none it has.
-bool norm_back_fits(const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>& norm, int64_t D) {
-  if (!added) return true;
-  check(norm.xa.data != nullptr, "mlp_leaky_sq_e4m3_backward: adapters without xa");
-  const auto fits = [&](const bf16* x) {
-    return cuda::adapters_fit(added.down.rank, D, added.down.docs, x);
-  };
-  return fits(added.dxa.data) && fits(norm.xa.data);
-}
-
-// dz [T, F] times Wup, and what an adapter adds, through the norm into norm.dx; `in`: dm's.
-void norm_back(CudaDevice& device, Tensor<const e4m3> dz, Tensor<const bf16> n,
-               const MlpE4m3<bf16>& w, const LowRankAddedBack<bf16>& added,
-               const MlpNormBack<bf16>& norm, const ScaledRows<e4m3>& in) {
-  const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
-  const int32_t* const e = w.exponents.data;
-  const cuda::NormBackScales scales{.dy_rows = in.exponents, .dy = e + kE4m3Dz, .w = e + kE4m3Up};
-  cuda::norm_back_rows(device.stream(),
-                       {.half_dots = in.half_dots,
-                        .tiles = cuda::leaky_sq_dot_tiles(F),
-                        .rows = rows,
-                        .in = D,
-                        .xa = added ? norm.xa.data : nullptr,
-                        .dxa = added.dxa.data,
-                        .width = added.down.width(),
-                        .rstd = norm.rstd.data,
-                        .scale = norm.scale},
-                       added ? nullptr : &scales, in.row);
-  const cuda::LinearNormBack<e4m3> op{.dy = dz.data,
-                                      .w_transposed = OperandPair(w.wup).transposed,
-                                      .n = n.data,
-                                      .row = in.row,
-                                      .dx = norm.dx.data,
-                                      .rows = rows,
-                                      .in = D,
-                                      .out = F};
-  if (added)
-    cuda::linear_norm_back(device.stream(), op,
-                           cuda::adapters_down_backward(device, rows, added.dxa, added.down),
-                           scales);
-  else
-    cuda::linear_norm_back(device.stream(), op);
-}
-
 void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
                    const MlpHidden<bf16>& hidden, const MlpE4m3<bf16>& w, Tensor<bf16> dn,
                    Tensor<float> dwup, Tensor<float> dwdown, const LowRankAddedBack<bf16>& added,
@@ -193,12 +149,15 @@ void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16>
   if (dwup)
     cuda::mlp_e4m3_up_weight(device.stream(), columns, dz.data, e, rows, D, F, slices, partial,
                              dwup.data);
-  if (norm && norm_back_fits(added, norm, D)) {
-    norm_back(device, dz, n, w, added, norm, in);
+  const e4m3* const wup_transposed = OperandPair(w.wup).transposed;
+  if (norm && cuda::mlp_norm_back_fits(added, norm, D)) {
+    const cuda::NormBackScales scales{.dy_rows = in.exponents, .dy = e + kE4m3Dz, .w = e + kE4m3Up};
+    cuda::mlp_norm_back<e4m3>(device, dz, wup_transposed, n, added, norm, {in.half_dots, in.row},
+                              &scales);
     return;
   }
-  cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, OperandPair(w.wup).transposed,
-                             e, rows, D, F, dn.data);
+  cuda::mlp_e4m3_up_backward(device.stream(), dz.data, in.exponents, wup_transposed, e, rows, D, F,
+                             dn.data);
   add_low_rank<bf16>(device, added, dn);
   if (norm) rms_norm_backward<bf16>(device, dn, n, norm.rstd, norm.scale, norm.dx);
 }

@@ -2,14 +2,13 @@
 // Elsewhere, plain products and elementwise passes over the hidden rows.
 #include "fairway/base/check.h"
 #include "fairway/device/cuda_device.h"
-#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/instantiate.h"
 #include "fairway/ops/leaky_sq_cuda.h"
 #include "fairway/ops/linear_adapted.h"
-#include "fairway/ops/linear_norm_back_sm90.cuh"
 #include "fairway/ops/linear_sm90.cuh"
 #include "fairway/ops/mlp_leaky_sq.h"
 #include "fairway/ops/mlp_leaky_sq_sm90.cuh"
+#include "fairway/ops/mlp_norm_back_cuda.h"
 #include "fairway/ops/rms_norm.h"
 #include "fairway/ops/transpose_cuda.h"
 
@@ -53,65 +52,15 @@ void up(CudaDevice& device, Tensor<const T> n, Tensor<const T> wup, const MlpHid
   }
 }
 
-// What the way back into the norm on Hopper needs beside its operands, in the device's workspace.
-struct NormBackWork {
-  int64_t tiles;
-  float* half_dots = nullptr;        // [tiles, rows]
-  cuda::NormBackRow* row = nullptr;  // [rows]
-
-  NormBackWork(CudaDevice& device, int64_t rows, int64_t F, bool with_norm)
-      : tiles(cuda::leaky_sq_dot_tiles(F)) {
-    if (!with_norm) return;
-    const auto row_bytes = static_cast<size_t>(rows) * sizeof(cuda::NormBackRow);
-    const auto dots_bytes = static_cast<size_t>(tiles * rows) * sizeof(float);
-    std::byte* memory = device.workspace(Workspace::hidden, row_bytes + dots_bytes);
-    row = reinterpret_cast<cuda::NormBackRow*>(memory);  // multiples of 8 bytes first
-    half_dots = reinterpret_cast<float*>(memory + row_bytes);
-  }
-};
-
-// Whether the product into the norm has tiles for the adapters; for none it has.
-bool norm_back_fits(const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>& norm, int64_t D) {
-  if (!added) return true;
-  check(norm.xa.data != nullptr, "mlp_leaky_sq_backward: adapters without xa");
-  const auto fits = [&](const bf16* x) {
-    return cuda::adapters_fit(added.down.rank, D, added.down.docs, x);
-  };
-  return fits(added.dxa.data) && fits(norm.xa.data);
-}
-
-// dz [T, F] times Wup, and what an adapter adds, through the norm into norm.dx.
-void norm_back(CudaDevice& device, Tensor<const bf16> dz, Tensor<const bf16> n,
-               Tensor<const bf16> wup, Tensor<const bf16> wup_transposed,
-               const LowRankAddedBack<bf16>& added, const MlpNormBack<bf16>& norm,
-               const NormBackWork& work) {
-  const int64_t F = wup.extent(0), D = wup.extent(1), rows = n.extent(0);
-  if (rows == 0) return;
-  cuda::norm_back_rows(device.stream(),
-                       {.half_dots = work.half_dots,
-                        .tiles = work.tiles,
-                        .rows = rows,
-                        .in = D,
-                        .xa = added ? norm.xa.data : nullptr,
-                        .dxa = added.dxa.data,
-                        .width = added.down.width(),
-                        .rstd = norm.rstd.data,
-                        .scale = norm.scale},
-                       nullptr, work.row);
-  const cuda::LinearNormBack<bf16> op{
-      .dy = dz.data,
-      .w_transposed = cuda::transposed<1>(device, {wup}, wup_transposed),
-      .n = n.data,
-      .row = work.row,
-      .dx = norm.dx.data,
-      .rows = rows,
-      .in = D,
-      .out = F};
-  if (added)
-    cuda::linear_norm_back(device.stream(), op,
-                           cuda::adapters_down_backward(device, rows, added.dxa, added.down));
-  else
-    cuda::linear_norm_back(device.stream(), op);
+// In the device's workspace; null where there is no norm.
+cuda::MlpNormBackWork norm_back_work(CudaDevice& device, int64_t rows, int64_t F, bool with_norm) {
+  if (!with_norm) return {};
+  const auto row_bytes = static_cast<size_t>(rows) * sizeof(cuda::NormBackRow);
+  const auto dots_bytes = static_cast<size_t>(cuda::leaky_sq_dot_tiles(F) * rows) * sizeof(float);
+  std::byte* const memory = device.workspace(Workspace::hidden, row_bytes + dots_bytes);
+  // Multiples of 8 bytes first.
+  return {reinterpret_cast<float*>(memory + row_bytes),
+          reinterpret_cast<cuda::NormBackRow*>(memory)};
 }
 
 }  // namespace
@@ -137,14 +86,15 @@ void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const 
   if constexpr (std::is_same_v<T, bf16>) {
     if (dwdown) linear_backward_weight<T>(device, dm, hidden.z, dwdown);
     if (fits_sm90<T>(device, D, F)) {
-      const bool joins_norm = norm && norm_back_fits(added, norm, D);
-      const NormBackWork work(device, rows, F, joins_norm);
+      const bool joins_norm = norm && cuda::mlp_norm_back_fits(added, norm, D);
+      const cuda::MlpNormBackWork work = norm_back_work(device, rows, F, joins_norm);
       const bf16* const wdown_transposed = cuda::transposed<1>(device, {wdown}, transposed.wdown);
       cuda::leaky_sq_down_backward(device.stream(), dm.data, wdown_transposed, hidden.z.data,
                                    hidden.signs.data, rows, D, F, dz.data, work.half_dots);
       if (joins_norm) {
         if (dwup) linear_backward_weight<T>(device, dz, n, dwup);
-        norm_back(device, dz, n, wup, transposed.wup, added, norm, work);
+        cuda::mlp_norm_back<bf16>(device, dz, cuda::transposed<1>(device, {wup}, transposed.wup), n,
+                                  added, norm, work);
         return;
       }
     } else {
