@@ -65,7 +65,7 @@ void measure_kernels(OpsBench<CudaDevice, bf16>& b, const MlpE4m3<bf16>& w, Tens
                          &scales, row);
     cuda::linear_norm_back<e4m3>(stream, {dz, up + F * D, n.data, row, y.data, T, D, F});
   });
-  const int64_t column = cuda::MlpE4m3Columns::columns(T);
+  const int64_t column = cuda::MlpE4m3Columns::width(T);
   const cuda::MlpE4m3Columns columns{operand(D * column), operand(D * column),
                                      reinterpret_cast<int32_t*>(bytes(4))};
   measure("e4m3 columns of n and dm", 6 * b.TD, 0,

@@ -64,7 +64,7 @@ std::string_view products_in(const Options& o) {
   return choice.kind == DeviceKind::cuda ? "bfloat16" : "float32";
 }
 
-// The same, where it is float8, with what the others read.
+// The same, and for float8 also what the products outside of the MLP read.
 std::string all_products_in(const Options& o) {
   if (device_of(o).precision != MatmulPrecision::float8) return std::string(products_in(o));
   return on_gpu(o) ? "bfloat16, the MLP's float8" : "float32, the MLP's rounded to float8";

@@ -126,10 +126,10 @@ TEST(Ttt, ADocumentScoresTheSameAloneAndInAnyCompany) {
   }
 }
 
-// An operand's rounding to e4m3 is at most 2^-4 of it. Of an MLP's output there are five, of which
-// two are squared; as independent errors 2^-4·√(4 + 4 + 1 + 1) of what the MLP adds, so float8 may
-// move scores by as much of what they move by if nothing is added.
-TEST(Float8, MovesScoresByAFewPercentOfWhatTheMlpsDo) {
+// An operand's rounding to e4m3 is at most 2^-4 of it. Of an MLP's output there are four, those of
+// n and Wup squared; as independent errors 2^-4·√(4 + 4 + 1 + 1) of what the MLP adds, so float8
+// may move scores by as much of what they move by if nothing is added.
+TEST(Float8, MovesScoresByNoMoreThanItsRoundings) {
   const auto tokens = golden_tokens();
   GoldenModel without;
   const auto scales = weights_view(without.config, without.flat.data()).mlp_scale;

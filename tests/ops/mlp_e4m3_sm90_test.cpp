@@ -561,7 +561,7 @@ struct ColumnsThere {
   ColumnsThere(int64_t T_, int64_t D_)
       : T(T_),
         D(D_),
-        width(cuda::MlpE4m3Columns::columns(T)),
+        width(cuda::MlpE4m3Columns::width(T)),
         dm(D * width),
         n(D * width),
         exponent(1) {}
@@ -615,7 +615,7 @@ void PrintTo(const WeightSizes& s, std::ostream* out) {
 
 class GpuE4m3Weights : public GpuE4m3, public ::testing::WithParamInterface<WeightSizes> {
  protected:
-  // [D, columns(T)] → [D, T] in the rows' order.
+  // [D, width(T)] → [D, T] in the rows' order.
   static std::vector<e4m3> in_order(const std::vector<e4m3>& columns, const ColumnsThere& of) {
     std::vector<e4m3> out(static_cast<size_t>(of.D * of.T));
     for (int64_t d = 0; d < of.D; ++d)
@@ -695,7 +695,8 @@ INSTANTIATE_TEST_SUITE_P(
                       WeightSizes{513, 512, 384, 132, 5}, WeightSizes{1000, 128, 384, 20, 5},
                       WeightSizes{1000, 512, 128, 132, 8},
                       // Sums that go to memory in between: whole spans, and a block more.
-                      WeightSizes{4096, 128, 128, 1, 1}, WeightSizes{4200, 128, 256, 1, 1}));
+                      WeightSizes{4096, 128, 128, 1, 1}, WeightSizes{4200, 128, 256, 1, 1},
+                      WeightSizes{8200, 128, 256, 4, 2}));
 
 // --- the op -----------------------------------------------------------------------------------
 
@@ -836,26 +837,28 @@ Mlp random_mlp(int64_t T, int64_t D, int64_t F) {
           values_of(normals(D * F, 15, 1 / std::sqrt(static_cast<double>(F))))};
 }
 
+// The second is more tiles than multiprocessors.
 TEST_F(GpuE4m3, RowsHaveTheSameBitsAmongOthers) {
-  const Mlp all = random_mlp(700, 256, 512);
-  Mlp some = all;
-  const int64_t first = 203, count = 150;
-  some.T = count;
-  const auto cut = [&](const std::vector<double>& x) {
-    return std::vector<double>(x.begin() + first * all.D, x.begin() + (first + count) * all.D);
-  };
-  some.n = cut(all.n), some.dm = cut(all.dm), some.residual = cut(all.residual);
-  const Results together = run<CudaDevice, bf16>(*gpu(), all),
-                alone = run<CudaDevice, bf16>(*gpu(), some),
-                again = run<CudaDevice, bf16>(*gpu(), all);
-  EXPECT_EQ(alone.y, cut(together.y));
-  EXPECT_EQ(alone.dn, cut(together.dn));
-  EXPECT_EQ(alone.dx, cut(together.dx));
-  EXPECT_EQ(again.y, together.y);
-  EXPECT_EQ(again.dn, together.dn);
-  EXPECT_EQ(again.dx, together.dx);
-  EXPECT_EQ(again.dwup, together.dwup);
-  EXPECT_EQ(again.dwdown, together.dwdown);
+  for (const Mlp& all : {random_mlp(700, 256, 512), random_mlp(6000, 384, 2048)}) {
+    Mlp some = all;
+    const int64_t first = 203, count = 150;
+    some.T = count;
+    const auto cut = [&](const std::vector<double>& x) {
+      return std::vector<double>(x.begin() + first * all.D, x.begin() + (first + count) * all.D);
+    };
+    some.n = cut(all.n), some.dm = cut(all.dm), some.residual = cut(all.residual);
+    const Results together = run<CudaDevice, bf16>(*gpu(), all),
+                  alone = run<CudaDevice, bf16>(*gpu(), some),
+                  again = run<CudaDevice, bf16>(*gpu(), all);
+    EXPECT_EQ(alone.y, cut(together.y));
+    EXPECT_EQ(alone.dn, cut(together.dn));
+    EXPECT_EQ(alone.dx, cut(together.dx));
+    EXPECT_EQ(again.y, together.y);
+    EXPECT_EQ(again.dn, together.dn);
+    EXPECT_EQ(again.dx, together.dx);
+    EXPECT_EQ(again.dwup, together.dwup);
+    EXPECT_EQ(again.dwdown, together.dwdown);
+  }
 }
 
 // dm's operand from elsewhere is what the products of rows and dWup read: of 2·dm it brings back
@@ -948,7 +951,6 @@ TEST_F(GpuE4m3, NormInFrontChangesNoBit) {
   }
 }
 
-// Neither what is kept.
 TEST_F(GpuE4m3, KeepingNothingChangesNoBit) {
   const int64_t T = 300, D = 256, F = 640;
   const DeviceArray<bf16> n(normals(T * D, 61)), up(normals(F * D, 62, 0.05)),
@@ -959,13 +961,17 @@ TEST_F(GpuE4m3, KeepingNothingChangesNoBit) {
                            {exponents.data(), {1, kE4m3Exponents}}};
   const double ln = 1;
   mlp_e4m3_weights<bf16>(*gpu(), {up.data(), {1, F, D}}, {down.data(), {1, D, F}}, {&ln, 1}, bank);
-  const DeviceArray<e4m3> f(T * F);
-  const DeviceArray<uint32_t> signs(mlp_sign_words<bf16>(T, F));
-  const MlpHidden<bf16> hidden{{}, {signs.data(), {signs.count()}}, {f.data(), {T, F}}};
+  const DeviceArray<e4m3> f(T * F), z(T * F), z_alone(T * F);
   const Tensor<const bf16> in{n.data(), {T, D}};
-  mlp_leaky_sq_e4m3<bf16>(*gpu(), in, bank.slice(0), in, hidden, {y.data(), {T, D}});
-  mlp_leaky_sq_e4m3<bf16>(*gpu(), in, bank.slice(0), in, {}, {bare.data(), {T, D}});
-  EXPECT_EQ(values_of(bare.read()), values_of(y.read()));
+  const auto run = [&](const MlpHidden<bf16>& hidden, const DeviceArray<bf16>& to) {
+    mlp_leaky_sq_e4m3<bf16>(*gpu(), in, bank.slice(0), in, hidden, {to.data(), {T, D}});
+    return values_of(to.read());
+  };
+  const auto want = run({{}, {}, {f.data(), {T, F}}, {z.data(), {T, F}}}, y);
+  EXPECT_EQ(run({}, bare), want);
+  // As in test-time training.
+  EXPECT_EQ(run({{}, {}, {}, {z_alone.data(), {T, F}}}, bare), want);
+  EXPECT_EQ(values_of(z_alone.read()), values_of(z.read()));
 }
 
 }  // namespace

@@ -44,15 +44,17 @@ class CudaStaging;
 // What ops keep in a device's scratch memory, one piece of memory each. It lasts until the next op
 // that uses the same: an op has others than the ops that it calls.
 enum class Workspace {
-  rows,        // sums of blocks of rows; attention's tiles where nobody made a plan
-  operands,    // adapters packed for products; attention's row terms; the optimizer's sums
-  adapters,    // sums of the chunks of rows of adapters' gradients
+  rows,      // sums of blocks of rows; attention's tiles where nobody made a plan
+  operands,  // adapters packed for products; attention's row terms; the optimizer's sums; dm and n
+             // as columns for e4m3 weight gradients
+  adapters,  // sums of the chunks of rows of adapters' gradients
   transposed,  // a matrix or several, transposed
   weights,     // all layers' matrices, transposed
   hidden,      // the MLP's hidden rows, or their sums; the head's rows; weights' gradients' sums
   plan,        // attention's tiles
-  e4m3,        // rows as e4m3 operands, and what is known of e4m3 matrices
-  matmul,      // cuBLASLt's own
+  e4m3,    // rows as e4m3 operands, and beside dm's what the way back through the norm needs; what
+           // is known of e4m3 matrices
+  matmul,  // cuBLASLt's own
   count
 };
 

@@ -82,7 +82,8 @@ E4m3Mlp e4m3_mlp_on(const Device& device, const ModelConfig& config) {
 // Lays the tensors out in `arena` (dry or real), for batches whose `rows` are given if head_rows <
 // rows and null if they are equal. Without `for_backward`, visits share their tensors: only what
 // the rest of the forward pass reads is kept apart, and the last visit's where rows are picked.
-// `lora`: what adapters there may be; null: none.
+// `lora`: what adapters there may be; null: none. With them weights have no gradients, and what
+// only these read is not kept: f of e4m3 operands in bytes.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
                   bool for_backward, Arena& arena, const LoraConfig* lora = nullptr,

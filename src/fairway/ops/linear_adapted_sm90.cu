@@ -80,7 +80,8 @@ void linear_adapted(cudaStream_t stream, const e4m3* x, const int32_t* x_exponen
                     const int32_t* w_exponent, const bf16* residual,
                     const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
                     bf16* y) {
-  require(in % sm90::kBoxWidth<e4m3> == 0, "linear_adapted: e4m3 rows must be multiples of 128");
+  require(in % sm90::kBoxWidth<e4m3> == 0,
+          "linear_adapted: the width of e4m3 operands must be a multiple of 128");
   adapted(stream, x, w, {x_exponent, w_exponent, nullptr}, residual, adapters, rows, in, out, y);
 }
 

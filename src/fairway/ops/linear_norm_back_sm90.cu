@@ -106,7 +106,7 @@ template <class Config, class Element>
 void check_widths(const LinearNormBack<Element>& op) {
   require_widths(op.in, op.out);
   require(op.out % Config::kBlockK == 0,
-          "linear_norm_back: e4m3 rows of dy must be multiples of 128");
+          "linear_norm_back: the width of e4m3 operands must be a multiple of 128");
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ __global__ __launch_bounds__(kRowThreads) void columns_kernel(const __grid_const
     if (row0 + t < c.T) {
       Pack<bf16, kPack> pack;
       load<kPack>(c.x[which] + (row0 + t) * c.D + column0 + j, pack);
-      const int e = which == 0 ? least : max(of_n + least - c.of_rows[row0 + t], -kE4m3MaxExponent);
+      const int e = which == 0 ? least : e4m3_exponent_beside_dz(of_n, c.of_rows[row0 + t], least);
       bytes = e4m3_of_bf16(pack.quad[0], power_of_two(e));
     }
     auto* at = reinterpret_cast<uint32_t*>(tile + (t % kGroup * kGroups + t / kGroup) * kPitch + j);
@@ -102,10 +102,10 @@ void mlp_e4m3_operand_columns(cudaStream_t stream, const bf16* dm, const bf16* n
                               const int32_t* dm_exponents, const int32_t* exponents, int64_t T,
                               int64_t D, const MlpE4m3Columns& to) {
   if (T == 0) return;
-  require(D % kTileD == 0, "e4m3 columns: width");
+  require(D % kTileD == 0, "e4m3 columns: the width of rows must be a multiple of 64");
   launch_dependent(stream, least_kernel, 1, kLeastThreads, 0, dm_exponents, T, to.exponent);
   cuda_check_launch("e4m3 columns: exponent");
-  const int64_t width = MlpE4m3Columns::columns(T);
+  const int64_t width = MlpE4m3Columns::width(T);
   const dim3 tiles(grid(ceil_div(width, kTileT)), grid(D / kTileD), 2);
   launch_dependent(
       stream, columns_kernel, tiles, kRowThreads, 0,

@@ -86,7 +86,7 @@ void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>
                    const LowRankAdded<bf16>& added) {
   const int64_t F = w.wup.extent(0), D = w.wup.extent(1), rows = n.extent(0);
   if (rows == 0) return;
-  check(!hidden.z, "mlp_leaky_sq_e4m3: what is kept");
+  check(!hidden.z, "mlp_leaky_sq_e4m3: z is kept rounded here");
   const int32_t* const e = w.exponents.data;
   const Tensor<e4m3> f = hidden.f ? hidden.f : workspace<e4m3>(device, Workspace::hidden, rows, F);
   cuda::mlp_e4m3_up(device.stream(), n.data, OperandPair(w.wup).straight, e, rows, D, F, f.data,
@@ -102,11 +102,11 @@ void products_sm90(CudaDevice& device, Tensor<const e4m3> n, const MlpE4m3<bf16>
   add_low_rank<bf16>(device, added, y);
 }
 
-// dm and n as columns for the weights' gradients.
+// dm and n as columns for the weights' gradients: valid until adapters are packed.
 cuda::MlpE4m3Columns columns_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16> n,
                                   const int32_t* dm_exponents, const int32_t* exponents) {
   const int64_t rows = n.extent(0), D = n.extent(1);
-  const auto size = static_cast<size_t>(D * cuda::MlpE4m3Columns::columns(rows));
+  const auto size = static_cast<size_t>(D * cuda::MlpE4m3Columns::width(rows));
   std::byte* const memory = device.workspace(Workspace::operands, 2 * size + sizeof(int32_t));
   const cuda::MlpE4m3Columns columns{reinterpret_cast<e4m3*>(memory),
                                      reinterpret_cast<e4m3*>(memory + size),
@@ -126,10 +126,10 @@ void backward_sm90(CudaDevice& device, Tensor<const bf16> dm, Tensor<const bf16>
   const int64_t tiles = norm || dm_rows ? cuda::leaky_sq_dot_tiles(F) : 0;
   const ScaledRows<e4m3> in = scaled_rows<e4m3>(device, rows, D, tiles);
   check(!dm_rows || (dm_rows.x.data == in.x.data && dm_rows.exponents.data == in.exponents),
-        "mlp_leaky_sq_e4m3_backward: another operand");
+        "mlp_leaky_sq_e4m3_backward: dm_rows are not mlp_e4m3_dm_rows's");
   if (!dm_rows)
     cuda::mlp_e4m3_operand_dm(device.stream(), dm.data, rows, D, in.x.data, in.exponents);
-  check(static_cast<bool>(hidden.z_rounded), "mlp_leaky_sq_e4m3_backward: what was kept");
+  check(static_cast<bool>(hidden.z_rounded), "mlp_leaky_sq_e4m3_backward: z was not kept");
   const Tensor<e4m3> dz = hidden.z_rounded;  // takes z's place
   cuda::MlpE4m3Columns columns{};
   float* partial = nullptr;
@@ -224,7 +224,6 @@ void mlp_leaky_sq_e4m3(CudaDevice& device, Tensor<const T> n, const MlpE4m3<T>& 
   const int32_t* const e = w.exponents.data;
   const Tensor<T> in = workspace<T>(device, Workspace::e4m3, rows, D);
   round_rows_to_e4m3<T>(device, n, e + kE4m3N, nullptr, in.data);
-  // bf16 keeps f, and other types z.
   const Tensor<T> f = workspace<T>(device, Workspace::hidden, rows, F);
   const Tensor<T> z = hidden.z ? hidden.z : f;
   linear<T>(device, in, w.wup, z, false);

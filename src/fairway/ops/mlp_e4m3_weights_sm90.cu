@@ -25,7 +25,7 @@ constexpr int kSpan = kMlpE4m3SpanRows / Config::kBlockK;  // blocks of K
 
 struct Gradient {
   CUtensorMap hidden;   // [T, F]
-  CUtensorMap columns;  // [D, columns(T)]
+  CUtensorMap columns;  // [D, width(T)]
   WeightTiles tiles;    // m = F, n = D
 };
 
@@ -181,7 +181,8 @@ __global__ void __launch_bounds__(kThreads)
   if (hidden >= F || column >= D) return;
   const int e =
       kDown ? __ldg(exponents + kE4m3F) : __ldg(exponents + kE4m3Dz) + __ldg(exponents + kE4m3N);
-  const float scale = power_of_two(-*dm_exponent) * power_of_two(-e);
+  // One after the other: their product may not be a float.
+  const float of_dm = power_of_two(-*dm_exponent), of_others = power_of_two(-e);
   float4 sum = {0, 0, 0, 0};
   for (int slice = 0; slice < tiles.slices; ++slice) {
     const float4 v = *(partial_of(tiles, slice, row_tile, column_tile, thread) + j * kThreads);
@@ -195,8 +196,8 @@ __global__ void __launch_bounds__(kThreads)
   float2* const second =
       reinterpret_cast<float2*>(reinterpret_cast<float*>(first) + (kDown ? F : D));
   const float2 a = *first, b = *second;
-  *first = {fmaf(v.x, scale, a.x), fmaf(v.y, scale, a.y)};
-  *second = {fmaf(v.z, scale, b.x), fmaf(v.w, scale, b.y)};
+  *first = {fmaf(v.x * of_dm, of_others, a.x), fmaf(v.y * of_dm, of_others, a.y)};
+  *second = {fmaf(v.z * of_dm, of_others, b.x), fmaf(v.w * of_dm, of_others, b.y)};
 }
 
 template <bool kDown>
@@ -205,7 +206,7 @@ void launch(cudaStream_t stream, const MlpE4m3Columns& columns, const e4m3* hidd
             float* dw) {
   if (T == 0) return;
   require(mlp_e4m3_fits(D, F), "an e4m3 MLP's widths must be multiples of 128");
-  const int64_t width = MlpE4m3Columns::columns(T);
+  const int64_t width = MlpE4m3Columns::width(T);
   const Gradient g{tensor_map(hidden, T, F, F),
                    tensor_map(kDown ? columns.dm : columns.n, D, width, width),
                    make_weight_tiles(F, D, T, Config::kBlockK, slices, partial)};

@@ -16,14 +16,14 @@
 
 namespace fairway::cuda {
 
-// dm and n [D, columns(T)], zeros behind the last row, and the exponent E that dm has in all rows.
+// dm and n [D, width(T)], zeros behind the last row, and the exponent E that dm has in all rows.
 // Of every 16 rows number 2 q + e lies at 4 q + e and number 8 + 2 q + e at 4 q + 2 + e (q < 4,
 // e < 2): so the bytes of a transposed 8 x 8 matrix of pairs come out of ldmatrix.
 struct MlpE4m3Columns {
   e4m3 *dm, *n;
   int32_t* exponent;
 
-  static int64_t columns(int64_t T) { return (T + 15) / 16 * 16; }
+  static int64_t width(int64_t T) { return (T + 15) / 16 * 16; }
 };
 
 // dm and n [T, D] and the exponents of dm's rows [T], from a multiple of 16 bytes on → all of `to`.

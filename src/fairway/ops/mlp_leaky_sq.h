@@ -16,8 +16,9 @@ namespace fairway {
 // What the forward pass keeps of the hidden rows for the backward pass.
 template <class T>
 struct MlpHidden {
-  Tensor<T> z;             // [T, F] z; for bf16 f(z), whose slope is rebuilt from it and z's sign
-  Tensor<uint32_t> signs;  // bf16: a bit an element, in an order private to the op
+  // [T, F] z; for bf16 f(z), whose slope is rebuilt from it and z's sign (z with e4m3 operands).
+  Tensor<T> z;
+  Tensor<uint32_t> signs;               // bf16: a bit an element, in an order private to the op
   Tensor<e4m3> f = {}, z_rounded = {};  // [T, F] instead of both, as ops/mlp_e4m3.h says
 };
 // Elements of `signs`: 0 unless T is bf16.
@@ -76,7 +77,7 @@ void mlp_leaky_sq_backward(CudaDevice& device, Tensor<const T> dm, Tensor<const 
                            const LowRankAddedBack<T>& added = {}, const MlpNormBack<T>& norm = {},
                            const MlpTransposed<T>& transposed = {});
 
-// The input of Wdown from what was kept: f(z), elementwise.
+// The input of Wdown from what mlp_leaky_sq kept: f(z), elementwise.
 template <class T>
 void leaky_sq(CpuDevice& device, const MlpHidden<T>& hidden, Tensor<T> f);
 template <class T>

@@ -21,6 +21,8 @@ struct ResidentConfig {
   static constexpr int kTileColumns = WideConfig<>::kTileColumns;
   static constexpr int kChunks = WideConfig<>::kChunks;
   static constexpr int kStages = 6;  // of a consumer
+  // Consumers wait for all of B before they give a stage back.
+  static_assert(kStages >= kMaxBlocks);
   static constexpr int kBytesB = kTileColumns * kBoxRowBytes;
 };
 
@@ -99,6 +101,7 @@ __device__ __forceinline__ void resident_consume(ResidentShared<Config>& shared,
   const int chunks = schedule.chunks - place.column_tile * Config::kChunks;
   for (int k = 0; k < schedule.k_blocks; ++k) mbarrier_wait(&shared.b_full[k], 0);
   const auto turn = [](int of) { return 1 + of; };
+  // The last turn of all is left to nobody: a kernel may end so.
   if (consumer == 1) named_barrier_arrive(turn(0), 2 * kWarpgroupThreads);
   StageRing<Config::kStages> ring;
   for (int tile = place.row_tile; tile < schedule.row_tiles; tile += schedule.row_step) {
