@@ -66,9 +66,7 @@ TttFigures run(Device& device, const TttOptions& o) {
     if constexpr (std::is_same_v<Device, CpuDevice>) return device.matmul_totals().seconds;
     return 0.0;
   };
-  const E4m3Mlp mlp = o.device.precision == MatmulPrecision::float8
-                          ? e4m3_mlp_on<T>(device, o.model)
-                          : E4m3Mlp::off;
+  const E4m3Mlp mlp = e4m3_mlp<T>(device, o.model, o.device.precision);
   const double start = seconds_now(), before = in_products();
   score_ttt(device, net, weights.view(), stream, documents, o.ttt, o.pass_tokens, mlp,
             *make_single_process(), nll,

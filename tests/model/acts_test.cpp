@@ -6,7 +6,6 @@
 
 #include <map>
 
-#include "fairway/base/rng.h"
 #include "support/model_run.h"
 #include "support/small_model.h"
 
@@ -36,10 +35,8 @@ TEST_P(ForwardActs, NoMoreStreamsThanTheRouteNeeds) {
   config.num_layers = 6;
   config.parallel_start_layer = parallel_start_layer;
   config.validate();
-  std::vector<double> params(static_cast<size_t>(flat_size(config)));
-  const Philox rng(7, 0);
-  for (size_t i = 0; i < params.size(); ++i) params[i] = rng.normal(i);
-  const auto weights = weights_view(config, static_cast<const double*>(params.data()));
+  const std::vector<double> params = testing::random_params(config);
+  const auto weights = weights_view(config, params.data());
   CpuDevice device(1);
   testing::ModelRun<double> run(device, config, looped, kInputs,
                                 picks ? std::vector<int32_t>{5, 1} : kTargets, kStarts,

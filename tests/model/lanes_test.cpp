@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "fairway/base/rng.h"
 #include "fairway/model/model.h"
 #include "support/model_run.h"
 #include "support/small_model.h"
@@ -19,10 +18,8 @@ TEST(Lanes, EndInWhatTheConfigurationSays) {
   for (const FinalLane lane : {FinalLane::mean, FinalLane::mlp, FinalLane::attn}) {
     config.parallel_final_lane = lane;
     config.validate();
-    std::vector<double> params(static_cast<size_t>(flat_size(config)));
-    const Philox rng(7, 0);
-    for (size_t i = 0; i < params.size(); ++i) params[i] = rng.normal(i);
-    const auto weights = weights_view(config, static_cast<const double*>(params.data()));
+    const std::vector<double> params = testing::random_params(config);
+    const auto weights = weights_view(config, params.data());
     CpuDevice device(1);
     testing::ModelRun<double> run(device, config, /*looped=*/false, {1, 4, 9, 2, 3},
                                   {4, 9, 2, 3, 1}, {0, 5});

@@ -131,6 +131,17 @@ void mlp_e4m3_case(Harness& h, Tensor<const T> n, Tensor<const T> dm, Tensor<con
                                 h.inout_vec("dwdown", {D, F}, roundings, rows, dw, e4m3));
 }
 
+// One layer's operands, of matrices that leave z and df about as large as n and dm.
+template <class Harness, class T = typename Harness::T>
+MlpE4m3<T> mlp_e4m3_operands(Harness& h, int64_t D, int64_t F) {
+  const auto up = h.in({1, F, D}, 1 / std::sqrt(static_cast<double>(D))),
+             down = h.in({1, D, F}, 1 / std::sqrt(static_cast<double>(F)));
+  const MlpE4m3<T> bank{h.template scratch<T>({1, F, D}), h.template scratch<T>({1, D, F}),
+                        h.template scratch<int32_t>({1, kE4m3Exponents})};
+  mlp_e4m3_weights<T>(h.device, up, down, std::vector<double>{0.5}, bank);
+  return bank.slice(0);
+}
+
 // The same into the norm before it: n and dm about 0.5 and 2^-12, weights that leave z and df about
 // as large. Of what is added to dx, as large as dx at the start, half lies along n: rstd is large
 // and the scale small. One more rounding than dn's: where n·dn is Σ z·dz, what dz and n lose to
@@ -138,12 +149,7 @@ void mlp_e4m3_case(Harness& h, Tensor<const T> n, Tensor<const T> dm, Tensor<con
 template <class Harness, class T = typename Harness::T>
 void mlp_e4m3_norm_back_case(Harness& h, int64_t rows, int64_t D, int64_t F) {
   const auto n = h.in({rows, D}, 0.5), dm = h.in({rows, D}, 0x1p-12);
-  const auto up = h.in({1, F, D}, 1 / std::sqrt(static_cast<double>(D))),
-             down = h.in({1, D, F}, 1 / std::sqrt(static_cast<double>(F)));
-  const MlpE4m3<T> bank{h.template scratch<T>({1, F, D}), h.template scratch<T>({1, D, F}),
-                        h.template scratch<int32_t>({1, kE4m3Exponents})};
-  mlp_e4m3_weights<T>(h.device, up, down, std::vector<double>{0.5}, bank);
-  const MlpE4m3<T> w = bank.slice(0);
+  const MlpE4m3<T> w = mlp_e4m3_operands(h, D, F);
   // The backward pass loses what is kept.
   const auto kept = [&] {
     const MlpHidden<T> hidden = mlp_e4m3_hidden(h, rows, D, F);
@@ -170,12 +176,7 @@ void mlp_e4m3_adapted_case(Harness& h, const std::vector<int32_t>& starts, int64
   const int64_t rows = starts.back() - starts.front();
   const Shape shape{rows, D};
   const auto x = h.in(shape, 2), residual = h.in(shape);
-  const auto up = h.in({1, F, D}, 1 / std::sqrt(static_cast<double>(D))),
-             down = h.in({1, D, F}, 1 / std::sqrt(static_cast<double>(F)));
-  const MlpE4m3<T> bank{h.template scratch<T>({1, F, D}), h.template scratch<T>({1, D, F}),
-                        h.template scratch<int32_t>({1, kE4m3Exponents})};
-  mlp_e4m3_weights<T>(h.device, up, down, std::vector<double>{0.5}, bank);
-  const MlpE4m3<T> w = bank.slice(0);
+  const MlpE4m3<T> w = mlp_e4m3_operands(h, D, F);
   AdapterInputs adapters(h, starts, R, 1);
   const LowRankUp<const Accum<T>> second = adapters.up(D, 0, h.vec({D}, 0.5, 1).data);
   const LowRankDown<const Accum<T>> first = adapters.down(D);

@@ -1,7 +1,11 @@
 // A model of seconds, with loops, lanes and grouped heads.
 #pragma once
 
+#include <vector>
+
+#include "fairway/base/rng.h"
 #include "fairway/model/config.h"
+#include "fairway/model/weights.h"
 
 namespace fairway::testing {
 
@@ -20,6 +24,14 @@ inline ModelConfig small_model(int vocab_size) {
   model.loop_end = 2;
   model.parallel_start_layer = 3;
   return model;
+}
+
+// All parameters of a model, normally distributed: those that start at zero too.
+inline std::vector<double> random_params(const ModelConfig& model) {
+  std::vector<double> params(static_cast<size_t>(flat_size(model)));
+  const Philox rng(7, 0);
+  for (size_t i = 0; i < params.size(); ++i) params[i] = rng.normal(i);
+  return params;
 }
 
 }  // namespace fairway::testing

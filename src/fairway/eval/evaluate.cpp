@@ -33,9 +33,7 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
   };
 
   const int64_t pass_tokens = eval.pass_tokens > 0 ? eval.pass_tokens : kPassTokens<Device, T>;
-  const E4m3Mlp mlp = eval.matmul_precision == MatmulPrecision::float8
-                          ? e4m3_mlp_on<T>(device, model)
-                          : E4m3Mlp::off;
+  const E4m3Mlp mlp = e4m3_mlp<T>(device, model, eval.matmul_precision);
   const Network net(model, eval.loop);
   Evaluation result;
   // Every target is scored at one rank. Elsewhere it is -0, which changes no bit that it is added

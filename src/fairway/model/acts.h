@@ -8,6 +8,7 @@
 #include "fairway/base/accum.h"
 #include "fairway/base/arena.h"
 #include "fairway/base/tensor.h"
+#include "fairway/device/cpu_device.h"
 #include "fairway/model/config.h"
 #include "fairway/model/lora.h"
 #include "fairway/model/route.h"
@@ -73,8 +74,10 @@ struct Acts {
 // Whether the MLP's products have e4m3 operands (ops/mlp_e4m3.h), and what is then kept of the
 // hidden rows: MlpHidden::z without signs, or f and z in bytes.
 enum class E4m3Mlp { off, values, bytes };
+// What `precision` comes to on a device.
 template <class T, class Device>
-E4m3Mlp e4m3_mlp_on(const Device& device, const ModelConfig& config) {
+E4m3Mlp e4m3_mlp(const Device& device, const ModelConfig& config, MatmulPrecision precision) {
+  if (precision != MatmulPrecision::float8) return E4m3Mlp::off;
   return mlp_e4m3_keeps_bytes<T>(device, config.model_dim, config.mlp_dim()) ? E4m3Mlp::bytes
                                                                              : E4m3Mlp::values;
 }

@@ -88,24 +88,11 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
     weights_kernel(const __grid_constant__ Gradients g) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& shared = *reinterpret_cast<WideShared<Config>*>(shared_bytes);
-  const int rank = static_cast<int>(cluster_rank());
-  const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (threadIdx.x == 0) wide_init(shared);
-  cluster_sync();
-  wait_for_earlier_kernels();
-
-  const WeightUnit unit(g.tiles, rank);
-  if (warp < 4) {
-    registers_decrease<40>();
-    if (warp == 0 && lane == 0) produce(shared, g, unit, rank);
-    __syncwarp();
-  } else {
-    registers_increase<232>();
-    consume(shared, g, unit, warp / 4 - 1, warp % 4, lane);
-  }
-  // The other block may still send here, or arrive at barriers here.
-  cluster_sync();
+  weight_roles(
+      shared, g.tiles, [&](const WeightUnit& unit, int rank) { produce(shared, g, unit, rank); },
+      [&](const WeightUnit& unit, int consumer, int warp, int lane) {
+        consume(shared, g, unit, consumer, warp, lane);
+      });
 }
 
 constexpr int kSumThreads = 256;

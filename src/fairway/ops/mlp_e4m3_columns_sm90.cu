@@ -1,37 +1,13 @@
 // Rows of bf16 → e4m3 columns for the weights' gradients.
-#include <climits>
-
 #include "fairway/ops/e4m3_rows_cuda.cuh"
 #include "fairway/ops/mlp_e4m3.h"
+#include "fairway/ops/mlp_e4m3_cuda.h"
 #include "fairway/ops/mlp_e4m3_weights_sm90.cuh"
 
 namespace fairway::cuda {
 namespace {
 
 static_assert(kPack == 8);
-
-// The least of e [n]. One block.
-constexpr int kLeastThreads = 1024;
-__global__ __launch_bounds__(kLeastThreads) void least_kernel(const int32_t* e, int64_t n,
-                                                              int32_t* least) {
-  __shared__ int of_warp[kLeastThreads / kWarp];
-  wait_for_earlier_kernels();
-  const int thread = static_cast<int>(threadIdx.x);
-  int mine = INT_MAX;
-  const int64_t fours = n / 4;  // e begins at a multiple of 16 bytes
-#pragma unroll 4
-  for (int64_t i = thread; i < fours; i += kLeastThreads) {
-    const int4 four = reinterpret_cast<const int4*>(e)[i];
-    mine = min(mine, min(min(four.x, four.y), min(four.z, four.w)));
-  }
-  for (int64_t i = 4 * fours + thread; i < n; i += kLeastThreads) mine = min(mine, e[i]);
-  mine = __reduce_min_sync(kAllLanes, mine);
-  if (thread % kWarp == 0) of_warp[thread / kWarp] = mine;
-  __syncthreads();
-  if (thread >= kWarp) return;
-  mine = __reduce_min_sync(kAllLanes, of_warp[thread]);
-  if (thread == 0) *least = mine;
-}
 
 // A block a tile of 256 rows x 64 columns of dm (blockIdx.z 0) or n: as bytes to shared memory, and
 // from there by threads of 16 rows and 4 columns.
@@ -103,8 +79,7 @@ void mlp_e4m3_operand_columns(cudaStream_t stream, const bf16* dm, const bf16* n
                               int64_t D, const MlpE4m3Columns& to) {
   if (T == 0) return;
   require(D % kTileD == 0, "e4m3 columns: the width of rows must be a multiple of 64");
-  launch_dependent(stream, least_kernel, 1, kLeastThreads, 0, dm_exponents, T, to.exponent);
-  cuda_check_launch("e4m3 columns: exponent");
+  least_exponent(stream, dm_exponents, T, to.exponent);
   const int64_t width = MlpE4m3Columns::width(T);
   const dim3 tiles(grid(ceil_div(width, kTileT)), grid(D / kTileD), 2);
   launch_dependent(

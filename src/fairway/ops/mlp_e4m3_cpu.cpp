@@ -186,9 +186,11 @@ void mlp_leaky_sq_e4m3_backward(CpuDevice& device, Tensor<const T> dm, Tensor<co
     for (int64_t t = 0; t < tile; ++t)
       round_span(dm.data + (begin + t) * D, D, of_dm.of[begin + t], in + t * D);
     rows_times<T>(device, tile, F, D, in, mat<T>(w.wdown.data, F), df, false);
-    T* ft = with_weights ? all_f.data + begin * F : tile_scratch<T>(device, kSlotTileD, tile * F);
-    leaky_sq_span(zt, tile * F, ft);
-    round_span(ft, tile * F, e[kE4m3F], ft);
+    if (with_weights) {
+      T* ft = all_f.data + begin * F;
+      leaky_sq_span(zt, tile * F, ft);
+      round_span(ft, tile * F, e[kE4m3F], ft);
+    }
     round_span(zt, tile * F, e[kE4m3Z], zt);
 #pragma omp simd
     for (int64_t i = 0; i < tile * F; ++i) zt[i] = df[i] * leaky_sq_slope(zt[i]);

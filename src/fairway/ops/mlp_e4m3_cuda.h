@@ -1,6 +1,8 @@
 // What the ways of computing ops/mlp_e4m3.h on CUDA share. Internal to ops/*_cuda.*.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 #include <span>
 
@@ -16,9 +18,12 @@ void mlp_e4m3_exponents(CudaDevice& device, Tensor<const T> wup, Tensor<const T>
                         std::span<const double> ln, Tensor<int32_t> exponents);
 
 // exponents[t] = e4m3_exponent of the largest magnitude in row t of x [rows, width]; *least = the
-// least of them.
+// least of them. `exponents` begins at a multiple of 16 bytes.
 template <class T>
 void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponents, int32_t* least);
+
+// *least = the least of exponents [n], which begin at a multiple of 16 bytes.
+void least_exponent(cudaStream_t stream, const int32_t* exponents, int64_t n, int32_t* least);
 
 // to = as_e4m3(x, e), x [rows, width]: e = *exponent (null: 0) + row_exponents[t] (null: 0). `to`
 // may be x.

@@ -1,4 +1,6 @@
 // Exponents of e4m3 operands, and rounding in place of the operands themselves.
+#include <climits>
+
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/elementwise_cuda.h"
 #include "fairway/ops/leaky_sq_cuda.cuh"
@@ -93,20 +95,27 @@ __global__ __launch_bounds__(kRowThreads) void row_exponents_kernel(const T* x, 
   if (lane == 0) exponents[row] = e4m3_exponent(largest);
 }
 
-// One block.
-__global__ __launch_bounds__(kRowThreads) void least_kernel(const int32_t* exponents, int64_t rows,
-                                                            int32_t* least) {
-  __shared__ int of_warp[kWarps];
+// The least of e [n]. One block.
+constexpr int kLeastThreads = 1024;
+__global__ __launch_bounds__(kLeastThreads) void least_kernel(const int32_t* e, int64_t n,
+                                                              int32_t* least) {
+  __shared__ int of_warp[kLeastThreads / kWarp];
+  wait_for_earlier_kernels();
   const int thread = static_cast<int>(threadIdx.x);
-  int mine = kE4m3MaxExponent;
-  for (int64_t t = thread; t < rows; t += kRowThreads) mine = min(mine, exponents[t]);
-  for (int offset = kWarp / 2; offset > 0; offset /= 2)
-    mine = min(mine, __shfl_xor_sync(kAllLanes, mine, offset));
+  int mine = INT_MAX;
+  const int64_t fours = n / 4;  // e begins at a multiple of 16 bytes
+#pragma unroll 4
+  for (int64_t i = thread; i < fours; i += kLeastThreads) {
+    const int4 four = reinterpret_cast<const int4*>(e)[i];
+    mine = min(mine, min(min(four.x, four.y), min(four.z, four.w)));
+  }
+  for (int64_t i = 4 * fours + thread; i < n; i += kLeastThreads) mine = min(mine, e[i]);
+  mine = __reduce_min_sync(kAllLanes, mine);
   if (thread % kWarp == 0) of_warp[thread / kWarp] = mine;
   __syncthreads();
-  if (thread != 0) return;
-  for (int warp = 1; warp < kWarps; ++warp) mine = min(mine, of_warp[warp]);
-  *least = mine;
+  if (thread >= kWarp) return;
+  mine = __reduce_min_sync(kAllLanes, of_warp[thread]);
+  if (thread == 0) *least = mine;
 }
 
 // Exponents of rows, from what lies in device memory.
@@ -220,8 +229,12 @@ void e4m3_row_exponents(CudaDevice& device, Tensor<const T> x, int32_t* exponent
                                                                             exponents);
   });
   cuda_check_launch("e4m3_row_exponents");
-  least_kernel<<<1, kRowThreads, 0, device.stream()>>>(exponents, rows, least);
-  cuda_check_launch("e4m3_row_exponents");
+  least_exponent(device.stream(), exponents, rows, least);
+}
+
+void least_exponent(cudaStream_t stream, const int32_t* exponents, int64_t n, int32_t* least) {
+  launch_dependent(stream, least_kernel, 1, kLeastThreads, 0, exponents, n, least);
+  cuda_check_launch("least_exponent");
 }
 
 template <class T>

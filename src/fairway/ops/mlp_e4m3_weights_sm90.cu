@@ -146,24 +146,11 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kGemmThreads,
     gradient_kernel(const __grid_constant__ Gradient g) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& shared = *reinterpret_cast<WideShared<Config>*>(shared_bytes);
-  const int rank = static_cast<int>(cluster_rank());
-  const int warp = warp_uniform(static_cast<int>(threadIdx.x) / 32);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (threadIdx.x == 0) wide_init(shared);
-  cluster_sync();
-  wait_for_earlier_kernels();
-
-  const WeightUnit unit(g.tiles, rank);
-  if (warp < 4) {
-    registers_decrease<40>();
-    if (warp == 0 && lane == 0) produce(shared, g, unit, rank);
-    __syncwarp();
-  } else {
-    registers_increase<232>();
-    consume(shared, g, unit, warp / 4 - 1, warp % 4, lane);
-  }
-  // The other block may still send here, or arrive at barriers here.
-  cluster_sync();
+  weight_roles(
+      shared, g.tiles, [&](const WeightUnit& unit, int rank) { produce(shared, g, unit, rank); },
+      [&](const WeightUnit& unit, int consumer, int warp, int lane) {
+        consume(shared, g, unit, consumer, warp, lane);
+      });
 }
 
 // dW += the slices' sums: a thread 16 bytes of each slice, which are 2 x 2 elements of dW. kDown:
@@ -189,8 +176,7 @@ __global__ void __launch_bounds__(kThreads)
     sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
   }
   // Of the thread's two hidden columns and two of D.
-  const float4 by_hidden = {sum.x, sum.y, sum.z, sum.w}, by_d = {sum.x, sum.z, sum.y, sum.w};
-  const float4 v = kDown ? by_d : by_hidden;
+  const float4 v = kDown ? float4{sum.x, sum.z, sum.y, sum.w} : sum;
   float2* const first =
       reinterpret_cast<float2*>(dw + (kDown ? column * F + hidden : hidden * D + column));
   float2* const second =

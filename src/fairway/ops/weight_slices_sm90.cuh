@@ -58,4 +58,30 @@ struct WeightUnit {
   }
 };
 
+// The body of such a kernel, of one producer thread and two consumer warpgroups: produce(unit,
+// rank) and consume(unit, consumer, warp, lane), warp in the warpgroup.
+template <class Config, class Produce, class Consume>
+__device__ __forceinline__ void weight_roles(sm90::WideShared<Config>& shared,
+                                             const WeightTiles& tiles, Produce&& produce,
+                                             Consume&& consume) {
+  const int rank = static_cast<int>(sm90::cluster_rank());
+  const int warp = sm90::warp_uniform(static_cast<int>(threadIdx.x) / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x == 0) sm90::wide_init(shared);
+  sm90::cluster_sync();
+  wait_for_earlier_kernels();
+
+  const WeightUnit unit(tiles, rank);
+  if (warp < 4) {
+    sm90::registers_decrease<40>();
+    if (warp == 0 && lane == 0) produce(unit, rank);
+    __syncwarp();
+  } else {
+    sm90::registers_increase<232>();
+    consume(unit, warp / 4 - 1, warp % 4, lane);
+  }
+  // The other block may still send here, or arrive at barriers here.
+  sm90::cluster_sync();
+}
+
 }  // namespace fairway::cuda

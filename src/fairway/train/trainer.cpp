@@ -47,9 +47,7 @@ Trainer<Device, T>::Trainer(Device& device, const ModelConfig& model, const Opti
       micro_steps_(train.micro_steps),
       sharding_(model, make_communicator(device, group_)),
       graphs_(device, kGraphs) {
-  const E4m3Mlp mlp = train.matmul_precision == MatmulPrecision::float8
-                          ? e4m3_mlp_on<T>(device, model)
-                          : E4m3Mlp::off;
+  const E4m3Mlp mlp = e4m3_mlp<T>(device, model, train.matmul_precision);
   const auto lay_out = [&](Arena& arena) {
     return take_trainer_buffers<T>(model_, train_, sharding_.shard(), mlp, arena);
   };
