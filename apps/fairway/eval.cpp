@@ -104,6 +104,7 @@ void print(const Score& s) {
   if (s.bytes) fmt::print("bytes       {}\n", *s.bytes);
   fmt::print("seconds     {:.1f}  ({:.0f} tokens/s)\n", s.seconds,
              static_cast<double>(s.tokens) / s.seconds);
+  fmt::print("by          {}\n", computed_by(s));
 }
 
 void run(Options o, ProcessGroup& group) {
@@ -177,7 +178,7 @@ void add_eval(CLI::App& app, ProcessGroup& group) {
                   "tokenizer of the data, or 'bytes'; without it there are no bits per byte")
       ->type_name("T.model");
   cmd->add_option("--json", options->json,
-                  "write nats_per_token, bpb, tokens, bytes and seconds as JSON")
+                  "write nats_per_token, bpb, tokens, bytes, seconds and what computed them as JSON")
       ->type_name("FILE");
   cmd->add_option("--nll", options->nll,
                   "write the nll of each target, one float32 each, in stream order")
@@ -187,7 +188,7 @@ void add_eval(CLI::App& app, ProcessGroup& group) {
             "CPU threads (0: one per core); they do not change the result");
   add_field(*cmd, "--matmul-precision", job.eval.matmul_precision,
             "inputs of matrix products; auto: bfloat16 on a GPU, float32 on a CPU; float8: the "
-            "MLP's, the others as auto");
+            "MLP's, the others as auto (faster on Hopper, slower elsewhere)");
   add_fields(*cmd, job.eval, "Evaluation");
   add_fields(*cmd, job.ttt, "Test-time training (--mode ttt)");
   cmd->get_option("--lora-init")->type_name("FILE");

@@ -268,7 +268,8 @@ TEST_F(Cli, RunDoesEverythingAndTheArtifactAloneGivesItsScore) {
                  "--json",         at("score.json"),
                  "--nll",          at("nll")}));
     const Json score = Json::parse(read_file(at("score.json")));
-    for (const char* key : {"nats_per_token", "bpb", "tokens", "bytes"})
+    for (const char* key :
+         {"nats_per_token", "bpb", "tokens", "bytes", "ranks", "matmul_precision"})
       EXPECT_EQ(score[key], line[key]) << mode << " " << key;
     EXPECT_EQ(fs::file_size(at("nll")), 4 * score["tokens"].get<size_t>());
   }
@@ -293,12 +294,15 @@ TEST_F(Cli, RunDoesEverythingAndTheArtifactAloneGivesItsScore) {
 TEST_F(Cli, ScoresInFloat8WhereItIsAskedFor) {
   build_data();
   write_recipe(6);
-  const auto scores_of_run = [&](const std::string& out, Words more) {
+  const auto scores_of_run = [&](const std::string& out, const std::string& precision, Words more) {
     more.insert(more.end(), {"--train.matmul_precision=float8", "--run.modes=ttt"});
     expect_done(run_recipe(out, more));
     const Json report = Json::parse(read_file(at(out) + "/report.json"));
     std::vector<double> nats;
-    for (const Json& line : report["evaluations"]) nats.push_back(line["nats_per_token"]);
+    for (const Json& line : report["evaluations"]) {
+      nats.push_back(line["nats_per_token"]);
+      EXPECT_EQ(line["matmul_precision"], precision);
+    }
     return nats;
   };
   const auto scores_of_eval = [&](const std::string& precision) {
@@ -329,8 +333,8 @@ TEST_F(Cli, ScoresInFloat8WhereItIsAskedFor) {
     }
     return nats;
   };
-  const auto plain = scores_of_run("plain", {});
-  const auto float8 = scores_of_run("float8", {"--eval.matmul_precision=float8"});
+  const auto plain = scores_of_run("plain", "float32", {});
+  const auto float8 = scores_of_run("float8", "float8", {"--eval.matmul_precision=float8"});
   EXPECT_EQ(scores_of_eval("auto"), plain);
   EXPECT_EQ(scores_of_eval("float8"), float8);
   for (size_t i = 0; i < plain.size(); ++i) EXPECT_NE(plain[i], float8[i]);

@@ -17,6 +17,8 @@ Score example(double nats) {
   s.tokens = 1234567;
   s.bytes = 4567890;
   s.seconds = 12.34;
+  s.device = "CPU, 2 threads";
+  s.matmul_precision = "float32";
   return s;
 }
 
@@ -25,6 +27,9 @@ TEST(Report, TableIsAlignedAndComplete) {
   report.lines = {{"float", "chunked", example(3.5)}, {"artifact", "ttt", example(3.25)}};
   report.lines[1].score.bpb.reset();
   report.lines[1].score.bytes.reset();
+  report.lines[1].score.device = "NVIDIA H200";
+  report.lines[1].score.ranks = 2;
+  report.lines[1].score.matmul_precision = "float8";
   report.train_steps = 1000;
   report.train_tokens = 2000000;
   report.train_seconds = 99.96;
@@ -43,7 +48,8 @@ TEST(Report, TableIsAlignedAndComplete) {
             "\n"
             "Artifact: 1,500,000 bytes + 100,000 bytes of compressed source = 1,600,000, 10.00% of "
             "16,000,000.\n"
-            "Training: 1,000 steps, 2,000,000 tokens in 100.0 s; quantization: 1.0 s.\n");
+            "Training: 1,000 steps, 2,000,000 tokens in 100.0 s; quantization: 1.0 s.\n"
+            "Scored by: CPU, 2 threads, float32; 2 × NVIDIA H200, float8.\n");
 }
 
 TEST(Report, ScoresSurviveJson) {
@@ -54,6 +60,9 @@ TEST(Report, ScoresSurviveJson) {
   EXPECT_EQ(back.tokens, s.tokens);
   EXPECT_EQ(back.bytes, s.bytes);
   EXPECT_EQ(back.seconds, s.seconds);
+  EXPECT_EQ(back.device, s.device);
+  EXPECT_EQ(back.ranks, s.ranks);
+  EXPECT_EQ(back.matmul_precision, s.matmul_precision);
   s.bpb.reset();
   s.bytes.reset();
   back = score_from_json(to_json(s), "x");
@@ -66,9 +75,10 @@ TEST(Report, DamagedScoresAreErrors) {
   for (const char* text : {"", "[]", "{}", "{\"nats_per_token\": \"3\"}", "{\"nats_per_token\": 3"})
     EXPECT_THROW(score_from_json(text, "x"), Error) << text;
   const auto good = nlohmann::json::parse(to_json(example(3)));
-  for (const char* key : {"nats_per_token", "bpb", "tokens", "bytes", "seconds"}) {
+  for (const char* key : {"nats_per_token", "bpb", "tokens", "bytes", "seconds", "device", "ranks",
+                          "matmul_precision"}) {
     auto bad = good;
-    bad[key] = "3";
+    bad[key] = good[key].is_string() ? nlohmann::json(3) : nlohmann::json("3");
     EXPECT_THROW(score_from_json(bad.dump(), "x"), Error) << bad;
     bad.erase(key);
     EXPECT_THROW(score_from_json(bad.dump(), "x"), Error) << bad;

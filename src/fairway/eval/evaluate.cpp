@@ -3,10 +3,23 @@
 #include <algorithm>
 #include <chrono>
 
+#include "fairway/base/fields.h"
 #include "fairway/device/run_types.h"
 #include "fairway/eval/ttt.h"
 
 namespace fairway {
+
+namespace {
+
+template <class T, class Device>
+MatmulPrecision products_read(const Device& device, E4m3Mlp mlp) {
+  if (mlp != E4m3Mlp::off) return MatmulPrecision::float8;
+  if constexpr (std::is_same_v<Device, CpuDevice>)
+    if (device.precision() == MatmulPrecision::bfloat16) return MatmulPrecision::bfloat16;
+  return std::is_same_v<T, bf16> ? MatmulPrecision::bfloat16 : MatmulPrecision::float32;
+}
+
+}  // namespace
 
 template <class Device, class T>
 Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<const T>& weights,
@@ -56,6 +69,9 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
   result.score = score(result.nll, stream, bytes);
   result.score.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.score.device = device.name();
+  result.score.matmul_precision = enum_name(products_read<T>(device, mlp));
+  result.score.ranks = group.size();
   return result;
 }
 

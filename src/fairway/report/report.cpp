@@ -1,5 +1,6 @@
 #include "fairway/report/report.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "fairway/base/check.h"
@@ -25,10 +26,28 @@ Json score_object(const Score& s) {
   j["bytes"] = nullptr;
   if (s.bytes) j["bytes"] = *s.bytes;
   j["seconds"] = s.seconds;
+  j["device"] = s.device;
+  j["ranks"] = s.ranks;
+  j["matmul_precision"] = s.matmul_precision;
   return j;
 }
 
+// Each of what computed the scores, once.
+std::string all_computed_by(const std::vector<Report::Line>& lines) {
+  std::vector<std::string> all;
+  for (const auto& line : lines)
+    if (std::string one = computed_by(line.score);
+        std::find(all.begin(), all.end(), one) == all.end())
+      all.push_back(std::move(one));
+  return fmt::format("{}", fmt::join(all, "; "));
+}
+
 }  // namespace
+
+std::string computed_by(const Score& score) {
+  return fmt::format("{}{}, {}", score.ranks > 1 ? fmt::format("{} × ", score.ranks) : "",
+                     score.device, score.matmul_precision);
+}
 
 std::string to_markdown(const Report& report) {
   std::vector<std::vector<std::string>> rows{
@@ -54,6 +73,7 @@ std::string to_markdown(const Report& report) {
                      grouped(static_cast<uint64_t>(report.train_steps)),
                      grouped(static_cast<uint64_t>(report.train_tokens)), report.train_seconds,
                      report.quantize_seconds);
+  out += fmt::format("Scored by: {}.\n", all_computed_by(report.lines));
   return out;
 }
 
@@ -84,11 +104,13 @@ std::string to_json(const Score& score) {
 Score score_from_json(std::string_view text, const std::string& where) {
   const auto j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   const auto number = [&](const char* key) { return j.contains(key) && j[key].is_number(); };
+  const auto text_of = [&](const char* key) { return j.contains(key) && j[key].is_string(); };
   const auto number_or_null = [&](const char* key) {
     return number(key) || (j.contains(key) && j[key].is_null());
   };
   require(j.is_object() && number("nats_per_token") && number_or_null("bpb") && number("tokens") &&
-              number_or_null("bytes") && number("seconds"),
+              number_or_null("bytes") && number("seconds") && text_of("device") &&
+              number("ranks") && text_of("matmul_precision"),
           "{}: not the result of an evaluation; delete it to evaluate again", where);
   Score s;
   s.nats_per_token = j["nats_per_token"].get<double>();
@@ -96,6 +118,9 @@ Score score_from_json(std::string_view text, const std::string& where) {
   s.tokens = j["tokens"].get<int64_t>();
   if (!j["bytes"].is_null()) s.bytes = j["bytes"].get<int64_t>();
   s.seconds = j["seconds"].get<double>();
+  s.device = j["device"].get<std::string>();
+  s.ranks = j["ranks"].get<int>();
+  s.matmul_precision = j["matmul_precision"].get<std::string>();
   return s;
 }
 

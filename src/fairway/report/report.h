@@ -28,12 +28,15 @@ struct Report {
   uint64_t source_bytes = 0;    // of the sources that evaluate it, compressed; 0: not known
 };
 
-// A Markdown table, aligned so that it reads well in a terminal too, and two lines on cost.
+// "NVIDIA H200, bfloat16", "2 × NVIDIA H200, float8": what computed a score, and in what.
+std::string computed_by(const Score& score);
+
+// A Markdown table, aligned so that it reads well in a terminal too, and three lines on cost.
 std::string to_markdown(const Report& report);
 std::string to_json(const Report& report);
 
-// {"nats_per_token", "bpb", "tokens", "bytes", "seconds"}; bpb and bytes are null without a
-// tokenizer.
+// {"nats_per_token", "bpb", "tokens", "bytes", "seconds", "device", "ranks", "matmul_precision"};
+// bpb and bytes are null without a tokenizer.
 std::string to_json(const Score& score);
 // Throws Error, naming `where`, if the text is not that.
 Score score_from_json(std::string_view text, const std::string& where);
