@@ -63,13 +63,13 @@ void OpsBench<Device, E>::model() {
   const double pairs = attention_pairs(batch);
   const double attention = 2 * pairs * static_cast<double>(D);
   measure("attention_varlen", 2 * TD + 2 * TK, 2 * attention,
-          [&] { attention_varlen<E>(device, q, k, v, cu_seqlens, yh, lse); });
+          [&] { attention_varlen<E>(device, q, k, v, cu_seqlens, yh, lse, gain); });
   measure("attention_varlen backward", 3 * TD + 4 * TK, 5 * attention, [&] {
     attention_varlen_backward<E>(device, q, k, v, cu_seqlens, lse, dyh, delta, dq, dk, dv);
   });
   const AttentionSegments plan = attention_plan<E>(device, {T, H, K, d}, cu_seqlens);
   measure("attention_xsa", 2 * TD + 2 * TK, 2 * attention,
-          [&] { attention_xsa<E>(device, q, k, v, plan, yh, lse, ydv); });
+          [&] { attention_xsa<E>(device, q, k, v, plan, yh, lse, ydv, gain); });
   const RopeBackward<E> rope{rstd_q, rstd_k, gain, cosine, sine, dgain};
   measure("attention_varlen backward to before QK norm", 3 * TD + 4 * TK, 5 * attention, [&] {
     attention_varlen_backward<E>(device, q, k, v, plan, lse, dyh, delta, dq, dk, dv, &rope);

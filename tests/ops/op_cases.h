@@ -889,6 +889,11 @@ void for_each_op_case(Visitor&& visit) {
       const auto y = h.out("y", q_shape, 4, T);
       const auto lse = h.out_vec("lse", {H, T}, 0, T);
       attention_varlen<U>(h.device, q, k, v, cu_seqlens, y, lse);
+      // What a bound is said to be, small enough to be of use and not.
+      for (const double bound : {30.0, 600.0})
+        attention_varlen<U>(h.device, q, k, v, cu_seqlens, h.out("y of bounded scores", q_shape, 4, T),
+                            h.out_vec("lse of bounded scores", {H, T}, 0, T),
+                            h.vec({H}, 0, bound / std::sqrt(static_cast<double>(d))));
       const auto delta = h.out_vec("delta", {H, T}, 6, d);
       attention_delta<U>(h.device, y, dy, delta);
       attention_varlen_backward<U>(h.device, q, k, v, cu_seqlens, lse, dy, delta,
@@ -910,7 +915,8 @@ void for_each_op_case(Visitor&& visit) {
         const auto plan = attention_plan<U>(h.device, extents, cu_seqlens);
         const auto y2 = h.out("y2", q_shape, 4, T);
         const auto lse = h.out_vec("lse", {H, T}, 0, T), y_dot_v = h.out_vec("y·v", {T, H}, 4, T);
-        attention_xsa<U>(h.device, q, k, v, plan, y2, lse, y_dot_v);
+        attention_xsa<U>(h.device, q, k, v, plan, y2, lse, y_dot_v,
+                         h.vec({H}, 0, 30 / std::sqrt(static_cast<double>(d))));
         const int64_t D = H * d;
         const auto dout = h.in({T, D}), w = h.in({D, D}, 1 / std::sqrt(static_cast<double>(D)));
         // y2 and y·v̂ are used as they were rounded, and so may y2's gradient be.
@@ -963,7 +969,8 @@ void for_each_op_case(Visitor&& visit) {
               const auto y2 = h.out("y2", picked, 4, T);
               const auto lse2 = h.out_vec("lse with xsa", {H, Q}, 0, T);
               const auto y_dot_v = h.out_vec("y·v", {Q, H}, 4, T);
-              attention_xsa<U>(h.device, q, k, v, queries, y2, lse2, y_dot_v);
+              attention_xsa<U>(h.device, q, k, v, queries, y2, lse2, y_dot_v,
+                               h.vec({H}, 0, 30 / std::sqrt(static_cast<double>(d))));
               const auto xsa_dy = h.inout("dy", picked, 8, d);
               const auto xsa_dv = h.out("dv with xsa", kv_shape, 10, T);
               const auto xsa_delta = h.template scratch<A>({H, Q});

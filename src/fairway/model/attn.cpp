@@ -95,9 +95,10 @@ void attn_forward(Device& device, const Network& net, int s, const Layer<const T
   project<Device, T>(device, net, s, layer, lora, rope, queries, acts);
   if (net.route[static_cast<size_t>(s)].xsa)
     attention_xsa<T>(device, acts.q_rot, acts.k_rot, acts.v, queries.segments, acts.y, acts.lse,
-                     acts.y_dot_v);
+                     acts.y_dot_v, layer.q_gain);
   else
-    attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, queries.segments, acts.y, acts.lse);
+    attention_varlen<T>(device, acts.q_rot, acts.k_rot, acts.v, queries.segments, acts.y, acts.lse,
+                        layer.q_gain);
   const AdapterGroup group = acts.picked ? kQueryAdapters : kAttnAdapters;
   linear_adapted<T>(device, acts.y, wo_scaled, residual,
                     {slot_up(queries.lora, s, Adapter::o, group, layer.attn_scale.data),

@@ -38,7 +38,7 @@ LoraCopies::LoraCopies(const LoraLayout& layout, const Route& route, Tensor<cons
       if (kind == Adapter::k && from.in == 0) take(rank_ * layout.place(s, Adapter::v).out);
       if (from.in == 0) continue;
       if (kind == Adapter::mlp) {
-        to = {-1, take(rank_ * in_), rank_, take(rank_ * from.out)};
+        to = {take(rank_ * in_), take(rank_ * in_), rank_, take(rank_ * from.out)};
       } else {
         to = {a + before * in_, transposed + before, columns, take(rank_ * from.out)};
         before += rank_;
@@ -69,7 +69,7 @@ LowRankCopies LoraCopies::down(const bf16* docs, int s, std::span<const Adapter>
   for (size_t i = 1; i < kinds.size(); ++i)
     if (place(s, kinds[i]).transposed != first.transposed + static_cast<int64_t>(i) * rank_)
       return {};
-  return {.matrix = first.a >= 0 ? docs + first.a : nullptr,
+  return {.matrix = docs + first.a,
           .transposed = docs + first.transposed,
           .pitch = first.pitch,
           .stride = stride_};

@@ -1,5 +1,5 @@
 // Where a document's adapters lie once more in bf16, as products read them (ops/adapter_copies.h):
-// for each slot A of q, k, v and o below each other and transposed, A of the MLP transposed, B of
+// for each slot A of q, k, v and o below each other and transposed, A of the MLP both ways, B of
 // q, k and v below each other, B of o and of the MLP with the scale of their outputs. One flat
 // buffer a document, beside the one of LoraLayout. The head's adapter has no copies.
 #pragma once

@@ -49,9 +49,10 @@ AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& ext
 
 template <class T>
 void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                      const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse) {
+                      const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse,
+                      Tensor<const Accum<T>> q_gain) {
   cuda::attention_forward<T>(device.stream(), plan_of<T>(device, q, k, segments), q.data, k.data,
-                             v.data, y.data, lse.data);
+                             v.data, q_gain.data, y.data, lse.data);
 }
 
 template <class T>
@@ -87,11 +88,11 @@ void attention_varlen_backward(CudaDevice& device, Tensor<const T> q, Tensor<con
 template <class T>
 void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
-                   Tensor<Accum<T>> y_dot_v) {
+                   Tensor<Accum<T>> y_dot_v, Tensor<const Accum<T>> q_gain) {
   const auto plan = plan_of<T>(device, q, k, segments);
   const bool fused = cuda::forward_fuses_xsa(plan);
-  cuda::attention_forward<T>(device.stream(), plan, q.data, k.data, v.data, y2.data, lse.data,
-                             fused ? y_dot_v.data : nullptr);
+  cuda::attention_forward<T>(device.stream(), plan, q.data, k.data, v.data, q_gain.data, y2.data,
+                             lse.data, fused ? y_dot_v.data : nullptr);
   if (!fused) xsa<T>(device, y2, v, y_dot_v, segments.query_rows);
 }
 
@@ -99,14 +100,15 @@ void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Ten
   template AttentionSegments attention_plan<T>(CudaDevice&, const AttentionExtents&,             \
                                                Tensor<const int32_t>);                           \
   template void attention_varlen(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, \
-                                 const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>);         \
+                                 const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,          \
+                                 Tensor<const Accum<T>>);                                        \
   template void attention_varlen_backward(                                                       \
       CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>, const AttentionSegments&,  \
       Tensor<const Accum<T>>, Tensor<const T>, Tensor<const Accum<T>>, Tensor<T>, Tensor<T>,     \
       Tensor<T>, const RopeBackward<T>*);                                                        \
   template void attention_xsa(CudaDevice&, Tensor<const T>, Tensor<const T>, Tensor<const T>,    \
                               const AttentionSegments&, Tensor<T>, Tensor<Accum<T>>,             \
-                              Tensor<Accum<T>>);
+                              Tensor<Accum<T>>, Tensor<const Accum<T>>);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -43,6 +43,7 @@ struct ForwardShared {
     // The tile whose queries are in q[b] and its first head; length 0 = no more work.
     AttentionTile tile[2];
     int head[2];
+    bool bounded[2];  // no score of these heads exceeds kMostScore
     uint64_t q_full[2], q_empty[2], full[Team::kStages], empty[Team::kStages];
   } state[kTeams];
 
@@ -51,16 +52,27 @@ struct ForwardShared {
   }
 };
 
+// Whether |q·k| scale <= |q_gain| √d · √d scale is small enough, for `heads` heads from `head` on.
+__device__ __forceinline__ bool scores_bounded(const float* q_gain, int head, int heads,
+                                               float scale) {
+  if (q_gain == nullptr) return false;
+  float most = fabsf(q_gain[head]);
+  if (heads == 2) most = fmaxf(most, fabsf(q_gain[head + 1]));
+  return most * (kTile * scale) <= kMostScore;
+}
+
 constexpr int kForwardThreads = 5 * kWarpgroupThreads;
 
 // q: a map of [Q, H·64], k, v: of [T, K·64], in boxes of 64 x 64. Tiles of
-// query_tile_rows(kPairHeads). With y_dot_v the output is exclusive attention's.
+// query_tile_rows(kPairHeads). With y_dot_v the output is exclusive attention's. q_gain as in
+// attention_varlen.h, or null.
 template <bool kPairHeads>
 __global__ void __launch_bounds__(kForwardThreads, 1)
     forward_kernel(const __grid_constant__ CUtensorMap q_map,
                    const __grid_constant__ CUtensorMap k_map,
                    const __grid_constant__ CUtensorMap v_map, const AttentionTiles list, int64_t Q,
-                   int H, int K, float scale, __nv_bfloat16* y, float* lse, float* y_dot_v) {
+                   int H, int K, float scale, const float* q_gain, __nv_bfloat16* y, float* lse,
+                   float* y_dot_v) {
   using Shared = ForwardShared<kPairHeads>;
   using Team = typename Shared::Team;
   constexpr int kStages = Team::kStages, kTeams = Shared::kTeams;
@@ -89,9 +101,9 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
   __syncthreads();
   wait_for_earlier_kernels();
 
-  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 24 <= 61,440.
+  // Of 640 threads with 96 registers: 4 · 128 · 112 + 128 · 32 <= 61,440.
   if (warpgroup == 2 * kTeams) {
-    registers_decrease<24>();
+    registers_decrease<32>();
     if (warp >= kTeams || lane != 0) return;
     Team& team = shared.team[warp];
     auto& state = shared.state[warp];
@@ -103,14 +115,16 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       const int b = turn & 1;
       const bool more = item < items;
       if (item == last) *list.next = 0;
-      // Read again where it is needed: of 24 registers it would take six.
+      // Read again where it is needed: of 32 registers it would take six.
       const AttentionTile& tile = list.tiles[more ? item / per_tile : 0];
       int key_tile = more ? last_key_tile(tile, kHeight) : 0;
       const int head = item % per_tile * kHeads, kv = head / (H / K);
+      const bool bounded = scores_bounded(q_gain, head, kHeads, scale);
       if (more) item = atomicAdd(list.next, 1);
       mbarrier_wait(&state.q_empty[b], (turn >> 1 & 1) ^ 1);
       state.tile[b] = tile;
       state.head[b] = head;
+      state.bounded[b] = bounded;
       if (!more) {
         state.tile[b].length = 0;
         mbarrier_arrive(&state.q_full[b]);
@@ -145,6 +159,12 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       if (lane == 0) mbarrier_arrive(bar);
       __syncwarp();
     };
+    const TileDescriptors queries(wgmma_descriptor_k(shared_address(team.q[0][member])),
+                                  sizeof(team.q[0]));
+    const TileDescriptors keys(wgmma_descriptor_k(shared_address(team.stage[0].k)),
+                               sizeof(team.stage[0]));
+    const TileDescriptors values(
+        wgmma_descriptor_mn(shared_address(team.stage[0].v), kTileBytes), sizeof(team.stage[0]));
     int s = 0, parity = 0;
     for (int turn = 0;; ++turn) {
       const int b = turn & 1;
@@ -165,12 +185,13 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       }
       if (kPairHeads || row0 < length) {
         RunningSoftmax softmax;
-        clear(softmax);
         int used = -1;
+        const bool bounded = warp_uniform(state.bounded[b]);
+        clear(softmax, bounded);
         for (; key_tile >= 0; --key_tile) {
           mbarrier_wait(&state.full[s], parity);
-          query_step(softmax, team.q[b][member], team.stage[s].k, team.stage[s].v,
-                     key_tile == own_tile, to_log2, warp, lane, [&] {
+          query_step(softmax, queries[b], keys[s], values[s], key_tile == own_tile, bounded, to_log2,
+                     warp, lane, [&] {
                        if (used >= 0) release(&state.empty[used]);
                      });
           used = s;

@@ -10,31 +10,38 @@
 
 namespace fairway::cuda::attention_sm90 {
 
-// The running softmax of a warpgroup's rows: output, maximum score (without scale) and the sum of
-// exponentials, the latter of this thread's columns only. The diagonal tile comes first.
+// The running softmax of a warpgroup's rows: output, maximum score (without scale; 0 where none is
+// sought) and the sum of exponentials, the latter of this thread's columns only. The diagonal tile
+// comes first.
 struct RunningSoftmax {
   float out[32], max[2], sum[2];
 };
 
-__device__ __forceinline__ void clear(RunningSoftmax& r) {
+__device__ __forceinline__ void clear(RunningSoftmax& r, bool bounded) {
 #pragma unroll
   for (float& o : r.out) o = 0;
-  r.max[0] = r.max[1] = -INFINITY;
+  r.max[0] = r.max[1] = bounded ? 0 : -INFINITY;
   r.sum[0] = r.sum[1] = 0;
 }
 
+// The largest score whose exponential leaves room for sums of products with any sensible values in
+// a float's range, and whose negative's is far from its other end.
+constexpr float kMostScore = 60;
+
+// `bounded`: no score exceeds kMostScore in size, and exponentials are taken as they are. To seek the
+// maximum and to scale sums by it is a third of all instructions.
 // The product with the values is still running at the return: the next step or wgmma_wait<0>() ends
-// it. previous_done() is called where that of the previous step has ended and its tile of keys and
+// it. The tiles are given by their descriptors (values': along its rows). previous_done() is called where that of the previous step has ended and its tile of keys and
 // values may be released. The diagonal tile is masked causally.
 template <class PreviousDone>
-__device__ __forceinline__ void query_step(RunningSoftmax& r, const char* queries, const char* keys,
-                                           const char* values, bool diagonal, float to_log2,
-                                           int warp, int lane, PreviousDone&& previous_done) {
+__device__ __forceinline__ void query_step(RunningSoftmax& r, uint64_t queries, uint64_t keys,
+                                           uint64_t values, bool diagonal, bool bounded,
+                                           float to_log2, int warp, int lane,
+                                           PreviousDone&& previous_done) {
   float(&out)[32] = r.out, (&max)[2] = r.max, (&sum)[2] = r.sum;
   float score[32];
   wgmma_fence();
-  multiply_rows(score, wgmma_descriptor_k(shared_address(queries)),
-                wgmma_descriptor_k(shared_address(keys)));
+  multiply_rows(score, queries, keys);
   wgmma_commit();
   wgmma_wait<0>();  // also the previous iteration's product with the values
   wgmma_pin(score);
@@ -50,39 +57,47 @@ __device__ __forceinline__ void query_step(RunningSoftmax& r, const char* querie
       if (column > row) score[j] = -INFINITY;
     }
   }
+  float shift[2] = {0, 0};
+  if (!bounded) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float new_max = max[h];
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        new_max = fmaxf(new_max, fmaxf(score[4 * j + 2 * h], score[4 * j + 2 * h + 1]));
+      new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 1));
+      new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 2));
+      // Finite: every row sees its own key in the first tile.
+      const float shrink = exp2_approx((max[h] - new_max) * to_log2);
+      shift[h] = new_max * to_log2;
+      max[h] = new_max;
+      sum[h] *= shrink;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        out[4 * j + 2 * h] *= shrink;
+        out[4 * j + 2 * h + 1] *= shrink;
+      }
+    }
+  }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    float new_max = max[h];
-#pragma unroll
-    for (int j = 0; j < 8; ++j)
-      new_max = fmaxf(new_max, fmaxf(score[4 * j + 2 * h], score[4 * j + 2 * h + 1]));
-    new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 1));
-    new_max = fmaxf(new_max, __shfl_xor_sync(0xFFFFFFFFu, new_max, 2));
-    // Finite: every row sees its own key in the first tile.
-    const float shrink = exp2_approx((max[h] - new_max) * to_log2), shift = new_max * to_log2;
-    max[h] = new_max;
     float part = 0;
 #pragma unroll
     for (int j = 0; j < 8; ++j)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float& x = score[4 * j + 2 * h + e];
-        x = exp2_approx(fmaf(x, to_log2, -shift));
+        x = exp2_approx(fmaf(x, to_log2, -shift[h]));
         part += x;
       }
-    sum[h] = sum[h] * shrink + part;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      out[4 * j + 2 * h] *= shrink;
-      out[4 * j + 2 * h + 1] *= shrink;
-    }
+    sum[h] += part;
   }
   Fragment p;
   to_fragment(score, p);
   pin(p);
   wgmma_pin(out);
   wgmma_fence();
-  add_product(out, p, wgmma_descriptor_mn(shared_address(values), kTileBytes));
+  add_product(out, p, values);
   wgmma_commit();
 }
 
@@ -107,8 +122,8 @@ __device__ __forceinline__ void store_output(RunningSoftmax& r, float scale, cha
   for (int h = 0; h < 2; ++h) {
     sum[h] = lanes_sum<4>(sum[h]);
     const int row = row0 + 8 * h;
-    if (lane % 4 == 0 && to.has(row)) to.lse[row] = fmaf(max[h], scale, logf(sum[h]));
-    const float inverse = 1 / sum[h];
+    if (lane % 4 == 0 && to.has(row)) to.lse[row] = fmaf(max[h], scale, __logf(sum[h]));
+    const float inverse = __fdividef(1, sum[h]);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       out[4 * j + 2 * h] *= inverse;

@@ -66,12 +66,16 @@ AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& ext
                                  Tensor<const int32_t> cu_seqlens);
 
 // q [Q, H, d], k and v [T, K, d], S segments → y [Q, H, d], lse [H, Q] (log Σ e^score).
+// With q_gain [H], where q and k were normed (rope_gain.h): no row of k is longer than √d, none of q
+// in head h than |q_gain[h]| √d. Scores are bounded then, and a device may do without their maximum.
 template <class T>
 void attention_varlen(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                      const AttentionSegments& segments, Tensor<T> y, Tensor<T> lse);
+                      const AttentionSegments& segments, Tensor<T> y, Tensor<T> lse,
+                      Tensor<const T> q_gain = {});
 template <class T>
 void attention_varlen(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
-                      const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse);
+                      const AttentionSegments& segments, Tensor<T> y, Tensor<Accum<T>> lse,
+                      Tensor<const Accum<T>> q_gain = {});
 
 // dy [Q, H, d], delta [H, Q] = dy·y  →  dq, dk written, dv accumulated. With a rope, q and k are
 // rope_gain's outputs, and dq and dk the gradients of its inputs.

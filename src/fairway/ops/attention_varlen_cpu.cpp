@@ -222,7 +222,7 @@ void backward_task(CpuDevice& device, const Shape4& s, const AttentionSegment& s
 template <>
 void attention_varlen(CpuDevice& device, Tensor<const float> q, Tensor<const float> k,
                       Tensor<const float> v, const AttentionSegments& segments, Tensor<float> y,
-                      Tensor<float> lse) {
+                      Tensor<float> lse, Tensor<const float>) {
   const Shape4 s{q.extent(0), q.extent(1), k.extent(1), q.extent(2)};
   const auto order = by_length(segments.cu_seqlens);
   with_product_type<float>(device, [&]<class In>(In) {

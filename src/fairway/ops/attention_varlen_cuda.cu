@@ -96,12 +96,12 @@ bool forward_fuses_xsa(const AttentionPlan& plan) {
 
 template <class T>
 void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
-                       const T* v, T* y, float* lse, float* y_dot_v) {
+                       const T* v, const float* q_gain, T* y, float* lse, float* y_dot_v) {
   const AttentionShape& s = plan.shape;
   if (s.T == 0) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (plan.kernels == AttentionKernels::sm90)
-      return attention_sm90::forward(stream, s, plan.query_tiles, q, k, v, y, lse, y_dot_v);
+      return attention_sm90::forward(stream, s, plan.query_tiles, q, k, v, q_gain, y, lse, y_dot_v);
   check(!y_dot_v, "attention: these kernels do not include xsa");
   if constexpr (std::is_same_v<T, bf16>)
     if (plan.kernels == AttentionKernels::mma)
@@ -146,7 +146,7 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
 #define FAIRWAY_INSTANTIATE(T)                                                                 \
   template AttentionKernels attention_kernels<T>(const AttentionShape&, int);                  \
   template void attention_forward(cudaStream_t, const AttentionPlan&, const T*, const T*,      \
-                                  const T*, T*, float*, float*);                               \
+                                  const T*, const float*, T*, float*, float*);                               \
   template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
                                    const T*, const float*, const T*, const float*, T*, T*, T*, \
                                    void*, const AttentionRope&);

@@ -46,12 +46,12 @@ void fill_attention_plan(cudaStream_t stream, const AttentionPlan& plan, const i
                          const int32_t* cu_queries);
 
 // q [Q, H, d], k and v [T, K, d] → y [Q, H, d], lse [H, Q] (log Σ e^score). All in device memory,
-// aligned to 16 bytes. With y_dot_v [Q, H], where forward_fuses_xsa, y is exclusive attention's
-// (xsa.h).
+// aligned to 16 bytes. q_gain [H] as in attention_varlen.h, or null. With y_dot_v [Q, H], where
+// forward_fuses_xsa, y is exclusive attention's (xsa.h).
 bool forward_fuses_xsa(const AttentionPlan& plan);
 template <class T>
 void attention_forward(cudaStream_t stream, const AttentionPlan& plan, const T* q, const T* k,
-                       const T* v, T* y, float* lse, float* y_dot_v = nullptr);
+                       const T* v, const float* q_gain, T* y, float* lse, float* y_dot_v = nullptr);
 
 // Scratch of one backward call, aligned to 16 bytes.
 size_t attention_workspace_bytes(const AttentionPlan& plan);

@@ -106,14 +106,14 @@ FAIRWAY_FOR_CPU_TYPES(FAIRWAY_INSTANTIATE)
 template <>
 void attention_varlen(CpuDevice& device, Tensor<const double> q, Tensor<const double> k,
                       Tensor<const double> v, const AttentionSegments& segments, Tensor<double> y,
-                      Tensor<double> lse) {
+                      Tensor<double> lse, Tensor<const double>) {
   attention_varlen_plain(device, q, k, v, segments, y, lse);
 }
 template <>
 void attention_varlen(CpuDevice& device, Tensor<const std::complex<double>> q,
                       Tensor<const std::complex<double>> k, Tensor<const std::complex<double>> v,
                       const AttentionSegments& segments, Tensor<std::complex<double>> y,
-                      Tensor<std::complex<double>> lse) {
+                      Tensor<std::complex<double>> lse, Tensor<const std::complex<double>>) {
   attention_varlen_plain(device, q, k, v, segments, y, lse);
 }
 template <>

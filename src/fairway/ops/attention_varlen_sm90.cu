@@ -58,12 +58,13 @@ int64_t gain_partials(const AttentionShape& s) {
 }
 
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& query_tiles,
-             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse, float* y_dot_v) {
+             const bf16* q, const bf16* k, const bf16* v, const float* q_gain, bf16* y, float* lse,
+             float* y_dot_v) {
   const bool pair = pairs_heads(s);
   launch(stream, pair ? forward_kernel<true> : forward_kernel<false>, multiprocessors(),
          kForwardThreads, pair ? ForwardShared<true>::kBytes() : ForwardShared<false>::kBytes(),
          map_of(q, s.Q, s.H), map_of(k, s.T, s.K), map_of(v, s.T, s.K), query_tiles, s.Q, s.H, s.K,
-         softmax_scale(s.d), storage(y), lse, y_dot_v);
+         softmax_scale(s.d), q_gain, storage(y), lse, y_dot_v);
 }
 
 void backward_queries(cudaStream_t stream, const AttentionShape& s,

@@ -12,9 +12,11 @@ namespace fairway::cuda::attention_sm90 {
 int32_t query_tile_height(const AttentionShape& s);
 int32_t key_tile_height(const AttentionShape& s);
 
-// Takes all tiles of the list, and leaves it ready for another call. y_dot_v may be null.
+// Takes all tiles of the list, and leaves it ready for another call. q_gain and y_dot_v may be
+// null.
 void forward(cudaStream_t stream, const AttentionShape& s, const AttentionTiles& query_tiles,
-             const bf16* q, const bf16* k, const bf16* v, bf16* y, float* lse, float* y_dot_v);
+             const bf16* q, const bf16* k, const bf16* v, const float* q_gain, bf16* y, float* lse,
+             float* y_dot_v);
 
 // Rows of AttentionRope::gain_partials.
 int64_t gain_partials(const AttentionShape& s);

@@ -44,6 +44,23 @@ __device__ __forceinline__ int last_key_tile(const AttentionTile& tile, int heig
 // A 64 x 64 bf16 operand in registers: [step of 16 columns][fragment register].
 using Fragment = uint32_t[4][4];
 
+// The descriptors of tiles that lie `bytes` apart, as the low word of the first one's: a value that
+// the compiler keeps in a register, instead of making it anew from the address every time.
+class TileDescriptors {
+ public:
+  __device__ __forceinline__ TileDescriptors(uint64_t first, uint32_t bytes)
+      : high_(first & 0xFFFFFFFF00000000u), low_(static_cast<uint32_t>(first)), step_(bytes >> 4) {
+    asm volatile("" : "+r"(low_));
+  }
+  __device__ __forceinline__ uint64_t operator[](int i) const {
+    return high_ | (low_ + static_cast<uint32_t>(i) * step_);
+  }
+
+ private:
+  uint64_t high_;
+  uint32_t low_, step_;
+};
+
 // d = A Bᵀ, both tiles in shared memory with their rows' 64 columns as the inner dimension.
 __device__ __forceinline__ void multiply_rows(float (&d)[32], uint64_t a, uint64_t b) {
 #pragma unroll

@@ -12,13 +12,13 @@ namespace fairway {
 template <class T>
 void attention_xsa(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<T> lse,
-                   Tensor<T> y_dot_v) {
-  attention_varlen<T>(device, q, k, v, segments, y2, lse);
+                   Tensor<T> y_dot_v, Tensor<const T> q_gain = {}) {
+  attention_varlen<T>(device, q, k, v, segments, y2, lse, q_gain);
   xsa<T>(device, y2, v, y_dot_v, segments.query_rows);
 }
 template <class T>
 void attention_xsa(CudaDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                    const AttentionSegments& segments, Tensor<T> y2, Tensor<Accum<T>> lse,
-                   Tensor<Accum<T>> y_dot_v);
+                   Tensor<Accum<T>> y_dot_v, Tensor<const Accum<T>> q_gain = {});
 
 }  // namespace fairway

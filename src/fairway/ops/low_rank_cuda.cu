@@ -19,15 +19,12 @@ using namespace cuda::low_rank_simt;
 
 namespace {
 
-// Whether the Hopper kernel of tiles of 256 columns, of which not too many may be padding, is
-// faster.
+// Whether the Hopper kernel takes it, whose tiles have 256 columns, used or not.
 bool fits_sm90(const CudaDevice& device, const LowRankDown<const float>& down, const bf16* x,
                const bf16* xa) {
   constexpr int64_t kTileColumns = 256;
-  const int64_t width = down.width();
-  const int64_t padded = (width + kTileColumns - 1) / kTileColumns * kTileColumns;
-  return device.capability() == 90 && 2 * padded <= 3 * width &&
-         cuda::adapters_fit(down.in, width, down.docs, x) &&
+  return device.capability() == 90 && down.width() % 32 == 0 &&
+         cuda::adapters_fit(down.in, kTileColumns, down.docs, x) &&
          reinterpret_cast<uintptr_t>(xa) % 16 == 0;
 }
 

@@ -48,6 +48,10 @@ struct TileElements {
   __device__ __forceinline__ bool valid(int c, int p) const {
     return has_row(p) && c * 64 < columns_left;
   }
+  // The same where widths are multiples of 8.
+  __device__ __forceinline__ bool has(int c, int p) const {
+    return has_row(p) && c * 64 + p / 2 * 32 < columns_left;
+  }
 };
 
 }  // namespace fairway::sm90
