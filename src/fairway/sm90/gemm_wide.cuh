@@ -482,6 +482,20 @@ __device__ __forceinline__ float2 unpack_bf16_late(uint32_t pair, uint32_t zero)
   return {__uint_as_float(pair * 0x10000u + zero), __uint_as_float((pair ^ zero) & 0xFFFF0000u)};
 }
 
+// Passes over a tile's blocks: a document's last rows may leave a consumer none, whose products would
+// keep the tensor cores from the other's.
+template <class Config>
+__device__ __forceinline__ void wide_pass_over(WideShared<Config>& shared,
+                                               WideRing<Config::kStages>& ring, int blocks,
+                                               int lane) {
+  for (int k = 0; k < blocks; ++k) {
+    mbarrier_wait(&shared.full[ring.stage()], ring.parity());
+    __syncwarp();  // every lane has seen this phase
+    wide_release(shared, ring.stage(), lane);
+    ring.next();
+  }
+}
+
 // The epilogue of a tile that has `chunks` chunks, or more than all; `zero` lies in shared memory.
 template <class Epilogue>
 __device__ __forceinline__ void run_epilogue(Epilogue& epilogue, const float (&acc)[128],
@@ -514,7 +528,16 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
   WideRing<Config::kStages> ring;
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     const RowTile tile = wide_row_tile(adapters, walk.row_tile());
-    if (Config::kAdapted && warp_uniform(tile.doc) < 0) break;
+    int blocks = schedule.k_blocks, of_adapter = 0;
+    if constexpr (Config::kAdapted) {
+      if (warp_uniform(tile.doc) < 0) break;
+      of_adapter = adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
+      if (warp_uniform(tile.end - tile.begin) <= consumer * kTileRows / 2) {
+        wide_pass_over<Config>(shared, ring, blocks + of_adapter, lane);
+        continue;
+      }
+    }
+    if constexpr (!Config::kScaled) blocks += of_adapter;
     const int thread = consumer_thread();
     GemmTileAt at;
     at.row = tile.begin + thread / 32 * 16 + thread % 32 / 4;
@@ -525,10 +548,6 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
               thread;
     Epilogue epilogue(params, at);
 
-    int blocks = schedule.k_blocks, of_adapter = 0;
-    if constexpr (Config::kAdapted)
-      of_adapter = adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
-    if constexpr (!Config::kScaled) blocks += of_adapter;
     WideRowScales scales;
     float acc[128];
     wide_products<Config>(shared, acc, ring, blocks, consumer, lane, [&](int c) {
