@@ -128,10 +128,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
   if (rows > 0 && lane % 4 == 0) {
     RowTerms& terms = row_terms[slot * H + head];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      terms.lse_log2[16 * warp + 8 * h + lane / 4] = row_lse[h];
-      terms.delta[16 * warp + 8 * h + lane / 4] = row_delta[h];
-    }
+    for (int h = 0; h < 2; ++h) terms.set(16 * warp + 8 * h + lane / 4, row_lse[h], row_delta[h]);
   }
   float dx[32];
 #pragma unroll

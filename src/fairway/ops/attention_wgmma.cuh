@@ -26,10 +26,18 @@ constexpr int kTileBytes = kTile * kTile * 2;
 // What the gradients of keys need of the queries of one head in a tile, as one aligned piece, the
 // same for every tile: rows that are no queries have lse = +∞, which makes their probabilities
 // zero. The kernel for the queries' gradient writes it; [AttentionTile::slots(T, segments, kTile)]
-// [H] of them.
+// [H] of them. Laid out so that a thread of the keys' kernel, whose products have these rows as
+// columns, loads 16 bytes at a time.
 struct RowTerms {
-  float lse_log2[kTile];  // lse · log2(e)
-  float delta[kTile];
+  float4 lse_log2[kTile / 16][4];    // lse · log2(e); [i][c]: of columns 16i + 2c + {0, 1, 8, 9}
+  float4 minus_delta[kTile / 8][4];  // −delta; [j][c]: of columns 8j + 2c + {0, 1}, twice
+
+  __device__ __forceinline__ void set(int row, float lse_of_row, float delta_of_row) {
+    const int c = row % 8 / 2, e = row % 2;
+    reinterpret_cast<float*>(&lse_log2[row / 16][c])[2 * (row / 8 % 2) + e] = lse_of_row;
+    float* twice = reinterpret_cast<float*>(&minus_delta[row / 8][c]);
+    twice[e] = twice[2 + e] = -delta_of_row;
+  }
 };
 
 // Rows of a tile of queries: two warpgroups share its keys, as two heads or as two halves.
@@ -61,11 +69,14 @@ class TileDescriptors {
   uint32_t low_, step_;
 };
 
-// d = A Bᵀ, both tiles in shared memory with their rows' 64 columns as the inner dimension.
+// d = A Bᵀ, or d += A Bᵀ where kAccumulate; both tiles in shared memory with their rows' 64 columns
+// as the inner dimension.
+template <bool kAccumulate = false>
 __device__ __forceinline__ void multiply_rows(float (&d)[32], uint64_t a, uint64_t b) {
 #pragma unroll
   for (int k = 0; k < 4; ++k)
-    wgmma_m64n64k16<0, 0>(d, wgmma_advance(a, 32 * k), wgmma_advance(b, 32 * k), k > 0);
+    wgmma_m64n64k16<0, 0>(d, wgmma_advance(a, 32 * k), wgmma_advance(b, 32 * k),
+                          kAccumulate || k > 0);
 }
 // d += A B, A in registers, the rows of B as the inner dimension.
 __device__ __forceinline__ void add_product(float (&d)[32], const Fragment& a, uint64_t b) {
@@ -134,14 +145,35 @@ __device__ __forceinline__ void copy_rows_out(const char* tile, int warp, int la
           *reinterpret_cast<const uint4*>(tile + swizzled(row, piece));
   }
 }
-__device__ __forceinline__ void copy_rows_in(const __nv_bfloat16* from, int64_t stride, int rows,
-                                             char* tile, int warp, int lane) {
+// The same into shared memory in two parts, between which the loads are under way.
+struct RowPieces {
+  uint4 of[4];
+};
+__device__ __forceinline__ RowPieces load_rows(const __nv_bfloat16* from, int64_t stride, int rows,
+                                               int warp, int lane) {
+  RowPieces pieces;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = 16 * warp + 4 * i + lane / 8, piece = lane % 8;
-    uint4 x = {0, 0, 0, 0};
-    if (row < rows) x = *reinterpret_cast<const uint4*>(from + row * stride + 8 * piece);
-    *reinterpret_cast<uint4*>(tile + swizzled(row, piece)) = x;
+    pieces.of[i] = {0, 0, 0, 0};
+    if (row < rows) pieces.of[i] = *reinterpret_cast<const uint4*>(from + row * stride + 8 * piece);
+  }
+  return pieces;
+}
+__device__ __forceinline__ void put_rows(const RowPieces& pieces, char* tile, int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    *reinterpret_cast<uint4*>(tile + swizzled(16 * warp + 4 * i + lane / 8, lane % 8)) =
+        pieces.of[i];
+}
+
+// Zeros in the rows that the warp would copy.
+__device__ __forceinline__ void clear_rows(__nv_bfloat16* to, int64_t stride, int rows, int warp,
+                                           int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = 16 * warp + 4 * i + lane / 8, piece = lane % 8;
+    if (row < rows) *reinterpret_cast<uint4*>(to + row * stride + 8 * piece) = {0, 0, 0, 0};
   }
 }
 

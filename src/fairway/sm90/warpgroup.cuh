@@ -42,4 +42,10 @@ __device__ __forceinline__ int warp_uniform(int x) {
   return __shfl_sync(0xFFFFFFFFu, x, 0);
 }
 
+// The largest over the warp, thus a value that all lanes share unchanged, in a uniform register: so
+// is what is computed from it, at no cost in the lanes' registers.
+__device__ __forceinline__ int uniform_register(int x) {
+  return __reduce_max_sync(0xFFFFFFFFu, x);
+}
+
 }  // namespace fairway::sm90
