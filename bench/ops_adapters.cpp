@@ -118,6 +118,24 @@ void OpsBench<Device, E>::adapters() {
           2 * square_flops + 4 * rank_flops, [&] {
             linear_three_adapted_backward_input<E>(device, {{dq, dk, dv}, {wq, wk, wv}}, back, y);
           });
+  // The head's, as test-time training has them: few rows of many documents.
+  constexpr int64_t kHeadRows = 32;
+  const int64_t head_docs = std::min<int64_t>(48, head_rows / kHeadRows);
+  if (head_docs > 0) {
+    const int64_t rows = head_docs * kHeadRows, size = kRank * vocab;
+    const V b = vec({head_docs, size}), db = vec({head_docs, size});
+    std::vector<int32_t> starts;
+    for (int64_t i = 0; i <= head_docs; ++i) starts.push_back(static_cast<int32_t>(kHeadRows * i));
+    const LowRankUp<const A> head{b.data, size,  head_docs, ints(starts, head_docs + 1),
+                                  kRank,  vocab, 0};
+    const F l{logits.data, {rows, vocab}}, l_xa{xa.data, {rows, kRank}},
+        l_dxa{dxa.data, {rows, kRank}};
+    const double all = n(rows, vocab), sizes = n(head_docs, size);
+    measure("low_rank_up of a head", 2 * all + n(rows, kRank) + 2 * sizes, 2 * all * kRank,
+            [&] { low_rank_up<E>(device, l_xa, head, l); });
+    measure("low_rank_up backward of a head", all + 2 * n(rows, kRank) + 4 * sizes, 4 * all * kRank,
+            [&] { low_rank_up_backward<E>(device, l, l_xa, head, l_dxa, db.data); });
+  }
   // A step of two visits' adapters, A copied below each other and transposed, and B.
   if (reads_adapter_copies<E>(device)) {
     constexpr int64_t kVisits = 2, kMatrices = 5 * kVisits;

@@ -15,12 +15,12 @@
 namespace fairway {
 namespace {
 
-constexpr int64_t kIn = 64, kOut = 320, kG = 4;
+constexpr int64_t kIn = 64, kG = 4;
 
 template <class Device, class T>
 class Documents {
  public:
-  Documents(Device& device, int64_t rank) : device_(device), rank_(rank) {}
+  Documents(Device& device, int64_t rank, int64_t out) : device_(device), rank_(rank), out_(out) {}
 
   // What the products leave of documents with rows [starts[i], starts[i + 1]) each, as bytes:
   // first what has rows, then what has documents.
@@ -36,13 +36,13 @@ class Documents {
     const auto* pairs = values<A>(docs * stride(), first_doc * stride(), 0);
     auto* gradient = values<A>(docs * stride(), first_doc * stride(), 1);
     const Tensor<T> x{values<T>(rows * kIn, begin * kIn, 2), {rows, kIn}};
-    const Tensor<T> dy{values<T>(rows * kOut, begin * kOut, 3), {rows, kOut}};
-    const Tensor<T> y{values<T>(rows * kOut, begin * kOut, 4), {rows, kOut}};
+    const Tensor<T> dy{values<T>(rows * out_, begin * out_, 3), {rows, out_}};
+    const Tensor<T> y{values<T>(rows * out_, begin * out_, 4), {rows, out_}};
     const Tensor<T> dx{values<T>(rows * kIn, begin * kIn, 5), {rows, kIn}};
     const Tensor<T> xa{values<T>(rows * width, begin * width, 6), {rows, width}};
     const Tensor<T> dxa{values<T>(rows * width, begin * width, 7), {rows, width}};
-    const Tensor<T> w{values<T>(kOut * kIn, 0, 8), {kOut, kIn}};
-    const Tensor<T> sum{values<T>(rows * kOut, begin * kOut, 9), {rows, kOut}};
+    const Tensor<T> w{values<T>(out_ * kIn, 0, 8), {out_, kIn}};
+    const Tensor<T> sum{values<T>(rows * out_, begin * out_, 9), {rows, out_}};
     const Tensor<T> dsum{values<T>(rows * kIn, begin * kIn, 10), {rows, kIn}};
     int64_t most_rows = 0;
     for (int64_t i = 0; i < docs; ++i)
@@ -61,13 +61,13 @@ class Documents {
       return down;
     };
     const auto down = down_of(static_cast<const A*>(pairs));
-    LowRankUp<const A> up{pairs + width * kIn, stride(), docs, down.doc_rows, rank_, kOut, 1};
+    LowRankUp<const A> up{pairs + width * kIn, stride(), docs, down.doc_rows, rank_, out_, 1};
     up.most_rows = most_rows;
     low_rank_down<T>(device_, x, down, xa);
     low_rank_up<T>(device_, xa, up, y);
     low_rank_up_backward<T>(device_, dy, xa, up, dxa, gradient + width * kIn);
     low_rank_down_backward<T>(device_, dxa, x, down, dx, down_of(gradient));
-    // The first of `kOut` columns, three of `kIn`.
+    // The first of out_ columns, three of kIn.
     const Tensor<T> dy_narrow{values<T>(rows * kIn, begin * kIn, 11), {rows, kIn}};
     const Tensor<T> dxa_of_all{values<T>(rows * width, begin * width, 12), {rows, width}};
     auto* gradients = values<A>(docs * stride(), first_doc * stride(), 13);
@@ -75,7 +75,7 @@ class Documents {
     for (int i = 0; i < kG; ++i) {
       const bool narrow = i > 0;
       const int64_t at = narrow ? i * rank_ * kIn : width * kIn;
-      ups.push_back({{pairs + at, stride(), docs, down.doc_rows, rank_, narrow ? kIn : kOut, i},
+      ups.push_back({{pairs + at, stride(), docs, down.doc_rows, rank_, narrow ? kIn : out_, i},
                      narrow ? dy_narrow : dy,
                      gradients + at});
       ups.back().up.most_rows = most_rows;
@@ -84,14 +84,14 @@ class Documents {
     linear_adapted<T>(device_, x, w, sum, {up, xa}, sum);
     linear_adapted_backward_input<T>(device_, dy, w, {down, dxa}, dsum);
     return {
-        {bytes(xa.data, rows * width), bytes(y.data, rows * kOut), bytes(dxa.data, rows * width),
-         bytes(dx.data, rows * kIn), bytes(sum.data, rows * kOut), bytes(dsum.data, rows * kIn),
+        {bytes(xa.data, rows * width), bytes(y.data, rows * out_), bytes(dxa.data, rows * width),
+         bytes(dx.data, rows * kIn), bytes(sum.data, rows * out_), bytes(dsum.data, rows * kIn),
          bytes(dxa_of_all.data, rows * width)},
         {bytes(gradient, docs * stride()), bytes(gradients, docs * stride())}};
   }
 
  private:
-  int64_t stride() const { return rank_ * (kG * kIn + kOut) + 8; }
+  int64_t stride() const { return rank_ * (kG * kIn + out_) + 8; }
 
   template <class U>
   U* upload(const std::vector<U>& host) {
@@ -116,13 +116,14 @@ class Documents {
   }
 
   Device& device_;
-  int64_t rank_;
+  int64_t rank_, out_;
   std::vector<typename Device::Buffer> memory_;
 };
 
 template <class Device, class T>
-void expect_independent(Device& device, int64_t rank, const std::vector<int32_t>& starts) {
-  Documents<Device, T> documents(device, rank);
+void expect_independent(Device& device, int64_t rank, const std::vector<int32_t>& starts,
+                        int64_t out = 320) {
+  Documents<Device, T> documents(device, rank, out);
   const auto all = documents.run(starts, 0);
   for (size_t doc = 0; doc + 1 < starts.size(); ++doc) {
     const auto one = documents.run({starts[doc], starts[doc + 1]}, static_cast<int64_t>(doc));
@@ -142,6 +143,8 @@ void expect_independent(Device& device, int64_t rank, const std::vector<int32_t>
 
 // The third is longer than two chunks of a gradient's sum on a GPU; two are one chunk each.
 const std::vector<int32_t> kLong{7, 44, 307, 4700, 4700, 4701}, kChunks{0, 2048, 2060, 4108};
+// For adapters as wide as a vocabulary.
+const std::vector<int32_t> kFewRows{3, 4, 36, 36, 67, 100, 400};
 
 TEST(LowRank, DocumentsDoNotDependOnEachOther) {
   CpuDevice device(2);
@@ -155,6 +158,8 @@ TEST(LowRank, DocumentsDoNotDependOnEachOtherOnGpu) {
   for (const int64_t rank : {5, 16, 96})
     for (const auto& starts : {kLong, kChunks})
       expect_independent<CudaDevice, bf16>(device, rank, starts);
+  for (const int64_t rank : {32, 96})
+    expect_independent<CudaDevice, bf16>(device, rank, kFewRows, 2112);
   expect_independent<CudaDevice, float>(device, 5, kLong);
 }
 #endif

@@ -93,6 +93,8 @@ class AdapterInputs {
 inline const std::vector<int32_t> kRaggedDocs{7,   8,   39,  71,   104,  231,
                                               359, 488, 488, 2535, 4583, 4583};
 inline const std::vector<int32_t> kShortDocs{5, 42, 42, 305, 306};
+// About as many rows as test-time training scores at a time.
+inline const std::vector<int32_t> kChunkDocs{4, 5, 36, 36, 68, 101};
 // One of more rows than the CPU sums at once for a document's gradient.
 inline const std::vector<int32_t> kLongDoc{3, 40, 640};
 
@@ -1091,6 +1093,9 @@ void for_each_op_case(Visitor&& visit) {
                                {512, 1024, 96, 1, kShortDocs, RunsOn::gpu},
                                {512, 512, 96, 4, kShortDocs, RunsOn::gpu},
                                {64, 8192, 96, 1, {0, 32, 64}, RunsOn::gpu},
+                               {64, 2056, 96, 1, kChunkDocs, RunsOn::gpu},
+                               {72, 2576, 32, 2, kChunkDocs, RunsOn::gpu},
+                               {40, 2048, 64, 4, kShortDocs, RunsOn::gpu},
                                {72, 136, 8, 4, kShortDocs},
                                {24, 40, 5, 2, kLongDoc},
                                {64, 64, 160, 2, kShortDocs},
@@ -1164,6 +1169,7 @@ void for_each_op_case(Visitor&& visit) {
                                   {{512, 256}, 64, kRaggedDocs, RunsOn::gpu},
                                   {{40, 512, 256}, 16, kRaggedDocs, RunsOn::gpu},
                                   {{72, 136}, 8, kRaggedDocs},
+                                  {{2048, 2072}, 96, kChunkDocs, RunsOn::gpu},
                                   {{64}, 160, kShortDocs},
                                   {{34, 50}, 5, kShortDocs}})
     visit({"low_rank_ups_backward_" + std::to_string(c.out.size()) + "_of_" +
@@ -1177,7 +1183,7 @@ void for_each_op_case(Visitor&& visit) {
             const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
             AdapterInputs adapters(h, starts, R, G);
             const auto xa = h.in({rows, adapters.width()});
-            const auto dxa = h.inout("dxa", {rows, adapters.width()}, 4, 512);
+            const auto dxa = h.inout("dxa", {rows, adapters.width()}, 4, 2072);
             std::vector<LowRankUpBackward<U>> ups;
             for (int i = 0; i + 1 < G; ++i) {
               const int64_t width = out[static_cast<size_t>(i)];

@@ -12,6 +12,7 @@
 #include "fairway/ops/low_rank_mma_cuda.h"
 #include "fairway/ops/low_rank_simt.cuh"
 #include "fairway/ops/low_rank_sm90.h"
+#include "fairway/ops/low_rank_wide_cuda.h"
 
 namespace fairway {
 
@@ -38,7 +39,10 @@ bool any(const Pairs& p) {
 // Adapters that all fit low_rank_fits_mma.
 void ups_backward_on_tensor_cores(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
                                   Tensor<const bf16> xa, Tensor<bf16> dxa) {
-  if (low_rank_ups_backward_fits_sm90(device, ups, dxa))
+  const auto wide = [](const auto& one) { return low_rank_fits_wide(one.up, one.db); };
+  if (std::all_of(ups.begin(), ups.end(), wide))
+    for (const auto& one : ups) low_rank_up_backward_wide(device, one, xa, dxa);
+  else if (low_rank_ups_backward_fits_sm90(device, ups, dxa))
     low_rank_ups_backward_sm90(device, ups, xa, dxa);
   else
     low_rank_ups_backward_mma(device, ups, xa, dxa);
@@ -73,7 +77,10 @@ void low_rank_up(CudaDevice& device, Tensor<const T> xa, const LowRankUp<const A
   if (y.extent(0) == 0 || !any(up)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(up.rank, up.out, xa.data, y.data)) {
-      low_rank_up_mma(device, xa, up, y);
+      if (low_rank_fits_wide(up))
+        low_rank_up_wide(device, xa, up, y);
+      else
+        low_rank_up_mma(device, xa, up, y);
       return;
     }
   rows_times<true>(device, up, y.extent(0), xa.data + up.place * up.rank, up.rank, xa.extent(1),

@@ -20,6 +20,13 @@ __device__ inline void copy_async_16_or_zero(void* shared, const void* global, b
                "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
+// 4 bytes or as many zeros, aligned to 4.
+__device__ inline void copy_async_4_or_zero(void* shared, const void* global, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global), "r"(valid ? 4 : 0)
+               : "memory");
+}
 // The copies issued by this thread since the last commit are one group.
 __device__ inline void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
