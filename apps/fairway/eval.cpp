@@ -177,8 +177,9 @@ void add_eval(CLI::App& app, ProcessGroup& group) {
   cmd->add_option("--tokenizer", job.tokenizer,
                   "tokenizer of the data, or 'bytes'; without it there are no bits per byte")
       ->type_name("T.model");
-  cmd->add_option("--json", options->json,
-                  "write nats_per_token, bpb, tokens, bytes, seconds and what computed them as JSON")
+  cmd->add_option(
+         "--json", options->json,
+         "write nats_per_token, bpb, tokens, bytes, seconds and what computed them as JSON")
       ->type_name("FILE");
   cmd->add_option("--nll", options->nll,
                   "write the nll of each target, one float32 each, in stream order")

@@ -893,7 +893,8 @@ void for_each_op_case(Visitor&& visit) {
       attention_varlen<U>(h.device, q, k, v, cu_seqlens, y, lse);
       // What a bound is said to be, small enough to be of use and not.
       for (const double bound : {30.0, 600.0})
-        attention_varlen<U>(h.device, q, k, v, cu_seqlens, h.out("y of bounded scores", q_shape, 4, T),
+        attention_varlen<U>(h.device, q, k, v, cu_seqlens,
+                            h.out("y of bounded scores", q_shape, 4, T),
                             h.out_vec("lse of bounded scores", {H, T}, 0, T),
                             h.vec({H}, 0, bound / std::sqrt(static_cast<double>(d))));
       const auto delta = h.out_vec("delta", {H, T}, 6, d);

@@ -24,7 +24,8 @@ struct Score {
 };
 
 // The score of targets 0 … nll.size() − 1 of the stream, summed in float64 in stream order. `bytes`
-// may be null: then bpb and bytes are empty. nll must not be empty; `seconds` and what follows stay as they are.
+// may be null: then bpb and bytes are empty. nll must not be empty; `seconds` and what follows stay
+// as they are.
 Score score(std::span<const float> nll, const TokenStream& stream, const TokenBytes* bytes);
 
 }  // namespace fairway

@@ -69,25 +69,27 @@ class Ttt {
   void run(const std::vector<int64_t>& batch, F&& score) {
     for (size_t b = 0; b < batch.size(); ++b) start(b, batch[b]);
     if (copies_) copy_adapters(device_, copies_->matrices(), buffers(batch.size()));
-    // Longest first: the documents that still have chunks are a prefix of the batch, and of them
-    // those that have another one, which alone are worth a backward, are a prefix too.
-    const auto having = [&](int64_t chunks) {
-      const auto has = [&](int64_t i) {
-        return num_chunks(document(i), config_.chunk_size) >= chunks;
-      };
-      return static_cast<size_t>(std::partition_point(batch.begin(), batch.end(), has) -
-                                 batch.begin());
-    };
-    const int64_t steps = num_chunks(document(batch.front()), config_.chunk_size);
-    for (int64_t c = 0; c < steps; ++c) {
-      const size_t going_on = having(c + 2), present = having(c + 1);
-      if (going_on > 0) learn(batch, going_on, c, score);
-      if (going_on < present) pass(batch, going_on, present, c, false, score);
+    // Longest first: the documents that have another chunk behind chunk c are a prefix of the
+    // batch.
+    const auto goes_on = [&](int64_t c) { return [&, c](int64_t i) { return c < last_chunk(i); }; };
+    for (int64_t c = 0; c < last_chunk(batch.front()); ++c) {
+      const auto end = std::partition_point(batch.begin(), batch.end(), goes_on(c));
+      learn(batch, static_cast<size_t>(end - batch.begin()), c, score);
     }
+    // Nothing is learnt from last chunks, and one pass of them all takes less time than many small
+    // ones. Their documents' adapters have waited for it.
+    windows_.clear();
+    for (int64_t i : batch) windows_.push_back(window(i, last_chunk(i)));
+    pass(false, score);
   }
 
  private:
   const Document& document(int64_t i) const { return documents_[static_cast<size_t>(i)]; }
+
+  int64_t last_chunk(int64_t i) const { return num_chunks(document(i), config_.chunk_size) - 1; }
+  Window window(int64_t i, int64_t c) const {
+    return chunk_window(document(i), c, config_.chunk_size, config_.window);
+  }
 
   typename Pass<Device, T>::Capacity capacity(const Batches& batches, E4m3Mlp mlp) const {
     typename Pass<Device, T>::Capacity most{
@@ -141,11 +143,13 @@ class Ttt {
   // Chunk c of the first `docs` documents of the batch: score, then step.
   template <class F>
   void learn(const std::vector<int64_t>& batch, size_t docs, int64_t c, F&& score) {
+    windows_.clear();
+    for (size_t b = 0; b < docs; ++b) windows_.push_back(window(batch[b], c));
     for (int i = 0; i < config_.grad_steps; ++i) {
       if (i == 0)
-        pass(batch, 0, docs, c, true, score);
+        pass(true, score);
       else
-        pass(batch, 0, docs, c, true, [](const Window&, std::span<const float>) {});
+        pass(true, [](const Window&, std::span<const float>) {});
       const AdamW update{.lr = config_.lr,
                          .beta1 = config_.beta1,
                          .beta2 = config_.beta2,
@@ -156,21 +160,11 @@ class Ttt {
     }
   }
 
-  // Chunk c of documents [first, last) of the batch through the network.
+  // windows_, of the first documents of the batch, through the network.
   template <class F>
-  void pass(const std::vector<int64_t>& batch, size_t first, size_t last, int64_t c, bool train,
-            F&& score) {
-    windows_.clear();
-    for (size_t b = first; b < last; ++b)
-      windows_.push_back(chunk_window(document(batch[b]), c, config_.chunk_size, config_.window));
-    const int64_t at = static_cast<int64_t>(first) * learners_.stride;
-    const PassLora lora{
-        &layout_,
-        learners_.adapters + at,
-        train ? learners_.gradients + at : nullptr,
-        learners_.stride,
-        copies(),
-        copies_ ? learners_.copied + static_cast<int64_t>(first) * copies_->stride() : nullptr};
+  void pass(bool train, F&& score) {
+    const PassLora lora{&layout_,         learners_.adapters, train ? learners_.gradients : nullptr,
+                        learners_.stride, copies(),           learners_.copied};
     auto scored = pass_.run(stream_, windows_, &lora);
     for (const Window& w : windows_) {
       score(w, scored.first(static_cast<size_t>(w.scored())));

@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
                                   sizeof(team.q[0]));
     const TileDescriptors keys(wgmma_descriptor_k(shared_address(team.stage[0].k)),
                                sizeof(team.stage[0]));
-    const TileDescriptors values(
-        wgmma_descriptor_mn(shared_address(team.stage[0].v), kTileBytes), sizeof(team.stage[0]));
+    const TileDescriptors values(wgmma_descriptor_mn(shared_address(team.stage[0].v), kTileBytes),
+                                 sizeof(team.stage[0]));
     int s = 0, parity = 0;
     for (int turn = 0;; ++turn) {
       const int b = turn & 1;
@@ -190,8 +190,8 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         clear(softmax, bounded);
         for (; key_tile >= 0; --key_tile) {
           mbarrier_wait(&state.full[s], parity);
-          query_step(softmax, queries[b], keys[s], values[s], key_tile == own_tile, bounded, to_log2,
-                     warp, lane, [&] {
+          query_step(softmax, queries[b], keys[s], values[s], key_tile == own_tile, bounded,
+                     to_log2, warp, lane, [&] {
                        if (used >= 0) release(&state.empty[used]);
                      });
           used = s;

@@ -146,7 +146,7 @@ void attention_backward(cudaStream_t stream, const AttentionPlan& plan, const T*
 #define FAIRWAY_INSTANTIATE(T)                                                                 \
   template AttentionKernels attention_kernels<T>(const AttentionShape&, int);                  \
   template void attention_forward(cudaStream_t, const AttentionPlan&, const T*, const T*,      \
-                                  const T*, const float*, T*, float*, float*);                               \
+                                  const T*, const float*, T*, float*, float*);                 \
   template void attention_backward(cudaStream_t, const AttentionPlan&, const T*, const T*,     \
                                    const T*, const float*, const T*, const float*, T*, T*, T*, \
                                    void*, const AttentionRope&);

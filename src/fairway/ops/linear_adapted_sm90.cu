@@ -113,9 +113,9 @@ void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_
   using Config = sm90::WideConfig<1, 1, true>;
   if (rows == 0) return;
   // No blocks along K but the adapters': the other matrices are not looked at.
-  sm90::wide_launch<Config, AloneEpilogue>(
-      stream, {}, adapters.row_tiles * sm90::kTileRows, out, sm90::WideSchedule{},
-      {y, static_cast<int>(out)}, wide_adapters<Config>(adapters, rows));
+  sm90::wide_launch<Config, AloneEpilogue>(stream, {}, adapters.row_tiles * sm90::kTileRows, out,
+                                           sm90::WideSchedule{}, {y, static_cast<int>(out)},
+                                           wide_adapters<Config>(adapters, rows));
 }
 
 void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const dy[3],

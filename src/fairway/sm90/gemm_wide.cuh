@@ -482,8 +482,8 @@ __device__ __forceinline__ float2 unpack_bf16_late(uint32_t pair, uint32_t zero)
   return {__uint_as_float(pair * 0x10000u + zero), __uint_as_float((pair ^ zero) & 0xFFFF0000u)};
 }
 
-// Passes over a tile's blocks: a document's last rows may leave a consumer none, whose products would
-// keep the tensor cores from the other's.
+// Passes over a tile's blocks: a document's last rows may leave a consumer none, whose products
+// would keep the tensor cores from the other's.
 template <class Config>
 __device__ __forceinline__ void wide_pass_over(WideShared<Config>& shared,
                                                WideRing<Config::kStages>& ring, int blocks,
