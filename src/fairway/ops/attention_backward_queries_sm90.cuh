@@ -158,14 +158,7 @@ __global__ void __launch_bounds__(2 * kWarpgroupThreads, 2)
     __syncwarp();
     wgmma_wait<1>();
     wgmma_pin(p);
-    if (i == begin) {
-#pragma unroll
-      for (int j = 0; j < 32; ++j) {
-        const int row = 16 * warp + 8 * (j / 2 % 2) + lane / 4;
-        const int column = 8 * (j / 4) + 2 * (lane % 4) + j % 2;
-        if (column > row) p[j] = -INFINITY;
-      }
-    }
+    if (i == begin) mask_diagonal(p, warp, lane);
 #pragma unroll
     for (int j = 0; j < 32; ++j) p[j] = exp2_approx(fmaf(p[j], to_log2, -row_lse[j / 2 % 2]));
     wgmma_wait<0>();

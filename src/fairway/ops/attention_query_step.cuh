@@ -50,14 +50,7 @@ __device__ __forceinline__ void query_step(RunningSoftmax& r, uint64_t queries, 
   previous_done();
   __syncwarp();
 
-  if (diagonal) {
-#pragma unroll
-    for (int j = 0; j < 32; ++j) {
-      const int row = 16 * warp + 8 * (j / 2 % 2) + lane / 4;
-      const int column = 8 * (j / 4) + 2 * (lane % 4) + j % 2;
-      if (column > row) score[j] = -INFINITY;
-    }
-  }
+  if (diagonal) mask_diagonal(score, warp, lane);
   float shift[2] = {0, 0};
   if (!bounded) {
 #pragma unroll

@@ -84,6 +84,14 @@ __device__ __forceinline__ void add_product(float (&d)[32], const Fragment& a, u
   for (int k = 0; k < 4; ++k) wgmma_m64n64k16<1>(d, a[k], wgmma_advance(b, 2048 * k), true);
 }
 
+// Masks this thread's part of the scores of a diagonal tile: no query sees a later key.
+__device__ __forceinline__ void mask_diagonal(float (&score)[32], int warp, int lane) {
+  const int row_minus_column = 16 * warp + lane / 4 - 2 * (lane % 4);
+#pragma unroll
+  for (int j = 0; j < 32; ++j)
+    if (8 * (j / 4) + j % 2 - 8 * (j / 2 % 2) > row_minus_column) score[j] = -INFINITY;
+}
+
 // Keeps the compiler from moving the making of a fragment past a fence.
 __device__ __forceinline__ void pin(Fragment& a) {
 #pragma unroll
@@ -137,12 +145,16 @@ __device__ __forceinline__ void store_fragment(uint32_t tile, int warp, int lane
 __device__ __forceinline__ void copy_rows_out(const char* tile, int warp, int lane,
                                               __nv_bfloat16* to, int64_t stride, int rows,
                                               int first) {
+  const int row0 = 16 * warp + lane / 8, piece = lane % 8;
+  __nv_bfloat16* out = to + row0 * stride + 8 * piece;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int row = 16 * warp + 4 * i + lane / 8, piece = lane % 8;
+    asm("" : "+l"(out));  // or the compiler multiplies anew for every row
+    const int row = row0 + 4 * i;
     if (row >= first && row < rows)
-      *reinterpret_cast<uint4*>(to + row * stride + 8 * piece) =
+      *reinterpret_cast<uint4*>(out) =
           *reinterpret_cast<const uint4*>(tile + swizzled(row, piece));
+    out += 4 * stride;
   }
 }
 // The same into shared memory in two parts, between which the loads are under way.

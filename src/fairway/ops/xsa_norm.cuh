@@ -11,8 +11,7 @@ struct InverseNorm {
 };
 __device__ __forceinline__ InverseNorm inverse_norm(float squares) {
   constexpr float kTiny = 1e-12f;
-  const float norm = sqrtf(squares);
-  if (norm > kTiny) return {1.0f / norm, true};
+  if (squares > kTiny * kTiny) return {rsqrtf(squares), true};
   return {1.0f / kTiny, false};
 }
 
