@@ -897,11 +897,13 @@ void for_each_op_case(Visitor&& visit) {
                             h.out("y of bounded scores", q_shape, 4, T),
                             h.out_vec("lse of bounded scores", {H, T}, 0, T),
                             h.vec({H}, 0, bound / std::sqrt(static_cast<double>(d))));
-      // Scores of 12 on average, some of 40.
-      attention_varlen<U>(h.device, h.in(q_shape, 8), k, v, cu_seqlens,
-                          h.out("y of large scores", q_shape, 4, T),
-                          h.out_vec("lse of large scores", {H, T}, 0, T),
-                          h.vec({H}, 0, 59 / std::sqrt(static_cast<double>(d))));
+      // Scores of 12 on average and some of 40, of which exponentials can be taken; of 90 and 300,
+      // of which they cannot.
+      for (const auto& [size, bound] : {std::pair{8.0, 59.0}, std::pair{60.0, 600.0}})
+        attention_varlen<U>(h.device, h.in(q_shape, size), k, v, cu_seqlens,
+                            h.out("y of large scores", q_shape, 4, T),
+                            h.out_vec("lse of large scores", {H, T}, 0, T),
+                            h.vec({H}, 0, bound / std::sqrt(static_cast<double>(d))));
       const auto delta = h.out_vec("delta", {H, T}, 6, d);
       attention_delta<U>(h.device, y, dy, delta);
       attention_varlen_backward<U>(h.device, q, k, v, cu_seqlens, lse, dy, delta,
