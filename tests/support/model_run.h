@@ -29,10 +29,13 @@ class ModelRun {
     batch = {ints(inputs), ints(cu_seqlens), ints(rows), ints(starts_among(rows, cu_seqlens)),
              ints(targets)};
     Arena dry;
+    take_folded<T>(config, mlp, dry);
     take_acts<T>(config, net.route, batch.T(), batch.N(), true, dry, lora, mlp);
     acts_memory_ = device.allocate(dry.peak());
     Arena arena(acts_memory_.data(), dry.peak());
+    const FoldedWeights<T> folded = take_folded<T>(config, mlp, arena);
     acts = take_acts<T>(config, net.route, batch.T(), batch.N(), true, arena, lora, mlp);
+    acts.folded = folded;
     scratch_memory_ = device.allocate(scratch_bytes<T>(net, batch.T(), batch.N(), true, lora));
     nll.resize(targets.size());
     const auto n = static_cast<double>(batch.N());
@@ -54,6 +57,7 @@ class ModelRun {
     const bool gradients = dweights || dlora;
     const Tensor<Accum<T>> nll_view{reinterpret_cast<Accum<T>*>(nll_.data()), {batch.N()}};
     const auto* d_nll = reinterpret_cast<const Accum<T>*>(d_nll_.data());
+    fold_weights(device_, net.config, w, acts.folded);
     forward(device_, net, w, lora, batch, acts, scratch);
     head_loss(device_, net, w, lora, batch, acts, nll_view, gradients ? d_nll : nullptr, dweights,
               dlora, scratch);

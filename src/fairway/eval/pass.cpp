@@ -30,6 +30,13 @@ Pass<Device, T>::Pass(Device& device, const Network& net, const Weights<const T>
       capacity_(capacity),
       forward_(device, kGraphs),
       backward_(device, kGraphs) {
+  Arena dry_folded;
+  take_folded<T>(net.config, capacity.mlp, dry_folded);
+  folded_memory_ = device_.allocate(dry_folded.peak());
+  Arena folded_arena(folded_memory_.data(), folded_memory_.bytes());
+  folded_ = take_folded<T>(net.config, capacity.mlp, folded_arena);
+  fold_weights(device_, net.config, weights_, folded_);
+
   // Where only some rows are scored, the last visit needs less of most things, but a few of its
   // own.
   Capacity fewer = capacity_;
@@ -59,6 +66,7 @@ typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capac
   l.d_nll = arena.take<float>("d_nll", {size.scored});
   l.acts = take_acts<T>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena,
                         size.lora, size.mlp);
+  l.acts.folded = folded_;
   const auto bytes = static_cast<int64_t>(
       scratch_bytes<T>(net_, size.rows, size.scored, size.for_backward, size.lora));
   l.scratch = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));

@@ -64,7 +64,8 @@ class Pass {
   const Network& net_;
   Weights<const T> weights_;
   Capacity capacity_;
-  typename Device::Buffer memory_;
+  typename Device::Buffer folded_memory_, memory_;
+  FoldedWeights<T> folded_;
   std::vector<int32_t> inputs_, cu_seqlens_, rows_, targets_, cu_rows_;  // host side of one pass
   std::vector<float> nll_, d_nll_;
   typename Device::Graphs forward_, backward_;

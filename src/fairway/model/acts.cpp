@@ -61,23 +61,29 @@ VisitActs<T> take_visit(const ModelConfig& c, int64_t T_, int64_t N, bool keep, 
 }  // namespace
 
 template <class T>
+FoldedWeights<T> take_folded(const ModelConfig& config, E4m3Mlp mlp, Arena& arena) {
+  const int64_t D = config.model_dim, F = config.mlp_dim(), L = config.num_layers;
+  FoldedWeights<T> folded;
+  folded.wo = arena.take<T>("scaled matrices", {L, D, D});
+  folded.wdown = arena.take<T>("scaled matrices", {L, D, F});
+  folded.skips = arena.take<Accum<T>>("skip connections", {num_skip_weights(config), 2, D});
+  if (mlp == E4m3Mlp::off) return folded;
+  folded.mlp_e4m3.wup = arena.take<T>("e4m3 matrices", {L, F, D});
+  folded.mlp_e4m3.wdown = arena.take<T>("e4m3 matrices", {L, D, F});
+  folded.mlp_e4m3.exponents = arena.take<int32_t>("e4m3 matrices", {L, kE4m3Exponents});
+  return folded;
+}
+
+template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
                   bool for_backward, Arena& arena, const LoraConfig* lora, E4m3Mlp mlp) {
-  const int64_t D = config.model_dim, F = config.mlp_dim(), L = config.num_layers;
+  const int64_t D = config.model_dim;
   const int slots = static_cast<int>(route.size());
   const auto stream_of = [&](int64_t n) { return arena.take<T>("residual stream", {n, D}); };
   const auto stream = [&] { return stream_of(rows); };
   Acts<T> acts;
   acts.emb_rstd = arena.take<Accum<T>>("norms", {rows});
   acts.x0 = stream();
-  acts.wo_scaled = arena.take<T>("scaled matrices", {L, D, D});
-  acts.wdown_scaled = arena.take<T>("scaled matrices", {L, D, F});
-  acts.skips = arena.take<Accum<T>>("skip connections", {num_skip_weights(config), 2, D});
-  if (mlp != E4m3Mlp::off) {
-    acts.mlp_e4m3.wup = arena.take<T>("e4m3 matrices", {L, F, D});
-    acts.mlp_e4m3.wdown = arena.take<T>("e4m3 matrices", {L, D, F});
-    acts.mlp_e4m3.exponents = arena.take<int32_t>("e4m3 matrices", {L, kE4m3Exponents});
-  }
   // Without a backward pass, streams alternate between two buffers; only skip sources are kept.
   VisitActs<T> shared;
   Tensor<T> lane0[2], lane1[2], mixed, lane_a, lane_m;
@@ -124,6 +130,7 @@ Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, i
 }
 
 #define FAIRWAY_INSTANTIATE(T)                                                                 \
+  template FoldedWeights<T> take_folded(const ModelConfig&, E4m3Mlp, Arena&);                  \
   template Acts<T> take_acts(const ModelConfig&, const Route&, int64_t, int64_t, bool, Arena&, \
                              const LoraConfig*, E4m3Mlp);
 FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)

@@ -55,15 +55,21 @@ struct VisitActs {
   PickedRows<T> picked;
 };
 
+// What the network reads instead of some of the weights: fold_weights (model/model.h) makes it,
+// once for weights that stay as they are.
 template <class T>
-struct Acts {
-  Tensor<Accum<T>> emb_rstd;  // [T]
-  Tensor<T> x0;               // [T, D] rms(E[token])
-  // Wo and Wdown of each layer with attn_scale and mlp_scale folded in: what products read.
-  Tensor<T> wo_scaled;     // [L, D, D]
-  Tensor<T> wdown_scaled;  // [L, D, F]
+struct FoldedWeights {
+  Tensor<T> wo;            // [L, D, D] Wo of each layer with attn_scale folded in
+  Tensor<T> wdown;         // [L, D, F] Wdown with mlp_scale
   Tensor<Accum<T>> skips;  // [num_skip, 2, D] skip connections as ops/fold_skips.h has them
   MlpE4m3<T> mlp_e4m3;     // Wup and the scaled Wdown as e4m3 operands; null where they are not
+};
+
+template <class T>
+struct Acts {
+  FoldedWeights<T> folded;    // the caller's
+  Tensor<Accum<T>> emb_rstd;  // [T]
+  Tensor<T> x0;               // [T, D] rms(E[token])
   std::vector<VisitActs<T>> visits;
   Tensor<T> final_x;           // [N, D] after the last visit and the join of the lanes
   Tensor<Accum<T>> head_rstd;  // [N]
@@ -82,11 +88,15 @@ E4m3Mlp e4m3_mlp(const Device& device, const ModelConfig& config, MatmulPrecisio
                                                                              : E4m3Mlp::values;
 }
 
-// Lays the tensors out in `arena` (dry or real), for batches whose `rows` are given if head_rows <
-// rows and null if they are equal. Without `for_backward`, visits share their tensors: only what
-// the rest of the forward pass reads is kept apart, and the last visit's where rows are picked.
-// `lora`: what adapters there may be; null: none. With them weights have no gradients, and what
-// only these read is not kept: f of e4m3 operands in bytes.
+// Lays the tensors out in `arena` (dry or real).
+template <class T>
+FoldedWeights<T> take_folded(const ModelConfig& config, E4m3Mlp mlp, Arena& arena);
+
+// Lays all tensors but `folded` out in `arena` (dry or real), for batches whose `rows` are given if
+// head_rows < rows and null if they are equal. Without `for_backward`, visits share their tensors:
+// only what the rest of the forward pass reads is kept apart, and the last visit's where rows are
+// picked. `lora`: what adapters there may be; null: none. With them weights have no gradients, and
+// what only these read is not kept: f of e4m3 operands in bytes.
 template <class T>
 Acts<T> take_acts(const ModelConfig& config, const Route& route, int64_t rows, int64_t head_rows,
                   bool for_backward, Arena& arena, const LoraConfig* lora = nullptr,

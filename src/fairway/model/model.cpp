@@ -66,9 +66,9 @@ struct BackwardScratch {
   VisitGradients<T> all, picked;
   Tensor<T> dx0;    // [T, D]
   Tensor<T> dskip;  // [num_skip, T, D] gradients on their way from a skip's end to its source
-  // Gradients of Acts' scaled matrices; null without weight gradients.
+  // Gradients of the folded matrices; null without weight gradients.
   Tensor<Accum<T>> dwo_scaled, dwdown_scaled;
-  Tensor<Accum<T>> dskips;  // like Acts::skips; null without weight gradients
+  Tensor<Accum<T>> dskips;  // like FoldedWeights::skips; null without weight gradients
   Tensor<T> mlp_dxa;        // like VisitActs::mlp_xa
 };
 template <class T>
@@ -107,7 +107,7 @@ BlockInput<T> block_input(const Network& net, const Acts<T>& acts, int s) {
   const Visit& visit = net.route[static_cast<size_t>(s)];
   const Tensor<T> x_pre = acts.visits[static_cast<size_t>(s)].x_pre;
   if (visit.skip < 0) return {x_pre, {}, {}};
-  return {x_pre, output_of(net, acts, visit.skip_from), acts.skips.slice(visit.skip)};
+  return {x_pre, output_of(net, acts, visit.skip_from), acts.folded.skips.slice(visit.skip)};
 }
 
 LaneShares lane_shares(FinalLane lane) {
@@ -210,6 +210,18 @@ size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool f
 }
 
 template <class Device, class T>
+void fold_weights(Device& device, const ModelConfig& config, const Weights<const T>& w,
+                  const FoldedWeights<T>& folded) {
+  fold_scale<T>(device, wo_bank(w), w.attn_scale, folded.wo);
+  fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, folded.wdown);
+  fold_skips<T>(device, w.skip_weights, w.skip_gates, folded.skips);
+  if (!folded.mlp_e4m3) return;
+  std::vector<double> ln(static_cast<size_t>(config.num_layers));
+  for (int i = 0; i < config.num_layers; ++i) ln[static_cast<size_t>(i)] = config.ln(i);
+  mlp_e4m3_weights<T>(device, w.mlp_up_bank, folded.wdown, ln, folded.mlp_e4m3);
+}
+
+template <class Device, class T>
 void forward(Device& device, const Network& net, const Weights<const T>& w,
              const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
              Arena arena) {
@@ -226,22 +238,14 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
   const auto head_lora = lora ? lora->of_head_rows() : Lora<const Accum<T>>{};
   const AttnQueries<T> picked_queries =
       pick_queries<Device, T>(device, batch, rope, picked_rope, lora ? &head_lora : nullptr);
-  fold_scale<T>(device, wo_bank(w), w.attn_scale, acts.wo_scaled);
-  fold_scale<T>(device, w.mlp_down_bank, w.mlp_scale, acts.wdown_scaled);
-  fold_skips<T>(device, w.skip_weights, w.skip_gates, acts.skips);
-  if (acts.mlp_e4m3) {
-    std::vector<double> ln(static_cast<size_t>(c.num_layers));
-    for (int i = 0; i < c.num_layers; ++i) ln[static_cast<size_t>(i)] = c.ln(i);
-    mlp_e4m3_weights<T>(device, w.mlp_up_bank, acts.wdown_scaled, ln, acts.mlp_e4m3);
-  }
 
   for (int s = 0; s < net.slots(); ++s) {
     const Visit& visit = net.route[static_cast<size_t>(s)];
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
     const Layer<const T> layer = layer_of(w, visit.layer);
-    const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
-    const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
-    const MlpE4m3<T> e4m3 = acts.mlp_e4m3.slice(visit.layer);
+    const Tensor<const T> wo = acts.folded.wo.slice(visit.layer);
+    const Tensor<const T> wdown = acts.folded.wdown.slice(visit.layer);
+    const MlpE4m3<T> e4m3 = acts.folded.mlp_e4m3.slice(visit.layer);
     const bool serial = visit.join == Join::serial;
     const double ln = c.ln(visit.layer);
     mix_norm<T>(device, block_input(net, acts, s), acts.x0, layer.resid_mix, c.norm_eps, ln,
@@ -304,10 +308,10 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
 
   // Once for all visits of a layer.
   BackwardWeights<T> read{
-      half_of(w.qo_bank, 0), half_of(w.kv_bank, 0), half_of(w.kv_bank, 1), acts.wo_scaled, {}, {}};
-  if (!acts.mlp_e4m3) {
+      half_of(w.qo_bank, 0), half_of(w.kv_bank, 0), half_of(w.kv_bank, 1), acts.folded.wo, {}, {}};
+  if (!acts.folded.mlp_e4m3) {
     read.wup = w.mlp_up_bank;
-    read.wdown = acts.wdown_scaled;
+    read.wdown = acts.folded.wdown;
   }
   const TransposedWeights<T> all_transposed = transposed_weights<T>(device, read);
 
@@ -323,9 +327,9 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
     const VisitActs<T>& v = acts.visits[static_cast<size_t>(s)];
     const Layer<const T> layer = layer_of(w, visit.layer);
     const Layer<Accum<T>> dlayer = gradients_of(dweights, visit.layer);
-    const Tensor<const T> wo = acts.wo_scaled.slice(visit.layer);
-    const Tensor<const T> wdown = acts.wdown_scaled.slice(visit.layer);
-    const MlpE4m3<T> e4m3 = acts.mlp_e4m3.slice(visit.layer);
+    const Tensor<const T> wo = acts.folded.wo.slice(visit.layer);
+    const Tensor<const T> wdown = acts.folded.wdown.slice(visit.layer);
+    const MlpE4m3<T> e4m3 = acts.folded.mlp_e4m3.slice(visit.layer);
     const TransposedWeights<T> transposed = all_transposed.slice(visit.layer);
     const Tensor<Accum<T>> dwo = row_of(dwo_bank, visit.layer);
     const Tensor<Accum<T>> dwdown = row_of(dwdown_bank, visit.layer);
@@ -384,7 +388,7 @@ void backward(Device& device, const Network& net, const Weights<const T>& w,
       to.skip = row_of(dskips, visit.skip);
     }
     d0_e4m3 = {};
-    if (acts.mlp_e4m3 && s > 0 && joining.empty() &&
+    if (acts.folded.mlp_e4m3 && s > 0 && joining.empty() &&
         net.route[static_cast<size_t>(s - 1)].join == Join::serial)
       d0_e4m3 = mlp_e4m3_dm_rows<T>(device, batch.T(), c.model_dim, c.mlp_dim());
     to.x_pre_e4m3 = d0_e4m3;
@@ -409,6 +413,8 @@ FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                     \
+  template void fold_weights(Device&, const ModelConfig&, const Weights<const T>&,         \
+                             const FoldedWeights<T>&);                                     \
   template void forward(Device&, const Network&, const Weights<const T>&,                  \
                         const Lora<const Accum<T>>*, const Batch&, const Acts<T>&, Arena); \
   template void backward(Device&, const Network&, const Weights<const T>&,                 \

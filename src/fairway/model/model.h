@@ -41,8 +41,14 @@ template <class T>
 size_t scratch_bytes(const Network& net, int64_t rows, int64_t head_rows, bool for_backward,
                      const LoraConfig* lora = nullptr);
 
-// Runs the route: fills `acts` up to final_x. Token ids must be < V. Where only some rows reach the
-// head, the last visit computes keys and values of all rows and the rest of those rows alone.
+// Makes `folded` of the weights.
+template <class Device, class T>
+void fold_weights(Device& device, const ModelConfig& config, const Weights<const T>& w,
+                  const FoldedWeights<T>& folded);
+
+// Runs the route: fills `acts` up to final_x. acts.folded was made of `w`. Token ids must be < V.
+// Where only some rows reach the head, the last visit computes keys and values of all rows and the
+// rest of those rows alone.
 template <class Device, class T>
 void forward(Device& device, const Network& net, const Weights<const T>& w,
              const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,

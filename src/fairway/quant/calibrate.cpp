@@ -132,7 +132,9 @@ typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& aren
   Layout l;
   l.inputs = arena.take<int32_t>("inputs", {tokens});
   l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {tokens / window_ + 1});
+  const FoldedWeights<T> folded = take_folded<T>(config, E4m3Mlp::off, arena);
   l.acts = take_acts<T>(config, net_.route, tokens, tokens, /*for_backward=*/true, arena);
+  l.acts.folded = folded;
   if constexpr (!std::is_same_v<T, bf16>)
     l.hidden = arena.take<T>("hidden", {tokens, config.mlp_dim()});
   // The head does not run.
@@ -170,6 +172,7 @@ void Calibration<Device, T>::add(std::span<const int32_t> inputs) {
   Batch batch;
   batch.inputs = l.inputs;
   batch.cu_seqlens = l.cu_seqlens;
+  fold_weights(device_, net_.config, weights_, l.acts.folded);
   forward<Device, T>(device_, net_, weights_, /*lora=*/nullptr, batch, l.acts, l.rest);
 
   const ModelConfig& config = net_.config;

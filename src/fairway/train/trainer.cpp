@@ -124,6 +124,7 @@ void Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
     const Weights<const T> w = weights_of_products();
     const auto dw = weights_view<float>(model_, b_.gradients.data);
     const Arena scratch(b_.scratch.data, static_cast<size_t>(b_.scratch.size()));
+    fold_weights(device_, model_, w, acts.folded);
     forward(device_, net, w, nullptr, batch, acts, scratch);
     head_loss(device_, net, w, nullptr, batch, acts, b_.nll, b_.d_nll.data, &dw, nullptr, scratch);
     backward(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);

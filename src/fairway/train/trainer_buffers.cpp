@@ -31,8 +31,12 @@ TrainerBuffers<T> take_trainer_buffers(const ModelConfig& model, const TrainConf
                 scratch_bytes<T>(looped, rows, rows, true), optim_scratch_bytes(shard)});
   b.scratch = arena.take<std::byte>("scratch", {static_cast<int64_t>(scratch)});
 
+  const FoldedWeights<T> folded = take_folded<T>(model, mlp, arena);
   const auto acts_of = [&](const Network& net) {
-    return take_acts<T>(model, net.route, rows, rows, /*for_backward=*/true, arena, nullptr, mlp);
+    Acts<T> acts =
+        take_acts<T>(model, net.route, rows, rows, /*for_backward=*/true, arena, nullptr, mlp);
+    acts.folded = folded;
+    return acts;
   };
   // Both routes use the same memory; the looped one is the longer.
   const size_t mark = arena.mark();
