@@ -1,6 +1,7 @@
 // Low-rank adapters, alone and beside the maps that they belong to.
 #include <algorithm>
 #include <array>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -66,6 +67,21 @@ void OpsBench<Device, E>::adapters() {
   const double widths = static_cast<double>(2 * D + 2 * kv) / static_cast<double>(D);
   measure("low_rank_up backward of q, k, v, o", widths * (TD + 2 * adapters) + 8 * TR,
           2 * widths * rank_flops, [&] { low_rank_ups_backward<E>(device, ups, xa, dxa); });
+  if (reads_adapter_copies<E>(device)) {
+    const auto copies = take_as(bf16{}, {docs, per_doc});
+    auto copied_ups = ups;
+    for (auto& one : copied_ups) {
+      one.up.copies.matrix = copies.data + one.up.place * kRank * D;
+      one.up.copies.stride = per_doc;
+    }
+    // dB, and a copy of B in bf16.
+    measure("low_rank_up backward of q, k, v, o, with copies",
+            widths * (TD + 3 * adapters) + 8 * TR, 2 * widths * rank_flops,
+            [&] { low_rank_ups_backward<E>(device, copied_ups, xa, dxa); });
+    const std::span one(copied_ups.data(), 1);
+    measure("low_rank_up backward of one, with copies", TD + 3 * adapters + 2 * TR, 2 * rank_flops,
+            [&] { low_rank_ups_backward<E>(device, one, xa, dxa); });
+  }
   const double qkv_flops = 2 * TD * static_cast<double>(D + 2 * kv),
                qkv_rank = rank_flops * static_cast<double>(D + 2 * kv) / static_cast<double>(D),
                qkv_elements = 2 * TD + 2 * TK + n(D, D + 2 * kv);

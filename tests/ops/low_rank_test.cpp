@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "fairway/base/rng.h"
 #include "fairway/device/run_types.h"
+#include "fairway/ops/adapter_copies.h"
 #include "fairway/ops/linear_adapted.h"
 
 namespace fairway {
@@ -27,13 +29,14 @@ class Documents {
   struct Result {
     std::vector<std::string> rows, docs;
   };
-  Result run(const std::vector<int32_t>& starts, int64_t first_doc) {
+  // With copies for low_rank_ups_backward to read, between which there is nothing that it may.
+  Result run(const std::vector<int32_t>& starts, int64_t first_doc, bool copies = false) {
     memory_.clear();
     const int64_t docs = std::ssize(starts) - 1, begin = starts.front();
     const int64_t rows = starts.back() - begin, width = kG * rank_;
     const auto doc_rows = upload(starts);
     using A = Accum<T>;
-    const auto* pairs = values<A>(docs * stride(), first_doc * stride(), 0);
+    auto* pairs = values<A>(docs * stride(), first_doc * stride(), 0);
     auto* gradient = values<A>(docs * stride(), first_doc * stride(), 1);
     const Tensor<T> x{values<T>(rows * kIn, begin * kIn, 2), {rows, kIn}};
     const Tensor<T> dy{values<T>(rows * out_, begin * out_, 3), {rows, out_}};
@@ -72,6 +75,8 @@ class Documents {
     const Tensor<T> dxa_of_all{values<T>(rows * width, begin * width, 12), {rows, width}};
     auto* gradients = values<A>(docs * stride(), first_doc * stride(), 13);
     std::vector<LowRankUpBackward<T>> ups;
+    std::vector<AdapterMatrix> matrices;
+    const int64_t copies_stride = kG * 2 * rank_ * out_;
     for (int i = 0; i < kG; ++i) {
       const bool narrow = i > 0;
       const int64_t at = narrow ? i * rank_ * kIn : width * kIn;
@@ -79,6 +84,22 @@ class Documents {
                      narrow ? dy_narrow : dy,
                      gradients + at});
       ups.back().up.most_rows = most_rows;
+      matrices.push_back(
+          {.from = at, .rows = ups.back().up.out, .columns = rank_, .to = i * 2 * rank_ * out_});
+    }
+    if (copies) {
+      bf16* const copied = upload(std::vector<bf16>(static_cast<size_t>(docs * copies_stride),
+                                                    bf16(std::numeric_limits<float>::quiet_NaN())));
+      copy_adapters(device_, matrices,
+                    {.docs = docs,
+                     .adapters = pairs,
+                     .stride = stride(),
+                     .copies = copied,
+                     .copies_stride = copies_stride});
+      for (size_t i = 0; i < ups.size(); ++i) {
+        ups[i].up.copies.matrix = copied + matrices[i].to;
+        ups[i].up.copies.stride = copies_stride;
+      }
     }
     low_rank_ups_backward<T>(device_, ups, xa, dxa_of_all);
     linear_adapted<T>(device_, x, w, sum, {up, xa}, sum);
@@ -145,6 +166,14 @@ void expect_independent(Device& device, int64_t rank, const std::vector<int32_t>
 const std::vector<int32_t> kLong{7, 44, 307, 4700, 4700, 4701}, kChunks{0, 2048, 2060, 4108};
 // For adapters as wide as a vocabulary.
 const std::vector<int32_t> kFewRows{3, 4, 36, 36, 67, 100, 400};
+#if FAIRWAY_WITH_CUDA
+// More documents than a GPU has room for at once: its blocks go on from one to the next.
+std::vector<int32_t> many_documents(int docs) {
+  std::vector<int32_t> starts{5};
+  for (int i = 0; i < docs; ++i) starts.push_back(starts.back() + (i % 16 ? 37 * i % 150 : 700));
+  return starts;
+}
+#endif
 
 TEST(LowRank, DocumentsDoNotDependOnEachOther) {
   CpuDevice device(2);
@@ -160,7 +189,23 @@ TEST(LowRank, DocumentsDoNotDependOnEachOtherOnGpu) {
       expect_independent<CudaDevice, bf16>(device, rank, starts);
   for (const int64_t rank : {32, 96})
     expect_independent<CudaDevice, bf16>(device, rank, kFewRows, 2112);
+  expect_independent<CudaDevice, bf16>(device, 16, many_documents(330), kIn);
+  expect_independent<CudaDevice, bf16>(device, 96, many_documents(165), kIn);
   expect_independent<CudaDevice, float>(device, 5, kLong);
+}
+
+TEST(LowRank, CopiesOfBGiveTheSameBits) {
+  if (!cuda_available()) GTEST_SKIP() << "no GPU here";
+  CudaDevice device;
+  if (!reads_adapter_copies<bf16>(device)) GTEST_SKIP() << "no op reads copies here";
+  for (const int64_t rank : {8, 40, 96})
+    for (const int64_t out : {72, 264, 512})
+      for (const auto& starts : {kLong, kChunks}) {
+        Documents<CudaDevice, bf16> documents(device, rank, out);
+        const auto own = documents.run(starts, 0), with = documents.run(starts, 0, true);
+        EXPECT_TRUE(with.rows == own.rows && with.docs == own.docs)
+            << "rank " << rank << ", " << out << " outputs";
+      }
 }
 #endif
 

@@ -223,6 +223,43 @@ AdapterOperands adapters_up(CudaDevice& device, int64_t rows, Tensor<const bf16>
   return to;
 }
 
+AdapterMatrices adapters_ups_backward(CudaDevice& device,
+                                      std::span<const LowRankUpBackward<bf16>> ups) {
+  AdapterMatrices to{};
+  if (std::all_of(ups.begin(), ups.end(), [](const auto& one) { return one.up.copies.matrix; })) {
+    for (size_t i = 0; i < ups.size(); ++i) {
+      to.first[i] = ups[i].up.copies.matrix;
+      to.step[i] = ups[i].up.copies.stride;
+    }
+    return to;
+  }
+  const auto& any = ups.front().up;
+  Stack stack{};
+  stack.k = static_cast<int>(any.rank);
+  for (size_t i = 0; i < kMaxLowRankGroup; ++i) {
+    stack.begin[i + 1] = stack.begin[i];
+    if (i >= ups.size()) continue;
+    stack.from[i] = ups[i].up.b;
+    stack.scale[i] = ups[i].up.out_scale;
+    stack.stride[i] = ups[i].up.stride;
+    stack.begin[i + 1] += static_cast<int>(ups[i].up.out);
+  }
+  const int64_t step = any.rank * stack.begin[kMaxLowRankGroup];
+  auto* const memory = reinterpret_cast<bf16*>(
+      device.workspace(Workspace::operands, static_cast<size_t>(any.docs * step) * sizeof(bf16)));
+  for (size_t i = 0; i < ups.size(); ++i) {
+    to.first[i] = memory + stack.begin[i] * any.rank;
+    to.step[i] = step;
+  }
+  TileList none{};
+  none.before = static_cast<int>(ceil_div(step / kPack, kThreads));
+  const dim3 grid(static_cast<unsigned>(none.before), static_cast<unsigned>(any.docs));
+  launch_dependent(device.stream(), pack_kernel, grid, kThreads, 0, stack,
+                   reinterpret_cast<uint4*>(memory), none);
+  cuda_check_launch("adapters: packing");
+  return to;
+}
+
 AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
                               const LowRankDown<const float>& down) {
   const bf16* const copy = down.copies.matrix;

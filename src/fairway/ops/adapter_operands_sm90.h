@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "fairway/base/bf16.h"
 #include "fairway/device/device.h"
@@ -43,5 +44,14 @@ AdapterOperands adapters_down(CudaDevice& device, Tensor<const bf16> x,
 // Σ_i dxa_i A_i; M is A transposed.
 AdapterOperands adapters_down_backward(CudaDevice& device, int64_t rows, Tensor<const bf16> dxa,
                                        const LowRankDown<const float>& down);
+
+// out_scale⊙B in bf16 of adapters of the same documents and rank, each [docs, out, R] with
+// documents `step` elements apart: the copies, or else in the device's workspace.
+struct AdapterMatrices {
+  std::array<const bf16*, kMaxLowRankGroup> first{};  // the first document's
+  std::array<int64_t, kMaxLowRankGroup> step{};
+};
+AdapterMatrices adapters_ups_backward(CudaDevice& device,
+                                      std::span<const LowRankUpBackward<bf16>> ups);
 
 }  // namespace fairway::cuda

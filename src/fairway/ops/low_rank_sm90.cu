@@ -4,6 +4,7 @@
 #include "fairway/device/cuda_check.h"
 #include "fairway/device/cuda_device.h"
 #include "fairway/device/shared_memory.cuh"
+#include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/low_rank_gradient_sm90.cuh"
 #include "fairway/ops/low_rank_sm90.h"
@@ -15,14 +16,12 @@ using namespace cuda::low_rank_sm90;
 
 namespace {
 
-constexpr int64_t kMostWidth = 2 * kPanel;  // whose dxa one cluster sums
-constexpr int64_t kMostRank = 96;           // that block 1 has registers for
+constexpr int64_t kMostWidth = kPartColumns * kMostParts;
+constexpr int64_t kMostRank = 96;  // that block 1 has registers for
 
-// Whether Floats (float2 or float4) at multiples of their size are aligned in each document.
-template <class Floats>
-bool aligned(const float* first, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(first) % sizeof(Floats) == 0 &&
-         stride * static_cast<int64_t>(sizeof(float)) % static_cast<int64_t>(sizeof(Floats)) == 0;
+// Whether pairs of floats are aligned in each document.
+bool pairs_aligned(const float* first, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(first) % sizeof(float2) == 0 && stride % 2 == 0;
 }
 
 // f(the smallest kernel rank that holds `rank`), as a compile-time constant.
@@ -34,25 +33,6 @@ void with_ups_rank(int64_t rank, F&& f) {
     f(std::integral_constant<int, 64>{});
   else
     f(std::integral_constant<int, static_cast<int>(kMostRank)>{});
-}
-
-// Wide adapters are jobs of two panels, narrow ones share them in pairs.
-void divide_ups(std::span<const LowRankUpBackward<bf16>> ups, UpsBackward& u) {
-  int half_free = -1;  // the job with a narrow adapter and room for another
-  for (int i = 0; i < static_cast<int>(ups.size()); ++i) {
-    const int panels = ups[static_cast<size_t>(i)].up.out > kPanel ? 2 : 1;
-    if (panels == 1 && half_free >= 0) {
-      u.job[half_free].panel[1] = {i, 0};
-      u.job[half_free].panels = 2;
-      half_free = -1;
-      continue;
-    }
-    UpsJob& job = u.job[u.jobs];
-    for (int p = 0; p < panels; ++p) job.panel[p] = {i, p * kPanel};
-    job.panels = panels;
-    if (panels == 1) half_free = u.jobs;
-    ++u.jobs;
-  }
 }
 
 template <class Tile>
@@ -76,8 +56,7 @@ bool low_rank_ups_backward_fits_sm90(const CudaDevice& device,
   return device.capability() == 90 && dxa.extent(0) > 0 &&
          std::all_of(ups.begin(), ups.end(), [](const LowRankUpBackward<bf16>& one) {
            return one.up.rank <= kMostRank && one.up.out <= kMostWidth &&
-                  aligned<float4>(one.up.b, one.up.stride) &&
-                  aligned<float2>(one.db, one.up.stride);
+                  pairs_aligned(one.db, one.up.stride);
          });
 }
 
@@ -85,7 +64,7 @@ bool low_rank_down_gradient_fits_sm90(const CudaDevice& device, int64_t rows,
                                       const LowRankDown<float>& da) {
   return device.capability() == 90 && rows > 0 &&
          std::all_of(da.a.begin(), da.a.begin() + da.count,
-                     [&](const float* a) { return aligned<float2>(a, da.stride); });
+                     [&](const float* a) { return pairs_aligned(a, da.stride); });
 }
 
 void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
@@ -95,11 +74,12 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
   UpsBackward u{};
   u.doc_rows = any.doc_rows.data;
   u.docs = static_cast<int>(docs);
+  u.count = static_cast<int>(ups.size());
   u.rank = static_cast<int>(rank);
   u.pitch = dxa.extent(1);
   u.dxa = dxa.data;
   u.xa = sm90::tensor_map_narrow(xa.data, rows, xa.extent(1), xa.extent(1));
-  divide_ups(ups, u);
+  const cuda::AdapterMatrices b = cuda::adapters_ups_backward(device, ups);
 
   int64_t floats = 0;
   for (const auto& one : ups) floats += partial_floats(rows, one.db ? 1 : 0, one.up.out, rank);
@@ -108,7 +88,9 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
   for (size_t i = 0; i < ups.size(); ++i) {
     const auto& [up, dy, db] = ups[i];
     u.adapter[i].dy = sm90::tensor_map(dy.data, rows, up.out, up.out);
-    u.adapter[i].up = up;
+    u.adapter[i].b =
+        sm90::tensor_map_narrow_each(b.first[i], docs, b.step[i], up.out, rank, kPartColumns);
+    u.adapter[i].parts = static_cast<int>(ceil_div(up.out, kPartColumns));
     u.adapter[i].column = static_cast<int>(up.place * rank);
     if (!db) continue;
     u.adapter[i].db = sums.gradient[i] = ups_gradient(ups[i], xa, partial);
@@ -119,8 +101,8 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
     constexpr int kRank = decltype(kernel_rank)::value;
     constexpr int kBytes = sizeof(UpsShared<kRank>);
     allow_shared(ups_backward_kernel<kRank>, kBytes);
-    const unsigned clusters =
-        most_doc_tiles<kChunkRows>(rows, docs) * static_cast<unsigned>(u.jobs);
+    const unsigned units = most_doc_tiles<kChunkRows>(rows, docs) * static_cast<unsigned>(u.count);
+    const unsigned clusters = std::min(units, static_cast<unsigned>(device.multiprocessors()) / 2);
     launch_dependent(device.stream(), ups_backward_kernel<kRank>, 2 * clusters, kUpsThreads, kBytes,
                      u);
     cuda_check_launch("low_rank: ups, backward");

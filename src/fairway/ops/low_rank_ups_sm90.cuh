@@ -1,10 +1,11 @@
 // Several adapters' dxa = g B and dB = gᵀ xa on Hopper, g = out_scale⊙dy.
 //
-// A cluster of two blocks has a chunk of a document's rows and two panels of 256 columns of dy:
-// those of one adapter, or of two narrower ones. Block 0 makes dxa, with the panels' rows of B in
-// shared memory, block 1 makes dB, in registers. Both need all of dy: each loads half of a stage
-// (64 rows of a panel) and sends it to both, so that it comes from memory once. A stage is one
-// warpgroup's alone: in block 0 warpgroups take turns with 64 rows, in block 1 each has a panel.
+// A cluster of two blocks takes chunks of documents' rows, each for one adapter. Block 0 makes dxa,
+// with the document's B in shared memory, block 1 makes dB, in registers. Both need all of dy: each
+// loads half of a stage and sends it to both, so that it comes from memory once. A stage is 128
+// rows of 128 columns of dy, of which every warpgroup of both blocks has its share, 64 rows in
+// block 0, 64 columns in block 1: stages come free in the order in which they were loaded. Clusters
+// stay for several chunks, so that loads run ahead while dB is stored.
 #pragma once
 
 #include <cstdint>
@@ -17,152 +18,149 @@
 namespace fairway::cuda::low_rank_sm90 {
 
 // Two warpgroups multiply, one loads.
-constexpr int kUpsConsumers = 2 * kWarpgroupThreads;
-constexpr int kUpsThreads = kUpsConsumers + kWarpgroupThreads;
+constexpr int kUpsThreads = 3 * kWarpgroupThreads;
 // Registers of a thread that loads and of the others, of 3 x 168 in all.
 constexpr int kUpsLoaderRegisters = 40, kUpsRegisters = 232;
 constexpr int kUpsRing = 4;  // stages
-constexpr int kPanel = 256, kPanelBoxes = kPanel / kBox;
-
-// Bytes of a panel of B as block 0 reads it, bf16 [kPanelBoxes][kRank][64]: row n of a box is
-// column panel_row⁻¹(n) of B, its 16-byte pieces exchanged by n % 8.
-template <int kRank>
-constexpr int kPanelBytes = kRank* kPanel * 2;
-
-// Of every 32 rows n of a box: as accumulator columns they leave a lane with 8 neighbouring
-// columns.
-__host__ __device__ constexpr int panel_row(int column) {
-  return column / 32 * 32 + column % 8 / 2 * 8 + column % 32 / 8 * 2 + column % 2;
-}
-
-struct UpsPanel {
-  int adapter, column;  // of dy, its first
-};
-struct UpsJob {
-  UpsPanel panel[2];
-  int panels;  // 1: there is no second one
-};
+constexpr int kUpsRows = 2 * kStageRows, kPartColumns = 2 * kBox, kMostParts = 4;
 
 struct UpsAdapter {
   CUtensorMap dy;  // tensor_map
-  LowRankUp<const float> up;
-  int column;   // of xa and dxa, its first
-  Gradient db;  // of this adapter alone; without d not wanted
+  CUtensorMap b;   // of out_scale⊙B: tensor_map_narrow_each, boxes of kPartColumns rows
+  int parts;       // of kPartColumns columns of dy, the last with zeros
+  int column;      // of xa and dxa, its first
+  Gradient db;     // of this adapter alone; without d not wanted
 };
 
 struct UpsBackward {
   const int32_t* doc_rows;
-  int docs, jobs, rank;
+  int docs, count, rank;
   int64_t pitch;  // of dxa
   bf16* dxa;
   CUtensorMap xa;  // tensor_map_narrow
-  UpsJob job[kMaxLowRankGroup];
   UpsAdapter adapter[kMaxLowRankGroup];
 };
 static_assert(sizeof(UpsBackward) <= 4096, "a kernel's parameters");
 
+// The narrow operand of both products: 128 rows of K. Block 0 has a part of B, block 1 rows of xa.
+constexpr int kNarrowTileRows = kUpsRows;
+static_assert(kNarrowTileRows == kPartColumns);
+constexpr int kNarrowTileBytes = kNarrowTileRows * kNarrowRowBytes;  // of 32 columns
+
+// Narrow operands come round a ring of as many places as the stages', without barriers of their
+// own. Each arrives with the first stage that uses it: part p of B with part p of the chunk's first
+// rows, rows of xa with part 0 of these rows. The last stages that do are part p of the chunk's
+// last rows, and the last part of the rows. Between these and the first one of the operand kUpsRing
+// further there are kUpsRing − 1 others at least: one for each of the operands between the two, be
+// they parts of the chunk's last rows or of the next chunk's first. So who may overwrite the stage
+// may overwrite what lies in its operand's place.
 template <int kRank>
 struct alignas(1024) UpsShared {
   static constexpr int kNarrowBoxes = kRank / kNarrowBox;
-  uint8_t dy[kUpsRing][kPanelBoxes * kBoxBytes];
-  union {
-    uint8_t b[2][kPanelBytes<kRank>];                      // block 0
-    uint8_t xa[kUpsRing][kNarrowBoxes * kNarrowBoxBytes];  // block 1
-  };
+  uint8_t dy[kUpsRing][2][2][kBoxBytes];  // [64 columns][64 rows]
+  uint8_t narrow[kUpsRing][kNarrowBoxes][kNarrowTileBytes];
   uint64_t full[kUpsRing], empty[kUpsRing];
 };
 static_assert(sizeof(UpsShared<96>) <= 232448, "shared memory of a block");
+static_assert(kMostParts <= kUpsRing, "all of a document's B");
 
-// Step i of a job with `panels` panels is 64 rows of one.
-struct UpsStep {
-  int stage;
+// Stage i of all of a cluster's.
+struct UpsStage {
+  int slot;
   uint32_t parity;
-  __device__ __forceinline__ explicit UpsStep(int i)
-      : stage(i % kUpsRing), parity(i / kUpsRing % 2) {}
+  __device__ __forceinline__ explicit UpsStage(int i)
+      : slot(i % kUpsRing), parity(i / kUpsRing % 2) {}
 };
 
-// The loading thread of block `block`.
-template <int kRank>
-__device__ __forceinline__ void ups_load(UpsShared<kRank>& shared, const UpsBackward& u,
-                                         const UpsJob& job, const DocTile& chunk, int steps,
-                                         int block) {
-  constexpr int kBoxes = kPanelBoxes / 2, kNarrowBoxes = UpsShared<kRank>::kNarrowBoxes;
-  const uint32_t bytes =
-      kPanelBoxes * kBoxBytes + (block == 0 ? 0 : kNarrowBoxes * kNarrowBoxBytes);
-  for (int i = 0; i < steps; ++i) {
-    const UpsStep step(i);
-    uint64_t* const full = &shared.full[step.stage];
-    if (i >= kUpsRing) mbarrier_wait(&shared.empty[step.stage], step.parity ^ 1);
-    mbarrier_arrive_expect(full, bytes);
-    const UpsPanel& panel = job.panel[job.panels == 1 ? 0 : i % 2];
-    const UpsAdapter& adapter = u.adapter[panel.adapter];
-    const int row = static_cast<int>(chunk.begin) + kStageRows * (job.panels == 1 ? i : i / 2);
-#pragma unroll
-    for (int b = 0; b < kBoxes; ++b) {
-      const int box = block * kBoxes + b;
-      tma_load_2d_multicast(shared.dy[step.stage] + box * kBoxBytes, &adapter.dy, full,
-                            panel.column + box * kBox, row, 0b11);
-    }
-    if (block == 0) continue;
-#pragma unroll
-    for (int b = 0; b < kNarrowBoxes; ++b)
-      tma_load_2d(shared.xa[step.stage] + b * kNarrowBoxBytes, &u.xa, full,
-                  adapter.column + b * kNarrowBox, row);
+// f(chunk, adapter) for all that this cluster has. Called by whole warps.
+template <class F>
+__device__ __forceinline__ void for_each_ups_chunk(const UpsBackward& u, F&& f) {
+  const int clusters = static_cast<int>(gridDim.x) / 2;
+#pragma unroll 1
+  for (int unit = static_cast<int>(blockIdx.x) / 2;; unit += clusters) {
+    const DocTile chunk = find_chunk(u.doc_rows, u.docs, unit / u.count);
+    if (chunk.doc < 0) return;
+    f(chunk, u.adapter[unit % u.count]);
   }
 }
 
-// A panel of one document's B to shared memory, by the threads of both warpgroups: all loads, then
-// all stores. What lies outside of B is zero.
+// Stage i of the loading thread of block `block`: rows of dy from `row` on, of which `halves` times
+// 64 are wanted; part `part`. `narrow` is the place of the narrow operand that comes with it, if
+// one does.
 template <int kRank>
-__device__ __forceinline__ void ups_fill(uint8_t* to, const LowRankUp<const float>& up, int doc,
-                                         int column, int rank, int thread) {
-  // A thread's shares: 8 rows of 4 neighbouring columns each.
-  constexpr int kQuads = kRank / 4, kShares = kPanel / 8 * kQuads / kUpsConsumers;
-  const float* const from = up.b + doc * up.stride + int64_t{column} * rank;
-  const float* const scale = up.out_scale ? up.out_scale + column : nullptr;
-  const int rows = static_cast<int>(up.out) - column;
-  float4 v[kShares][8] = {};
-  float factor[kShares][8] = {};
+__device__ __forceinline__ void ups_load_stage(UpsShared<kRank>& shared, const UpsBackward& u,
+                                               const UpsAdapter& adapter, int block, int i, int doc,
+                                               int row, int halves, int part, bool with_narrow,
+                                               int narrow) {
+  constexpr int kNarrowBoxes = UpsShared<kRank>::kNarrowBoxes;
+  const UpsStage stage(i);
+  uint64_t* const full = &shared.full[stage.slot];
+  if (i >= kUpsRing) mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
+  const int narrow_bytes =
+      block == 0 ? kNarrowBoxes * kNarrowTileBytes : halves * kNarrowBoxes * kNarrowBoxBytes;
+  mbarrier_arrive_expect(
+      full, static_cast<uint32_t>(halves * 2 * kBoxBytes + (with_narrow ? narrow_bytes : 0)));
+  for (int h = 0; h < halves; ++h)
+    tma_load_2d_multicast(shared.dy[stage.slot][block][h], &adapter.dy, full,
+                          part * kPartColumns + block * kBox, row + h * kStageRows, 0b11);
+  if (!with_narrow) return;
 #pragma unroll
-  for (int i = 0; i < kShares; ++i) {
-    const int share = i * kUpsConsumers + thread;
-    const int row = share / kQuads * 8, first = share % kQuads * 4;
-    if (row >= rows || first >= rank) continue;  // `rows` and `rank` are multiples of 8
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      v[i][k] = __ldg(reinterpret_cast<const float4*>(from + int64_t{row + k} * rank + first));
-      factor[i][k] = scale ? __ldg(scale + row + k) : 1.0f;
-    }
+  for (int n = 0; n < kNarrowBoxes; ++n) {
+    uint8_t* const to = shared.narrow[narrow % kUpsRing][n];
+    if (block == 0)
+      tma_load_3d(to, &adapter.b, full, n * kNarrowBox, part * kPartColumns, doc);
+    else
+      for (int h = 0; h < halves; ++h)
+        tma_load_2d(to + h * kNarrowBoxBytes, &u.xa, full, adapter.column + n * kNarrowBox,
+                    row + h * kStageRows);
   }
-#pragma unroll
-  for (int i = 0; i < kShares; ++i) {
-    const int share = i * kUpsConsumers + thread;
-    const int piece = share / kQuads, first = share % kQuads * 4;
-    const auto pair = [&](int k, float low, float high) {
-      return pack_bf16(factor[i][k] * low, factor[i][k + 1] * high);
-    };
-    const float4(&x)[8] = v[i];
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const auto at = [&](int k) {
-        return c == 0 ? x[k].x : c == 1 ? x[k].y : c == 2 ? x[k].z : x[k].w;
-      };
-      const int n = panel_row(first + c);
-      *reinterpret_cast<uint4*>(to + (piece / 8 * kRank + n) * kRowBytes +
-                                ((piece % 8) ^ (n % 8)) * 16) = {
-          pair(0, at(0), at(1)), pair(2, at(2), at(3)), pair(4, at(4), at(5)),
-          pair(6, at(6), at(7))};
+}
+
+// The loading warp of block `block`.
+template <int kRank>
+__device__ __forceinline__ void ups_load(UpsShared<kRank>& shared, const UpsBackward& u, int block,
+                                         int lane) {
+  int stage = 0, narrow = 0;
+  for_each_ups_chunk(u, [&](const DocTile& chunk, const UpsAdapter& adapter) {
+    if (lane == 0) {
+#pragma unroll 1
+      for (int at = 0; at < chunk.rows; at += kUpsRows) {
+        const int row = static_cast<int>(chunk.begin) + at;
+        const int halves = chunk.rows - at > kStageRows ? 2 : 1;
+#pragma unroll 1
+        for (int p = 0; p < adapter.parts; ++p, ++stage) {
+          const bool with_narrow = block == 0 ? at == 0 : p == 0;
+          ups_load_stage<kRank>(shared, u, adapter, block, stage, chunk.doc, row, halves, p,
+                                with_narrow, narrow);
+          if (with_narrow) ++narrow;
+        }
+      }
     }
-  }
+    __syncwarp();
+  });
 }
 
 // Hands a stage back to both blocks: one arrival per warp and block.
 template <int kRank>
-__device__ __forceinline__ void ups_release(UpsShared<kRank>& shared, int stage, int lane) {
-  if (lane < 2) mbarrier_arrive_cluster(&shared.empty[stage], static_cast<uint32_t>(lane));
+__device__ __forceinline__ void ups_release(UpsShared<kRank>& shared, int slot, int lane) {
+  if (lane < 2) mbarrier_arrive_cluster(&shared.empty[slot], static_cast<uint32_t>(lane));
 }
 
-// dxa, this thread's 8 columns of each 32, of two rows of the 64 from `row` on.
+// Lane q of a quad has word j of row q; afterwards it has word q of row j.
+__device__ __forceinline__ void transpose_quad(uint32_t (&x)[4], int lane) {
+#pragma unroll
+  for (int bit = 1; bit < 4; bit *= 2) {
+    const bool upper = (lane & bit) != 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j & bit) continue;
+      const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, upper ? x[j] : x[j | bit], bit);
+      (upper ? x[j] : x[j | bit]) = other;
+    }
+  }
+}
+
+// dxa, of each 32 columns 8 of two rows of the 64 from `row` on.
 template <int kRank>
 __device__ __forceinline__ void ups_store(const UpsBackward& u, const UpsAdapter& adapter,
                                           const DocTile& chunk, int row, int lane,
@@ -171,120 +169,154 @@ __device__ __forceinline__ void ups_store(const UpsBackward& u, const UpsAdapter
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int at = row + 8 * h + lane / 4;
-    if (at >= chunk.rows) continue;
     bf16* const to = u.dxa + (chunk.begin + at) * u.pitch + adapter.column + column;
 #pragma unroll
     for (int g = 0; g < kRank / 32; ++g) {
       const float* const v = sum + 16 * g + 2 * h;
-      if (32 * g + column < u.rank)
-        *reinterpret_cast<uint4*>(to + 32 * g) = {pack_bf16(v[0], v[1]), pack_bf16(v[4], v[5]),
-                                                  pack_bf16(v[8], v[9]), pack_bf16(v[12], v[13])};
+      uint32_t x[4] = {pack_bf16(v[0], v[1]), pack_bf16(v[4], v[5]), pack_bf16(v[8], v[9]),
+                       pack_bf16(v[12], v[13])};
+      transpose_quad(x, lane);
+      if (at < chunk.rows && 32 * g + column < u.rank)
+        *reinterpret_cast<uint4*>(to + 32 * g) = {x[0], x[1], x[2], x[3]};
     }
   }
 }
 
-// Block 0: every second 64 rows of dxa.
+// Block 0: dxa, 64 rows of every stage.
 template <int kRank>
 __device__ __forceinline__ void ups_products(UpsShared<kRank>& shared, const UpsBackward& u,
-                                             const UpsJob& job, const DocTile& chunk, int warpgroup,
-                                             int warp, int lane) {
-  for (int p = 0; p < job.panels; ++p)
-    ups_fill<kRank>(shared.b[p], u.adapter[job.panel[p].adapter].up, chunk.doc, job.panel[p].column,
-                    u.rank, kWarpgroupThreads * warpgroup + 32 * warp + lane);
-  fence_async_shared();
-  named_barrier_sync(1, kUpsConsumers);
-  float sum[kRank / 2];
+                                             int warpgroup, int warp, int lane) {
+  int i = 0, narrow = 0;
+  for_each_ups_chunk(u, [&](const DocTile& chunk, const UpsAdapter& adapter) {
+    float sum[kRank / 2];
 #pragma unroll 1
-  for (int row = kStageRows * warpgroup; row < chunk.rows; row += 2 * kStageRows) {
+    for (int at = 0; at < chunk.rows; at += kUpsRows) {
+      const int row = at + kStageRows * warpgroup;
 #pragma unroll 1
-    for (int p = 0; p < job.panels; ++p) {
-      const int adapter = job.panel[p].adapter;
-      const bool goes_on = p > 0 && job.panel[0].adapter == adapter;
-      const UpsStep step(row / kStageRows * job.panels + p);
-      mbarrier_wait(&shared.full[step.stage], step.parity);
-      const uint64_t dy = wgmma_descriptor_k(shared_address(shared.dy[step.stage]));
-      const uint64_t b = wgmma_descriptor_k(shared_address(shared.b[p]));
-      wgmma_fence();
+      for (int p = 0; p < adapter.parts; ++p, ++i) {
+        const UpsStage stage(i);
+        mbarrier_wait(&shared.full[stage.slot], stage.parity);
+        if (row < chunk.rows) {
+          const uint64_t dy =
+              wgmma_descriptor_k(shared_address(shared.dy[stage.slot][0][warpgroup]));
+          const uint64_t b = wgmma_descriptor_mn_32(
+              shared_address(shared.narrow[(narrow + p) % kUpsRing]), kNarrowTileBytes);
+          wgmma_fence();
 #pragma unroll
-      for (int box = 0; box < kPanelBoxes; ++box)
-#pragma unroll
-        for (int k = 0; k < kBox / 16; ++k)
-          multiply<kRank, 0, 0>(sum, wgmma_advance(dy, box * kBoxBytes + 32 * k),
-                                wgmma_advance(b, box * kRank * kRowBytes + 32 * k),
-                                goes_on || box + k > 0);
-      wgmma_commit();
-      wgmma_wait<0>();
-      wgmma_pin(sum);
-      ups_release(shared, step.stage, lane);
-      if (p + 1 == job.panels || job.panel[p + 1].adapter != adapter)
-        ups_store<kRank>(u, u.adapter[adapter], chunk, row + 16 * warp, lane, sum);
+          for (int k = 0; k < kPartColumns / 16; ++k)
+            multiply<kRank, 0, 1>(
+                sum, wgmma_advance(dy, k / (kBox / 16) * (2 * kBoxBytes) + k % (kBox / 16) * 32),
+                wgmma_advance(b, k * 16 * kNarrowRowBytes), p + k > 0);
+          wgmma_commit();
+          wgmma_wait<0>();
+          wgmma_pin(sum);
+        }
+        ups_release(shared, stage.slot, lane);
+      }
+      if (row < chunk.rows) ups_store<kRank>(u, adapter, chunk, row + 16 * warp, lane, sum);
     }
-  }
+    if (chunk.rows > 0) narrow += adapter.parts;
+  });
 }
 
-// Block 1: dB of panel `panel`.
-template <int kRank>
-__device__ __forceinline__ void ups_gradient(UpsShared<kRank>& shared, const UpsBackward& u,
-                                             const UpsJob& job, const DocTile& chunk, int panel,
-                                             int warp, int lane) {
-  constexpr int kNarrowBoxes = UpsShared<kRank>::kNarrowBoxes;
-  float sum[kPanelBoxes][kRank / 2] = {};
-  const int stages = (chunk.rows + kStageRows - 1) / kStageRows;
-#pragma unroll 1
-  for (int i = 0; i < stages; ++i) {
-    const UpsStep step(i * job.panels + panel);
-    mbarrier_wait(&shared.full[step.stage], step.parity);
-    const int left = chunk.rows - i * kStageRows;
-    if (left < kStageRows) {
-      const int thread = 32 * warp + lane;
-      zero_rows<kPanelBoxes, kRowBytes>(shared.dy[step.stage], left, thread, kWarpgroupThreads);
-      zero_rows<kNarrowBoxes, kNarrowRowBytes>(shared.xa[step.stage], left, thread,
-                                               kWarpgroupThreads);
-      fence_async_shared();
-      named_barrier_sync(1 + panel, kWarpgroupThreads);
-    }
-    const uint64_t dy = wgmma_descriptor_mn(shared_address(shared.dy[step.stage]), kBoxBytes);
-    const uint64_t xa =
-        wgmma_descriptor_mn_32(shared_address(shared.xa[step.stage]), kNarrowBoxBytes);
-    wgmma_fence();
+// Adds what kHalves times 64 rows give.
+template <int kRank, int kHalves>
+__device__ __forceinline__ void ups_add(float (&sum)[kRank / 2], uint64_t wide, uint64_t rows) {
+  wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kStageRows / 16; ++k)
-#pragma unroll
-      for (int box = 0; box < kPanelBoxes; ++box)
-        multiply<kRank, 1, 1>(sum[box], wgmma_advance(dy, box * kBoxBytes + k * 16 * kRowBytes),
-                              wgmma_advance(xa, k * 16 * kNarrowRowBytes), true);
-    wgmma_commit();
-    wgmma_wait<0>();
-    ups_release(shared, step.stage, lane);
-  }
-#pragma unroll
-  for (int box = 0; box < kPanelBoxes; ++box) wgmma_pin(sum[box]);
+  for (int k = 0; k < kHalves * kStageRows / 16; ++k)
+    multiply<kRank, 1, 1>(sum, wgmma_advance(wide, k * 16 * kRowBytes),
+                          wgmma_advance(rows, k * 16 * kNarrowRowBytes), true);
+  wgmma_commit();
+  wgmma_wait<0>();
+}
 
-  const Gradient& g = u.adapter[job.panel[panel].adapter].db;
-  if (g.d[0] == nullptr) return;
-  const int column = 2 * (lane % 4);
-  const int first = job.panel[panel].column + 16 * warp + lane / 4;
+// Zeroes rows [from, kUpsRows), of kRow bytes each, by a warpgroup.
+template <int kRow>
+__device__ __forceinline__ void ups_zero_rows(uint8_t* rows, int from, int thread) {
+#pragma unroll 1
+  for (int at = from * kRow + 16 * thread; at < kUpsRows * kRow; at += 16 * kWarpgroupThreads)
+    *reinterpret_cast<uint4*>(rows + at) = uint4{};
+}
+
+// dB of the columns of each part that a warpgroup has.
+template <int kRank>
+__device__ __forceinline__ void ups_store_gradient(const Gradient& g, const DocTile& chunk,
+                                                   int warpgroup, int warp, int lane,
+                                                   float (&sum)[kMostParts][kRank / 2]) {
+  const int column = 2 * (lane % 4), columns = g.rank - column;
+  const int first = kBox * warpgroup + 16 * warp + lane / 4;
+  if (g.wide_scale) {
+#pragma unroll
+    for (int p = 0; p < kMostParts; ++p)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = first + p * kPartColumns + 8 * h;
+        const float scale = row < g.width ? __ldg(g.wide_scale + row) : 1.0f;
+#pragma unroll
+        for (int j = 0; j < kRank / 8; ++j) {
+          sum[p][4 * j + 2 * h] *= scale;
+          sum[p][4 * j + 2 * h + 1] *= scale;
+        }
+      }
+  }
   float* const d = sums_of(g, chunk, 0) + column;
-  float scale[kPanelBoxes][2];
 #pragma unroll
-  for (int box = 0; box < kPanelBoxes; ++box)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = first + box * kBox + 8 * h;
-      scale[box][h] = g.wide_scale && row < g.width ? __ldg(g.wide_scale + row) : 1.0f;
-    }
-#pragma unroll
-  for (int box = 0; box < kPanelBoxes; ++box)
+  for (int p = 0; p < kMostParts; ++p)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = first + box * kBox + 8 * h;
-      if (row >= g.width) continue;
+      const int row = first + p * kPartColumns + 8 * h;
+      const int valid = row < g.width ? columns : 0;
+      int64_t from_d = row * g.wide_step;
+      asm volatile("" : "+l"(from_d));  // not computed anew for every store
+      float* const to = d + from_d;
 #pragma unroll
       for (int j = 0; j < kRank / 8; ++j)
-        if (column + 8 * j < g.rank)
-          *reinterpret_cast<float2*>(d + int64_t{row} * g.wide_step + 8 * j) = {
-              scale[box][h] * sum[box][4 * j + 2 * h], scale[box][h] * sum[box][4 * j + 2 * h + 1]};
+        if (8 * j < valid)
+          *reinterpret_cast<float2*>(to + 8 * j) = {sum[p][4 * j + 2 * h],
+                                                    sum[p][4 * j + 2 * h + 1]};
     }
+}
+
+// Block 1: dB, of 64 columns of every stage.
+template <int kRank>
+__device__ __forceinline__ void ups_gradient(UpsShared<kRank>& shared, const UpsBackward& u,
+                                             int warpgroup, int warp, int lane) {
+  constexpr int kNarrowBoxes = UpsShared<kRank>::kNarrowBoxes;
+  int i = 0, narrow = 0;
+  for_each_ups_chunk(u, [&](const DocTile& chunk, const UpsAdapter& adapter) {
+    float sum[kMostParts][kRank / 2] = {};
+#pragma unroll 1
+    for (int at = 0; at < chunk.rows; at += kUpsRows, ++narrow) {
+      const int left = chunk.rows - at, thread = 32 * warp + lane;
+      uint8_t(&xa)[kNarrowBoxes][kNarrowTileBytes] = shared.narrow[narrow % kUpsRing];
+#pragma unroll
+      for (int p = 0; p < kMostParts; ++p) {
+        if (p >= adapter.parts) continue;
+        const UpsStage stage(i++);
+        mbarrier_wait(&shared.full[stage.slot], stage.parity);
+        uint8_t* const dy = shared.dy[stage.slot][warpgroup][0];
+        if (left < kUpsRows) {
+          // Of xa each warpgroup zeroes all, so that they need not wait for each other.
+          ups_zero_rows<kRowBytes>(dy, left, thread);
+          if (p == 0)
+            for (auto& box : xa) ups_zero_rows<kNarrowRowBytes>(box, left, thread);
+          fence_async_shared();
+          named_barrier_sync(1 + warpgroup, kWarpgroupThreads);
+        }
+        const uint64_t wide = wgmma_descriptor_mn(shared_address(dy), 2 * kBoxBytes);
+        const uint64_t rows = wgmma_descriptor_mn_32(shared_address(xa), kNarrowTileBytes);
+        if (left > kStageRows)
+          ups_add<kRank, 2>(sum[p], wide, rows);
+        else
+          ups_add<kRank, 1>(sum[p], wide, rows);
+        ups_release(shared, stage.slot, lane);
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < kMostParts; ++p) wgmma_pin(sum[p]);
+    if (adapter.db.d[0]) ups_store_gradient<kRank>(adapter.db, chunk, warpgroup, warp, lane, sum);
+  });
 }
 
 template <int kRank>
@@ -299,30 +331,23 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kUpsThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kUpsRing; ++i) {
       mbarrier_init(&shared.full[i], 1);
-      mbarrier_init(&shared.empty[i], 2 * 4);  // the warps of a warpgroup of both blocks
+      mbarrier_init(&shared.empty[i], 2 * 8);  // the warps that multiply, of both blocks
     }
     mbarrier_init_fence();
   }
   cluster_sync();
   wait_for_earlier_kernels();
 
-  const int unit = static_cast<int>(blockIdx.x) / 2;
-  const DocTile chunk = find_chunk(u.doc_rows, u.docs, unit / u.jobs);
-  if (chunk.doc < 0) return;  // so does the other block
-  const UpsJob& job = u.job[unit % u.jobs];
-
   const int warpgroup = warp / 4;
   if (warpgroup == 2) {
     registers_decrease<kUpsLoaderRegisters>();
-    const int steps = (chunk.rows + kStageRows - 1) / kStageRows * job.panels;
-    if (warp == 8 && lane == 0) ups_load<kRank>(shared, u, job, chunk, steps, block);
-    __syncwarp();
+    if (warp == 8) ups_load<kRank>(shared, u, block, lane);
   } else {
     registers_increase<kUpsRegisters>();
     if (block == 0)
-      ups_products<kRank>(shared, u, job, chunk, warpgroup, warp % 4, lane);
-    else if (warpgroup < job.panels)
-      ups_gradient<kRank>(shared, u, job, chunk, warpgroup, warp % 4, lane);
+      ups_products<kRank>(shared, u, warpgroup, warp % 4, lane);
+    else
+      ups_gradient<kRank>(shared, u, warpgroup, warp % 4, lane);
   }
   // The other block may still send here, or arrive at barriers here.
   cluster_sync();

@@ -65,6 +65,16 @@ CUtensorMap tensor_map_narrow(const bf16* matrix, int64_t rows, int64_t columns,
   return encode_2d(matrix, rows, columns, stride, kBox, kNarrowBox, CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
+CUtensorMap tensor_map_narrow_each(const bf16* first, int64_t count, int64_t step, int64_t rows,
+                                   int64_t columns, int box_rows) {
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows),
+                               static_cast<cuuint64_t>(count)};
+  const cuuint64_t stride_bytes[2] = {static_cast<cuuint64_t>(columns) * sizeof(bf16),
+                                      static_cast<cuuint64_t>(step) * sizeof(bf16)};
+  const cuuint32_t box[3] = {kNarrowBox, static_cast<cuuint32_t>(box_rows), 1};
+  return encode(first, 3, sizes, stride_bytes, box, CU_TENSOR_MAP_SWIZZLE_64B);
+}
+
 template <class T>
 CUtensorMap tensor_map_fragments(const T* matrix, int64_t rows, int64_t columns, int64_t stride) {
   check(rows % kFragmentRows == 0, "tensor_map_fragments: rows");

@@ -31,6 +31,11 @@ constexpr int kNarrowBox = 32;
 constexpr int kNarrowBoxBytes = kBox * kNarrowBox * 2;
 CUtensorMap tensor_map_narrow(const bf16* matrix, int64_t rows, int64_t columns, int64_t stride);
 
+// Such boxes, but of `box_rows` rows, of one of `count` matrices that begin `step` elements apart,
+// a multiple of 8. Coordinates: column, row, matrix; what is outside a matrix reads as zero.
+CUtensorMap tensor_map_narrow_each(const bf16* first, int64_t count, int64_t step, int64_t rows,
+                                   int64_t columns, int box_rows);
+
 // T [rows, columns] as boxes like those of `tensor_map`, but with the rows of every 32 in another
 // order: row 8 q + 2 j + e lies at 8 j + 2 q + e (q, j < 4, e < 2). As B of a product whose
 // accumulators have columns 8 j + 2 q + e in lane q of a quad, the lane gets columns 8 q … 8 q + 7

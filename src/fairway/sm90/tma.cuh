@@ -22,6 +22,15 @@ __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, ui
       : "memory");
 }
 
+__device__ __forceinline__ void tma_load_3d(void* to, const CUtensorMap* map, uint64_t* bar, int x0,
+                                            int x1, int x2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x0), "r"(x1), "r"(x2)
+      : "memory");
+}
+
 __device__ __forceinline__ void tma_load_5d(void* to, const CUtensorMap* map, uint64_t* bar, int x0,
                                             int x1, int x2, int x3, int x4) {
   asm volatile(
