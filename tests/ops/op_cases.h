@@ -170,6 +170,19 @@ void mlp_e4m3_norm_back_case(Harness& h, int64_t rows, int64_t D, int64_t F) {
                                 h.inout_vec("dwdown again", {D, F}, 4, rows, 1, 1), {}, norm);
 }
 
+// Normal values in rows of three sizes, in turn: their operands' scales differ.
+template <class Harness, class T = typename Harness::T>
+Tensor<const T> rows_of_three_sizes(Harness& h, Shape shape, double size) {
+  const Philox rng(31, 0);
+  std::vector<double> values(static_cast<size_t>(shape.size()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto row = static_cast<int64_t>(i) / shape[1];
+    const bf16 normal(static_cast<float>(rng.normal(i)));
+    values[i] = std::ldexp(size * static_cast<float>(normal), -static_cast<int>(row % 3));
+  }
+  return h.given(shape, values);
+}
+
 // The same with adapters beside it, on documents, and frozen weights; what adapters add is about as
 // large as what they add to. Forward, with what is kept and without: as much of y is theirs.
 template <class Harness, class T = typename Harness::T>
@@ -200,11 +213,11 @@ void mlp_e4m3_adapted_case(Harness& h, const std::vector<int32_t>& starts, int64
 
   const auto dn = h.template scratch<T>(shape);
   const LowRankAddedBack<T> added{first, h.in({rows, R}, 0x1p-12)};
-  mlp_leaky_sq_e4m3_backward<T>(h.device, h.in(shape, 0x1p-12), n, kept, w,
+  mlp_leaky_sq_e4m3_backward<T>(h.device, rows_of_three_sizes(h, shape, 0x1p-12), n, kept, w,
                                 h.out("dn", shape, 8, F, 3), {}, {}, added);
   MlpNormBack<T> norm{h.vec({rows}, 0x1p12, 0x1p15), 0.2, h.inout("dx", shape, 9, D + F, 3), xa};
-  mlp_leaky_sq_e4m3_backward<T>(h.device, h.in(shape, 0x1p-12), n, kept_too, w, dn, {}, {}, added,
-                                norm);
+  mlp_leaky_sq_e4m3_backward<T>(h.device, rows_of_three_sizes(h, shape, 0x1p-12), n, kept_too, w,
+                                dn, {}, {}, added, norm);
 }
 
 // The ops that read transposed copies of matrices, as the second of three layers: with copies, or
