@@ -152,8 +152,7 @@ __device__ __forceinline__ void copy_rows_out(const char* tile, int warp, int la
     asm("" : "+l"(out));  // or the compiler multiplies anew for every row
     const int row = row0 + 4 * i;
     if (row >= first && row < rows)
-      *reinterpret_cast<uint4*>(out) =
-          *reinterpret_cast<const uint4*>(tile + swizzled(row, piece));
+      *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(tile + swizzled(row, piece));
     out += 4 * stride;
   }
 }
