@@ -47,7 +47,7 @@ enum class Workspace {
   rows,      // sums of blocks of rows; attention's tiles where nobody made a plan
   operands,  // adapters packed for products; attention's row terms; the optimizer's sums; dm and n
              // as columns for e4m3 weight gradients
-  adapters,  // sums of the chunks of rows of adapters' gradients
+  adapters,  // sums of the chunks of rows of adapters' gradients; of slices of a wide adapter's dxa
   transposed,  // a matrix or several, transposed
   weights,     // all layers' matrices, transposed
   hidden,      // the MLP's hidden rows, or their sums; the head's rows; weights' gradients' sums

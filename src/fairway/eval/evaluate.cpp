@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <type_traits>
 
 #include "fairway/base/fields.h"
 #include "fairway/device/run_types.h"

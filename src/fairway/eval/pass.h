@@ -39,7 +39,7 @@ class Pass {
   };
 
   // `net` and what `weights`, `capacity` and the layouts given to `run` point to must outlive the
-  // pass.
+  // pass, and the weights stay as they are.
   Pass(Device& device, const Network& net, const Weights<const T>& weights,
        const Capacity& capacity);
 

@@ -65,7 +65,7 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
 
 // From acts.d_final_x back to every parameter: accumulates into *dweights and writes *dlora (each
 // may be null), but for the head's adapter. Needs acts laid out for_backward and filled by forward
-// and head_loss on the same arguments.
+// and head_loss on the same arguments, acts.folded among them.
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,

@@ -28,12 +28,12 @@ __device__ __forceinline__ void clear(RunningSoftmax& r, bool bounded) {
 // a float's range, and whose negative's is far from its other end.
 constexpr float kMostScore = 60;
 
-// `bounded`: no score exceeds kMostScore in size, and exponentials are taken as they are. To seek
-// the maximum and to scale sums by it is a third of all instructions. The product with the values
-// is still running at the return: the next step or wgmma_wait<0>() ends it. The tiles are given by
-// their descriptors (values': along its rows). previous_done() is called where that of the previous
-// step has ended and its tile of keys and values may be released. The diagonal tile is masked
-// causally.
+// `bounded`: but for rounding no score exceeds kMostScore in size, and exponentials are taken as
+// they are. To seek the maximum and to scale sums by it is a third of all instructions. The product
+// with the values is still running at the return: the next step or wgmma_wait<0>() ends it. The
+// tiles are given by their descriptors (values': along its rows). previous_done() is called where
+// that of the previous step has ended and its tile of keys and values may be released. The diagonal
+// tile is masked causally.
 template <class PreviousDone>
 __device__ __forceinline__ void query_step(RunningSoftmax& r, uint64_t queries, uint64_t keys,
                                            uint64_t values, bool diagonal, bool bounded,

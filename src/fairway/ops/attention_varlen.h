@@ -66,9 +66,9 @@ AttentionSegments attention_plan(CudaDevice& device, const AttentionExtents& ext
                                  Tensor<const int32_t> cu_seqlens);
 
 // q [Q, H, d], k and v [T, K, d], S segments → y [Q, H, d], lse [H, Q] (log Σ e^score).
-// With q_gain [H], where q and k were normed (rope_gain.h): no row of k is longer than √d, none of
-// q in head h than |q_gain[h]| √d. Scores are bounded then, and a device may do without their
-// maximum.
+// With q_gain [H], where q and k were normed (rope_gain.h): but for rounding no row of k is longer
+// than √d, none of q in head h than |q_gain[h]| √d. Scores are bounded then, and a device may do
+// without their maximum.
 template <class T>
 void attention_varlen(CpuDevice& device, Tensor<const T> q, Tensor<const T> k, Tensor<const T> v,
                       const AttentionSegments& segments, Tensor<T> y, Tensor<T> lse,

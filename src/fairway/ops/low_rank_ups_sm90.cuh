@@ -210,6 +210,8 @@ __device__ __forceinline__ void ups_products(UpsShared<kRank>& shared, const Ups
           wgmma_commit();
           wgmma_wait<0>();
           wgmma_pin(sum);
+        } else {
+          __syncwarp();  // every lane has seen this phase
         }
         ups_release(shared, stage.slot, lane);
       }

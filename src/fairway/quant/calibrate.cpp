@@ -130,9 +130,10 @@ typename Calibration<Device, T>::Layout Calibration<Device, T>::take(Arena& aren
                                                                      int64_t tokens) const {
   const ModelConfig& config = net_.config;
   Layout l;
+  // First: in the same place for any number of tokens.
+  const FoldedWeights<T> folded = take_folded<T>(config, E4m3Mlp::off, arena);
   l.inputs = arena.take<int32_t>("inputs", {tokens});
   l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {tokens / window_ + 1});
-  const FoldedWeights<T> folded = take_folded<T>(config, E4m3Mlp::off, arena);
   l.acts = take_acts<T>(config, net_.route, tokens, tokens, /*for_backward=*/true, arena);
   l.acts.folded = folded;
   if constexpr (!std::is_same_v<T, bf16>)
@@ -156,6 +157,8 @@ Calibration<Device, T>::Calibration(Device& device, const ModelConfig& config,
   Arena dry;
   take(dry, tokens);
   memory_ = device.allocate(dry.peak());
+  Arena arena(memory_.data(), memory_.bytes());
+  fold_weights(device, config, weights_, take(arena, tokens).acts.folded);
 }
 
 template <class Device, class T>
@@ -172,7 +175,6 @@ void Calibration<Device, T>::add(std::span<const int32_t> inputs) {
   Batch batch;
   batch.inputs = l.inputs;
   batch.cu_seqlens = l.cu_seqlens;
-  fold_weights(device_, net_.config, weights_, l.acts.folded);
   forward<Device, T>(device_, net_, weights_, /*lora=*/nullptr, batch, l.acts, l.rest);
 
   const ModelConfig& config = net_.config;

@@ -110,7 +110,7 @@ Score score_from_json(std::string_view text, const std::string& where) {
   };
   require(j.is_object() && number("nats_per_token") && number_or_null("bpb") && number("tokens") &&
               number_or_null("bytes") && number("seconds") && text_of("device") &&
-              number("ranks") && text_of("matmul_precision"),
+              j.contains("ranks") && j["ranks"].is_number_integer() && text_of("matmul_precision"),
           "{}: not the result of an evaluation; delete it to evaluate again", where);
   Score s;
   s.nats_per_token = j["nats_per_token"].get<double>();

@@ -35,8 +35,9 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* bar, uint32_t b
 }
 
 // Arrives at the barrier in the same place of the cluster's block `rank` (may be this block). It
-// hands back memory that was only read, so it needs no release at cluster scope, which would wait
-// for all of the thread's earlier accesses.
+// hands back memory that was only read, or written by threads that have since fenced it against the
+// copy engine and met, so it needs no release at cluster scope, which would wait for all of the
+// thread's earlier accesses.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t* bar, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
