@@ -124,6 +124,14 @@ TEST(Ttt, ADocumentScoresTheSameAloneAndInAnyCompany) {
       EXPECT_EQ(by_document(documents, ttt, precision), together) << batch_docs;
     }
   }
+  // What a document has learnt stays as it is while others of its batch go on.
+  ttt.beta1 = 0.9;
+  ttt.grad_steps = 2;
+  const auto documents = golden_documents();
+  ttt.batch_docs = 64;
+  const auto together = by_document(documents, ttt, MatmulPrecision::automatic);
+  ttt.batch_docs = 1;
+  EXPECT_EQ(by_document(documents, ttt, MatmulPrecision::automatic), together);
 }
 
 // An operand's rounding to e4m3 is at most 2^-4 of it. Of an MLP's output there are four, those of
