@@ -8,7 +8,9 @@
 namespace fairway {
 
 // Where the kernels apply, besides what low_rank_fits_mma demands. Of adapters that are narrower
-// than a vocabulary, which have more rows to a document, other kernels make more. `db` may be null.
+// than a vocabulary, which have more rows to a document, other kernels make more. (Those of a model
+// as wide as 2,048 come here too, and B and dB pass through memory for every 32 rows.) `db` may be
+// null.
 bool low_rank_fits_wide(const LowRankUp<const float>& up, const float* db = nullptr);
 
 void low_rank_up_wide(CudaDevice& device, Tensor<const bf16> xa, const LowRankUp<const float>& up,
