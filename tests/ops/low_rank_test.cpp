@@ -194,7 +194,7 @@ TEST(LowRank, DocumentsDoNotDependOnEachOtherOnGpu) {
   expect_independent<CudaDevice, float>(device, 5, kLong);
 }
 
-TEST(LowRank, CopiesOfBGiveTheSameBits) {
+TEST(LowRank, CopiesOfBGiveTheSameBitsOnGpu) {
   if (!cuda_available()) GTEST_SKIP() << "no GPU here";
   CudaDevice device;
   if (!reads_adapter_copies<bf16>(device)) GTEST_SKIP() << "no op reads copies here";
