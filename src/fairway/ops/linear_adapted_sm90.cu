@@ -5,8 +5,8 @@
 namespace fairway::cuda {
 namespace {
 
-// C, or residual + C.
-template <bool kResidual>
+// C, or residual + C. Widths are multiples of a chunk's, or without kWholeChunks of 8.
+template <bool kResidual, bool kWholeChunks = true>
 class AdaptedEpilogue {
  public:
   struct Params {
@@ -34,7 +34,8 @@ class AdaptedEpilogue {
           v[p][i + 1] += high;
         }
       }
-      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.has_row(p));
+      const bool valid = kWholeChunks ? at_.has_row(p) : at_.has(c, p);
+      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], valid);
     }
   }
 
@@ -44,29 +45,6 @@ class AdaptedEpilogue {
   const Params& params_;
   sm90::TileElements at_;
   sm90::TileRows<3> in_;  // with a residual only
-};
-
-// C, whose width is a multiple of 8.
-class AloneEpilogue {
- public:
-  struct Params {
-    bf16* c;
-    int columns;
-  };
-  __device__ __forceinline__ AloneEpilogue(const Params& params, const sm90::GemmTileAt& at)
-      : params_(params), at_(at, at.row_end, params.columns) {}
-
-  __device__ __forceinline__ void early(int) {}
-  __device__ __forceinline__ void chunk(int c, float (&v)[4][8], uint32_t) {
-#pragma unroll
-    for (int p = 0; p < 4; ++p)
-      sm90::store_global_16(params_.c + at_.offset(c, p), v[p], at_.has(c, p));
-  }
-  __device__ __forceinline__ void finish() {}
-
- private:
-  const Params& params_;
-  sm90::TileElements at_;
 };
 
 template <class Element>
@@ -113,9 +91,9 @@ void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_
   using Config = sm90::WideConfig<1, 1, true>;
   if (rows == 0) return;
   // No blocks along K but the adapters': the other matrices are not looked at.
-  sm90::wide_launch<Config, AloneEpilogue>(stream, {}, adapters.row_tiles * sm90::kTileRows, out,
-                                           sm90::WideSchedule{}, {y, static_cast<int>(out)},
-                                           wide_adapters<Config>(adapters, rows));
+  sm90::wide_launch<Config, AdaptedEpilogue<false, false>>(
+      stream, {}, adapters.row_tiles * sm90::kTileRows, out, sm90::WideSchedule{},
+      {nullptr, y, static_cast<int>(out)}, wide_adapters<Config>(adapters, rows));
 }
 
 void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const dy[3],

@@ -15,33 +15,19 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
+#include <utility>
 
-#include "fairway/base/bf16_cuda.cuh"
+#include "fairway/ops/low_rank_kernel.cuh"
 
 namespace fairway::cuda::low_rank_mma {
 
-constexpr int64_t kMaxRank = 256;  // that `spread` holds in registers
-constexpr int kSlab = 32;          // depth of a product's step: 16 bytes of each row a lane
+constexpr int kMaxRank = 256;  // that `spread` holds in registers
+constexpr int kSlab = 32;      // depth of a product's step: 16 bytes of each row a lane
 
-// f(the smallest kernel rank that holds `rank`), as a compile-time constant.
 template <class F>
 void with_kernel_rank(int64_t rank, F&& f) {
-  if (rank <= 32)
-    f(std::integral_constant<int, 32>{});
-  else if (rank <= 64)
-    f(std::integral_constant<int, 64>{});
-  else if (rank <= 96)
-    f(std::integral_constant<int, 96>{});
-  else if (rank <= 128)
-    f(std::integral_constant<int, 128>{});
-  else
-    f(std::integral_constant<int, static_cast<int>(kMaxRank)>{});
+  low_rank::with_kernel_rank<kMaxRank>(rank, std::forward<F>(f));
 }
-
-__device__ inline uint32_t add_pair(uint32_t y, float low, float high) {
-  const float2 before = unpack_bf16(y);
-  return pack_bf16(before.x + low, before.y + high);
-}
+using low_rank::add_pair;
 
 }  // namespace fairway::cuda::low_rank_mma

@@ -7,6 +7,7 @@
 #include "fairway/ops/adapter_operands_sm90.h"
 #include "fairway/ops/cuda_rows.cuh"
 #include "fairway/ops/low_rank_gradient_sm90.cuh"
+#include "fairway/ops/low_rank_kernel.cuh"
 #include "fairway/ops/low_rank_sm90.h"
 #include "fairway/ops/low_rank_ups_sm90.cuh"
 
@@ -17,22 +18,11 @@ using namespace cuda::low_rank_sm90;
 namespace {
 
 constexpr int64_t kMostWidth = kPartColumns * kMostParts;
-constexpr int64_t kMostRank = 96;  // that block 1 has registers for
+constexpr int kMostRank = 96;  // that block 1 has registers for
 
 // Whether pairs of floats are aligned in each document.
 bool pairs_aligned(const float* first, int64_t stride) {
   return reinterpret_cast<uintptr_t>(first) % sizeof(float2) == 0 && stride % 2 == 0;
-}
-
-// f(the smallest kernel rank that holds `rank`), as a compile-time constant.
-template <class F>
-void with_ups_rank(int64_t rank, F&& f) {
-  if (rank <= 32)
-    f(std::integral_constant<int, 32>{});
-  else if (rank <= 64)
-    f(std::integral_constant<int, 64>{});
-  else
-    f(std::integral_constant<int, static_cast<int>(kMostRank)>{});
 }
 
 template <class Tile>
@@ -97,7 +87,7 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
     partial += partial_floats(rows, 1, up.out, rank);
   }
 
-  with_ups_rank(rank, [&](auto kernel_rank) {
+  cuda::low_rank::with_kernel_rank<kMostRank>(rank, [&](auto kernel_rank) {
     constexpr int kRank = decltype(kernel_rank)::value;
     constexpr int kBytes = sizeof(UpsShared<kRank>);
     allow_shared(ups_backward_kernel<kRank>, kBytes);

@@ -9,12 +9,12 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "fairway/base/bf16_cuda.cuh"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
 #include "fairway/ops/low_rank.h"
+#include "fairway/ops/low_rank_kernel.cuh"
 #include "fairway/ops/mma_cuda.h"
 
 namespace fairway::cuda::low_rank_wide {
@@ -25,17 +25,6 @@ constexpr int kRows = 32;      // that a block multiplies at a time
 // Bytes of a row of xa in shared memory; ldmatrix has no bank conflicts.
 template <int kRank>
 constexpr int kXaPitch = 2 * kRank + 16;
-
-// f(rank) as a compile-time constant.
-template <class F>
-void with_rank(int64_t rank, F&& f) {
-  if (rank == 32)
-    f(std::integral_constant<int, 32>{});
-  else if (rank == 64)
-    f(std::integral_constant<int, 64>{});
-  else
-    f(std::integral_constant<int, kMostRank>{});
-}
 
 // Begins to copy the first kRows rows of `rows` of xa, by kThreads threads; what lies behind
 // becomes zero. Columns 4q + 2p + e of each 16 are at 8p + 2q + e, for p, e < 2: as an

@@ -25,7 +25,7 @@ void low_rank_up_wide(CudaDevice& device, Tensor<const bf16> xa, const LowRankUp
              .slices = static_cast<int>(ceil_div(up.out, kUpSlice))};
   const unsigned blocks =
       most_doc_tiles<kUpTileRows>(y.extent(0), up.docs) * static_cast<unsigned>(u.slices);
-  with_rank(up.rank, [&](auto rank) {
+  cuda::low_rank::with_kernel_rank<kMostRank>(up.rank, [&](auto rank) {
     launch_dependent(device.stream(), up_kernel<decltype(rank)::value>, blocks, kUpThreads, 0, u);
   });
   cuda_check_launch("low_rank: wide up");
@@ -47,7 +47,7 @@ void low_rank_up_backward_wide(CudaDevice& device, const LowRankUpBackward<bf16>
       .db = db};
   const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(up.docs));
   const auto sum_blocks = static_cast<unsigned>(ceil_div(rows * (up.rank / 4), kSumThreads));
-  with_rank(up.rank, [&](auto rank) {
+  cuda::low_rank::with_kernel_rank<kMostRank>(up.rank, [&](auto rank) {
     constexpr int kRank = decltype(rank)::value;
     launch_dependent(device.stream(), backward_kernel<kRank>, grid, kBackwardThreads<kRank>, 0, u);
     cuda_check_launch("low_rank: wide up, backward");

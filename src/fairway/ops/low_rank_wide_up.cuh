@@ -1,7 +1,6 @@
 // y += out_scale⊙(xa Bᵀ) for a wide y (low_rank_wide.cuh).
 #pragma once
 
-#include "fairway/ops/low_rank_mma.cuh"
 #include "fairway/ops/low_rank_wide.cuh"
 
 namespace fairway::cuda::low_rank_wide {
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(kUpThreads, 2) up_kernel(const __grid_constant
       for (int h = 0; h < 2; ++h) {
         const int row = first + 16 * m + 8 * h;  // and g
         if (row + g >= tile.rows || column >= out) continue;
-        using low_rank_mma::add_pair;
+        using low_rank::add_pair;
         const uint4& before = y[2 * m + h];
         *y_row(row) = {add_pair(before.x, sum[0][2 * h], sum[0][2 * h + 1]),
                        add_pair(before.y, sum[1][2 * h], sum[1][2 * h + 1]),

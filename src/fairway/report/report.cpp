@@ -108,10 +108,13 @@ Score score_from_json(std::string_view text, const std::string& where) {
   const auto number_or_null = [&](const char* key) {
     return number(key) || (j.contains(key) && j[key].is_null());
   };
-  require(j.is_object() && number("nats_per_token") && number_or_null("bpb") && number("tokens") &&
-              number_or_null("bytes") && number("seconds") && text_of("device") &&
-              j.contains("ranks") && j["ranks"].is_number_integer() && text_of("matmul_precision"),
-          "{}: not the result of an evaluation; delete it to evaluate again", where);
+  require(
+      j.is_object() && number("nats_per_token") && number_or_null("bpb") && number("tokens") &&
+          number_or_null("bytes") && number("seconds") && text_of("device") &&
+          j.contains("ranks") && j["ranks"].is_number_integer() && text_of("matmul_precision"),
+      "{}: not the result of an evaluation, or one of an earlier version; delete it to evaluate "
+      "again",
+      where);
   Score s;
   s.nats_per_token = j["nats_per_token"].get<double>();
   if (!j["bpb"].is_null()) s.bpb = j["bpb"].get<double>();
