@@ -52,6 +52,13 @@ TEST(Report, TableIsAlignedAndComplete) {
             "Scored by: CPU, 2 threads, float32; 2 × NVIDIA H200, float8.\n");
 }
 
+TEST(Report, WhatComputedSeveralScoresIsSaidOnce) {
+  Report report;
+  report.lines = {{"float", "chunked", example(3.5)}, {"artifact", "ttt", example(3.25)}};
+  const std::string text = to_markdown(report);
+  EXPECT_NE(text.find("\nScored by: CPU, 2 threads, float32.\n"), std::string::npos) << text;
+}
+
 TEST(Report, ScoresSurviveJson) {
   Score s = example(1.0 / 3.0);
   Score back = score_from_json(to_json(s), "x");
