@@ -37,6 +37,19 @@ struct Primitive {
 
 using Clock = std::chrono::steady_clock;
 
+// While it lives, the calling thread's products are its own: some of oneDNN's kernels ask for the
+// number of threads when they are made, others when they run.
+class OneThread {
+ public:
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(threads_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int threads_ = omp_get_max_threads();
+};
+
 }  // namespace
 
 struct MatmulCache::Impl {
@@ -56,8 +69,6 @@ struct MatmulCache::Impl {
   // The primitive is made as a single-threaded one: its blocking depends on the shape only.
   Primitive make(const Key& key) {
     using dnnl::memory;
-    const int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
     const auto input = key.flags & 8 ? memory::data_type::bf16 : memory::data_type::f32;
     const auto strides = [](bool transposed, int64_t ld) {
       return transposed ? memory::dims{1, ld} : memory::dims{ld, 1};
@@ -75,7 +86,6 @@ struct MatmulCache::Impl {
     const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, c), attr, engine);
     Primitive p;
     p.primitive = dnnl::matmul(description);
-    omp_set_num_threads(threads);
     p.a = memory(a, engine, nullptr);
     p.b = memory(b, engine, nullptr);
     p.c = memory(c, engine, nullptr);
@@ -102,12 +112,27 @@ bool cpu_has_fast_bf16() {
 #endif
 }
 
+RowTiles row_tiles() {
+  using dnnl::cpu_isa;
+  static const cpu_isa isa = dnnl::get_effective_cpu_isa();
+  switch (isa) {
+    case cpu_isa::avx512_core:
+    case cpu_isa::avx512_core_vnni:
+    case cpu_isa::avx512_core_bf16:
+    case cpu_isa::avx512_core_amx:
+      return {.most = 128, .multiple = 16};
+    default:
+      return {.most = 48, .multiple = 48};
+  }
+}
+
 namespace {
 
 template <class In>
 void onednn_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<In> a,
                  MatrixRef<In> b, float* c, int64_t ldc, bool accumulate) {
   if (m == 0 || n == 0) return;
+  const OneThread one_thread;
   MatmulCache& cache = device.matmul_cache();
   const uint32_t flags = (a.transposed ? 1u : 0u) | (b.transposed ? 2u : 0u) |
                          (accumulate ? 4u : 0u) | (std::is_same_v<In, bf16> ? 8u : 0u);

@@ -26,9 +26,19 @@ MatrixRef<T> mat_t(const T* data, int64_t ld) {
   return {data, ld, true};
 }
 
+// How many rows tiles have whose rows' bits must not depend on the other rows, nor on their place
+// among them: at most `most`, and a multiple of `multiple`.
+struct RowTiles {
+  int64_t most, multiple;
+};
+// For oneDNN's kernels on this machine. With AVX-512 an element of C is summed in the same order in
+// any tile. With less, kernels take 6 rows at a time, those left over otherwise, and their blocks
+// along k depend on the tile's shape: there all tiles have one size.
+RowTiles row_tiles();
+
 // One tile by the calling thread: C[m,n] (+)= A[m,k] B[k,n]; C is row-major with leading dimension
 // ldc. `accumulate` adds to C. Each element of C is summed over k in an order that depends on (k,
-// n) and the layout only, so a row's bits do not depend on the other rows. Real types: float
+// n), the layout and what row_tiles says of m only. Real types: float
 // (oneDNN; always in float32 here), bf16 inputs (oneDNN), double and complex<double> (plain loops,
 // the slow twin).
 void matmul_tile(CpuDevice& device, int64_t m, int64_t n, int64_t k, MatrixRef<float> a,

@@ -2,7 +2,7 @@
 //
 // Inputs of products are `In`: T itself, or bf16 when the device's precision says so. The number of
 // rows varies from call to call (documents have any length), so ragged tiles are padded with zero
-// rows to a multiple of 16: few shapes exist, and few oneDNN primitives are made.
+// rows (row_tiles, device/cpu_matmul.h): few shapes exist, and few oneDNN primitives are made.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace fairway {
 
-inline constexpr int64_t kTileRows = 128;
+// What sums over rows are padded to.
 inline constexpr int64_t kPadRows = 16;
 
 // Scratch slots of the device (shared) and of a thread that these functions use.
@@ -76,11 +76,13 @@ const In* as_padded_inputs(CpuDevice& device, int slot, const T* p, int64_t rows
   return out;
 }
 
-// One tile, by the calling thread: y[rows, n] (+)= x[rows, k] B[k, n]. x and y are dense.
+// One tile of row_tiles().most rows or fewer, by the calling thread: y[rows, n] (+)= x[rows, k]
+// B[k, n]. x and y are dense.
 template <class In, class T>
 void rows_times(CpuDevice& device, int64_t rows, int64_t n, int64_t k, const T* x, MatrixRef<In> b,
                 T* y, bool accumulate) {
-  const int64_t padded = (rows + kPadRows - 1) / kPadRows * kPadRows;
+  const int64_t multiple = row_tiles().multiple;
+  const int64_t padded = (rows + multiple - 1) / multiple * multiple;
   const In* in;
   if constexpr (std::is_same_v<In, T>) {
     in = x;
@@ -112,12 +114,12 @@ void rows_times(CpuDevice& device, int64_t rows, int64_t n, int64_t k, const T* 
   std::copy(out, out + rows * n, y);
 }
 
-// f(begin, end) for each tile of kTileRows rows, in parallel.
+// f(begin, end) for each tile of rows, in parallel.
 template <class F>
 void for_row_tiles(CpuDevice& device, int64_t rows, F&& f) {
+  const int64_t most = row_tiles().most;
 #pragma omp parallel for num_threads(device.threads()) schedule(dynamic)
-  for (int64_t begin = 0; begin < rows; begin += kTileRows)
-    f(begin, std::min(rows, begin + kTileRows));
+  for (int64_t begin = 0; begin < rows; begin += most) f(begin, std::min(rows, begin + most));
 }
 
 // dw[n, k] += dyᵀ x for dy [rows, n], x [rows, k] already product inputs, padded to kPadRows rows.

@@ -18,10 +18,11 @@ template <class Pairs>
 std::vector<DocTile> doc_tiles(const Pairs& pairs) {
   std::vector<DocTile> tiles;
   const int32_t first = pairs.doc_rows[0];
+  const int64_t most = row_tiles().most;
   for (int64_t d = 0; d < pairs.docs; ++d) {
     const int64_t stop = pairs.doc_rows[d + 1] - first;
-    for (int64_t begin = pairs.doc_rows[d] - first; begin < stop; begin += kTileRows)
-      tiles.push_back({d, begin, std::min(stop, begin + kTileRows)});
+    for (int64_t begin = pairs.doc_rows[d] - first; begin < stop; begin += most)
+      tiles.push_back({d, begin, std::min(stop, begin + most)});
   }
   return tiles;
 }
