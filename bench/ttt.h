@@ -14,8 +14,8 @@ struct TttOptions {
   TttConfig ttt;
   int64_t doc_tokens = 512;
   int64_t documents = 2;
-  int64_t pass_tokens = 4096;
-  bool graphs = true;  // on a GPU; off: every kernel is launched by itself
+  int64_t pass_tokens = 0;  // 0: as many as suit the device
+  bool graphs = true;       // on a GPU; off: every kernel is launched by itself
   DeviceChoice device;
 };
 

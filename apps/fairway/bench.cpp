@@ -197,7 +197,7 @@ void ttt(const Options& o) {
                                    .ttt = recipe.ttt,
                                    .doc_tokens = o.doc_tokens,
                                    .documents = o.documents,
-                                   .pass_tokens = tokens_of(o),
+                                   .pass_tokens = o.tokens,
                                    .graphs = !o.no_graphs,
                                    .device = device_of(o)});
   fmt::print(

@@ -44,7 +44,7 @@ TEST(EvalConfig, NamesTheImpossibleKey) {
   EXPECT_EQ(complaint<T>([](T& c) { c.eps = 0; }), "[ttt] eps");
   EXPECT_EQ(complaint<T>([](T& c) { c.chunk_size = c.window; }), "[ttt] chunk_size");
   EXPECT_EQ(complaint<T>([](T& c) { c.window = 0; }), "[ttt] window");
-  EXPECT_EQ(complaint<T>([](T& c) { c.batch_docs = 0; }), "[ttt] batch_docs");
+  EXPECT_EQ(complaint<T>([](T& c) { c.batch_docs = -1; }), "[ttt] batch_docs");
   EXPECT_EQ(complaint<T>([](T& c) { c.grad_steps = 0; }), "[ttt] grad_steps");
 }
 

@@ -74,6 +74,12 @@ CudaDevice::~CudaDevice() {
   cudaStreamDestroy(stream_);
 }
 
+size_t CudaDevice::free_bytes() const {
+  size_t free = 0, total = 0;
+  cuda_check(cudaMemGetInfo(&free, &total), "asking how much memory is free");
+  return free;
+}
+
 void CudaDevice::upload(void* device, const void* host, size_t bytes) {
   check(!recording(), "CudaDevice::upload: a graph would keep what is uploaded now");
   staging_->upload(device, host, bytes);

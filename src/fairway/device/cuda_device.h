@@ -75,6 +75,7 @@ class CudaDevice {
   int capability() const { return capability_; }  // 90 for compute capability 9.0
 
   Buffer allocate(size_t bytes) { return Buffer(bytes); }
+  size_t free_bytes() const;  // of the GPU's memory, for all that use it
   // The host memory may be reused when upload returns; the work issued before may still run.
   void upload(void* device, const void* host, size_t bytes);
   void download(void* host, const void* device, size_t bytes);

@@ -26,4 +26,12 @@ constexpr int64_t kPassTokens = std::is_same_v<Device, CpuDevice> ? 4096
                                 : sizeof(T) == 2                  ? 98304
                                                                   : 49152;
 
+// The same for test-time training, whose adapters' work comes once a document and pass, and how
+// many documents at most: a GPU has as many as its memory holds.
+template <class Device, class T>
+constexpr int64_t kTrainedTokens =
+    std::is_same_v<Device, CpuDevice> ? kPassTokens<Device, T> : 3 * kPassTokens<Device, T>;
+template <class Device>
+constexpr int64_t kTrainedDocs = std::is_same_v<Device, CpuDevice> ? 64 : 65535;
+
 }  // namespace fairway

@@ -38,7 +38,7 @@ void TttConfig::validate() const {
   // depend on which kind there is.
   demand(chunk_size >= 1 && chunk_size < window, "[ttt] chunk_size", chunk_size,
          "at least 1 and below window");
-  demand(batch_docs >= 1, "[ttt] batch_docs", batch_docs, "at least 1");
+  demand(batch_docs >= 0, "[ttt] batch_docs", batch_docs, "0 (as many as suit the device) or more");
   demand(grad_steps >= 1, "[ttt] grad_steps", grad_steps, "at least 1");
 }
 

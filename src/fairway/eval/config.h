@@ -56,7 +56,7 @@ struct TttConfig {
   double beta2 = 0.999;
   double eps = 1e-10;
   int64_t chunk_size = 32;
-  int64_t batch_docs = 64;
+  int64_t batch_docs = 0;
   int64_t window = 2048;
   int grad_steps = 1;
   bool k = true;
@@ -80,7 +80,8 @@ struct TttConfig {
     f("eps", c.eps, "added to the root of the second moment");
     f("chunk_size", c.chunk_size, "targets scored between two steps");
     f("batch_docs", c.batch_docs,
-      "documents trained side by side, at most; each takes the memory of three adapters");
+      "documents trained side by side, at most (0: as many as suit the device); each takes the "
+      "memory of three adapters");
     f("window", c.window, "longest context of a chunk, the chunk included");
     f("grad_steps", c.grad_steps, "AdamW steps after each chunk");
     f("k", c.k, "adapt the key projections");

@@ -46,7 +46,6 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
       progress({std::min(own * group.size(), total), total, own_nats / static_cast<double>(own)});
   };
 
-  const int64_t pass_tokens = eval.pass_tokens > 0 ? eval.pass_tokens : kPassTokens<Device, T>;
   const E4m3Mlp mlp = e4m3_mlp<T>(device, model, eval.matmul_precision);
   const Network net(model, eval.loop);
   Evaluation result;
@@ -54,14 +53,15 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
   // to.
   result.nll.resize(static_cast<size_t>(total), -0.0f);
   if (eval.mode == EvalMode::ttt) {
-    score_ttt(device, net, weights, stream, documents, ttt, pass_tokens, mlp, group, result.nll,
-              scored);
+    score_ttt(device, net, weights, stream, documents, ttt, eval.pass_tokens, mlp, group,
+              result.nll, scored);
   } else {
     const auto windows = eval.mode == EvalMode::chunked
                              ? plan_chunked(documents, eval.batch_tokens, model.max_doc_len)
                              : plan_sliding(documents, eval.window, eval.stride);
     score_windows(device, net, weights, stream, plan_share(windows, group.rank(), group.size()),
-                  pass_tokens, mlp, result.nll, scored);
+                  eval.pass_tokens > 0 ? eval.pass_tokens : kPassTokens<Device, T>, mlp, result.nll,
+                  scored);
   }
   group.sum(result.nll);
   auto done = static_cast<double>(own);

@@ -22,33 +22,49 @@ int64_t address(const void* p) {
 }  // namespace
 
 template <class Device, class T>
+size_t Pass<Device, T>::folded_bytes(const Network& net, const Capacity& capacity) {
+  Arena dry;
+  take_folded<T>(net.config, capacity.mlp, dry);
+  return dry.peak();
+}
+
+template <class Device, class T>
+size_t Pass<Device, T>::layout_bytes(const Network& net, const Capacity& capacity) {
+  // Where only some rows are scored, the last visit needs less of most things, but a few of its
+  // own.
+  Capacity fewer = capacity;
+  fewer.scored = std::min(capacity.scored, capacity.rows - 1);
+  Arena dry, dry_fewer;
+  take(net, capacity, dry);
+  take(net, fewer, dry_fewer);
+  return std::max(dry.peak(), dry_fewer.peak());
+}
+
+template <class Device, class T>
+size_t Pass<Device, T>::bytes(const Network& net, const Capacity& capacity) {
+  return folded_bytes(net, capacity) + layout_bytes(net, capacity);
+}
+
+template <class Device, class T>
 Pass<Device, T>::Pass(Device& device, const Network& net, const Weights<const T>& weights,
                       const Capacity& capacity)
     : device_(device),
       net_(net),
       weights_(weights),
       capacity_(capacity),
+      folded_memory_(device.allocate(folded_bytes(net, capacity))),
+      memory_(device.allocate(layout_bytes(net, capacity))),
       forward_(device, kGraphs),
       backward_(device, kGraphs) {
-  Arena dry_folded;
-  take_folded<T>(net.config, capacity.mlp, dry_folded);
-  folded_memory_ = device_.allocate(dry_folded.peak());
-  Arena folded_arena(folded_memory_.data(), folded_memory_.bytes());
-  folded_ = take_folded<T>(net.config, capacity.mlp, folded_arena);
+  Arena arena(folded_memory_.data(), folded_memory_.bytes());
+  folded_ = take_folded<T>(net.config, capacity.mlp, arena);
   fold_weights(device_, net.config, weights_, folded_);
-
-  // Where only some rows are scored, the last visit needs less of most things, but a few of its
-  // own.
-  Capacity fewer = capacity_;
-  fewer.scored = std::min(capacity_.scored, capacity_.rows - 1);
-  Arena dry, dry_fewer;
-  take(dry, capacity_);
-  take(dry_fewer, fewer);
-  memory_ = device_.allocate(std::max(dry.peak(), dry_fewer.peak()));
 }
 
+// All but the folded weights, which are the pass's.
 template <class Device, class T>
-typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capacity& size) const {
+typename Pass<Device, T>::Layout Pass<Device, T>::take(const Network& net, const Capacity& size,
+                                                       Arena& arena) {
   Layout l;
   l.inputs = arena.take<int32_t>("inputs", {size.rows});
   l.cu_seqlens = arena.take<int32_t>("cu_seqlens", {size.windows + 1});
@@ -64,11 +80,10 @@ typename Pass<Device, T>::Layout Pass<Device, T>::take(Arena& arena, const Capac
   }
   l.nll = arena.take<float>("nll", {size.scored});
   l.d_nll = arena.take<float>("d_nll", {size.scored});
-  l.acts = take_acts<T>(net_.config, net_.route, size.rows, size.scored, size.for_backward, arena,
+  l.acts = take_acts<T>(net.config, net.route, size.rows, size.scored, size.for_backward, arena,
                         size.lora, size.mlp);
-  l.acts.folded = folded_;
   const auto bytes = static_cast<int64_t>(
-      scratch_bytes<T>(net_, size.rows, size.scored, size.for_backward, size.lora));
+      scratch_bytes<T>(net, size.rows, size.scored, size.for_backward, size.lora));
   l.scratch = Arena(arena.take<std::byte>("scratch", {bytes}).data, static_cast<size_t>(bytes));
   return l;
 }
@@ -105,7 +120,8 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
         "Pass::run: more than its capacity");
 
   Arena arena(memory_.data(), memory_.bytes());
-  const Layout l = take(arena, size);
+  Layout l = take(net_, size, arena);
+  l.acts.folded = folded_;
   const auto upload = [&](auto tensor, const auto& host) {
     device_.upload(tensor.data, host.data(), host.size() * sizeof(host[0]));
   };

@@ -43,6 +43,9 @@ class Pass {
   Pass(Device& device, const Network& net, const Weights<const T>& weights,
        const Capacity& capacity);
 
+  // What a pass of that capacity takes of the device's memory, the ops' own scratch aside.
+  static size_t bytes(const Network& net, const Capacity& capacity);
+
   // nll of every scored row, window after window; valid until the next call. With `lora`, window i
   // runs through adapter i; with its gradients, also writes to gradient i the gradient of the mean
   // nll of window i's scored rows. Each window's result is the same bits whatever else is
@@ -58,7 +61,9 @@ class Pass {
     Acts<T> acts;
     Arena scratch;
   };
-  Layout take(Arena& arena, const Capacity& size) const;
+  static Layout take(const Network& net, const Capacity& size, Arena& arena);
+  static size_t folded_bytes(const Network& net, const Capacity& capacity);
+  static size_t layout_bytes(const Network& net, const Capacity& capacity);
 
   Device& device_;
   const Network& net_;

@@ -7,6 +7,7 @@
 #include "fairway/device/run_types.h"
 #include "fairway/eval/lora_init.h"
 #include "fairway/eval/pass.h"
+#include "fairway/eval/ttt_memory.h"
 #include "fairway/model/lora_copies.h"
 #include "fairway/ops/adamw.h"
 #include "fairway/ops/adapter_copies.h"
@@ -17,44 +18,23 @@ namespace {
 
 using Batches = std::vector<std::vector<int64_t>>;
 
-// What the documents of one batch own, document b of the batch at index b.
-struct Learners {
-  Learners() = default;
-  Learners(Arena& arena, const LoraLayout& layout, const LoraCopies* copies, int64_t docs,
-           bool first_moment)
-      : stride((layout.size() + 15) / 16 * 16) {
-    const auto take = [&](std::string_view name) {
-      return arena.take<float>(name, {docs * stride}).data;
-    };
-    adapters = take("adapters");
-    gradients = take("gradients");
-    second = take("second moments");
-    if (first_moment) first = take("first moments");
-    if (copies) copied = arena.take<bf16>("copies of adapters", {docs * copies->stride()}).data;
-  }
-  int64_t stride = 0;  // elements from one document's buffer to the next one's: aligned
-  float *adapters = nullptr, *gradients = nullptr, *second = nullptr, *first = nullptr;
-  bf16* copied = nullptr;
-};
-
 template <class Device, class T>
 class Ttt {
  public:
   Ttt(Device& device, const Network& net, const Weights<const T>& weights,
       const TokenStream& stream, std::span<const Document> documents, const TttConfig& config,
-      const LoraLayout& layout, E4m3Mlp mlp, const Batches& batches)
+      const LoraLayout& layout, const LoraCopies* copies, E4m3Mlp mlp, const Batches& batches)
       : device_(device),
         stream_(stream),
         documents_(documents),
         config_(config),
         layout_(layout),
+        copies_(copies),
         pass_(device, net, weights, capacity(batches, mlp)) {
-    if (reads_adapter_copies<T>(device_) && LoraCopies::fit(layout_))
-      copies_.emplace(layout_, net.route, weights.attn_scale, weights.mlp_scale);
     int64_t docs = 0;
     for (const auto& batch : batches) docs = std::max(docs, std::ssize(batch));
     const auto learners = [&](Arena& arena) {
-      return Learners(arena, layout_, copies(), docs, config_.beta1 > 0);
+      return Learners(arena, layout_, copies_, docs, config_);
     };
     Arena dry;
     learners(dry);
@@ -117,8 +97,6 @@ class Ttt {
     if (learners_.first) device_.zero(learners_.first + at, bytes);
   }
 
-  const LoraCopies* copies() const { return copies_ ? &*copies_ : nullptr; }
-
   AdapterBuffers buffers(size_t docs) const {
     return {.docs = static_cast<int64_t>(docs),
             .adapters = learners_.adapters,
@@ -163,8 +141,9 @@ class Ttt {
   // windows_, of the first documents of the batch, through the network.
   template <class F>
   void pass(bool train, F&& score) {
-    const PassLora lora{&layout_,         learners_.adapters, train ? learners_.gradients : nullptr,
-                        learners_.stride, copies(),           learners_.copied};
+    const PassLora lora{
+        &layout_, learners_.adapters, train ? learners_.gradients : nullptr, learners_.stride,
+        copies_,  learners_.copied};
     auto scored = pass_.run(stream_, windows_, &lora);
     for (const Window& w : windows_) {
       score(w, scored.first(static_cast<size_t>(w.scored())));
@@ -177,8 +156,8 @@ class Ttt {
   std::span<const Document> documents_;
   const TttConfig& config_;
   const LoraLayout& layout_;
+  const LoraCopies* copies_;  // null: nobody reads any
   Pass<Device, T> pass_;
-  std::optional<LoraCopies> copies_;
   typename Device::Buffer memory_;
   Learners learners_;
   std::vector<float> init_;  // a document's adapters as --lora-init has them, or empty
@@ -194,10 +173,16 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
                std::span<float> nll, const ScoreProgress& progress) {
   // Long documents first: they bound the memory, the time left is known early, and ranks end
   // together.
-  const Batches batches = plan_batches(documents, config.chunk_size, config.window,
-                                       config.batch_docs, pass_tokens, group.size());
   const LoraLayout layout(net.config, net.slots(),
                           {.rank = config.rank, .k = config.k, .o = config.o, .mlp = config.mlp});
+  std::optional<LoraCopies> copies;
+  if (reads_adapter_copies<T>(device) && LoraCopies::fit(layout))
+    copies.emplace(layout, net.route, weights.attn_scale, weights.mlp_scale);
+  const LoraCopies* const read = copies ? &*copies : nullptr;
+  const Batches batches = plan_batches(
+      documents, config.chunk_size, config.window,
+      ttt_limits<Device, T>(device, net, config, layout, read, mlp, pass_tokens, group),
+      group.size());
   const auto queue = group.make_queue();
   const ScoreProgress report = [&](int64_t targets, double sum) {
     queue->poll();
@@ -208,14 +193,14 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
     report(w.scored(), std::accumulate(scored.begin(), scored.end(), 0.0));
   };
   if (!batches.empty()) {
-    Ttt<Device, T> ttt(device, net, weights, stream, documents, config, layout, mlp, batches);
+    Ttt<Device, T> ttt(device, net, weights, stream, documents, config, layout, read, mlp, batches);
     for (int64_t b = queue->next(); b < std::ssize(batches); b = queue->next())
       ttt.run(batches[static_cast<size_t>(b)], keep);
   }
   // With B = 0 the adapters of a document's first chunk change nothing.
   const std::vector<Window> untrained = plan_untrained(documents, config.chunk_size);
   score_windows(device, net, weights, stream, plan_share(untrained, group.rank(), group.size()),
-                pass_tokens, mlp, nll, report);
+                pass_tokens > 0 ? pass_tokens : kPassTokens<Device, T>, mlp, nll, report);
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                          \

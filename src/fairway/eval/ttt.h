@@ -13,9 +13,9 @@ namespace fairway {
 
 // Writes the nll of targets of `documents` to nll[target]: of each at one of the ranks, all of
 // which call this with the same documents. `documents[i]` starts with the adapters of document
-// index i. A document's scores are the same bits whatever is scored beside it. Memory: adapters,
-// second moments (first ones too if beta1 > 0) and gradients of the documents of one batch (at most
-// batch_docs of them, fewer if `pass_tokens` holds fewer), and one pass. `mlp`: as Pass has it.
+// index i. A document's scores are the same bits whatever is scored beside it. Memory: what the
+// documents of one batch own, and one pass (ttt_memory.h); `pass_tokens` is the most tokens of one,
+// 0: as many as suit the device. `mlp`: as Pass has it. Collective.
 template <class Device, class T>
 void score_ttt(Device& device, const Network& net, const Weights<const T>& weights,
                const TokenStream& stream, std::span<const Document> documents,

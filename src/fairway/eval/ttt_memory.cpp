@@ -1,0 +1,92 @@
+#include "fairway/eval/ttt_memory.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "fairway/device/run_types.h"
+#include "fairway/eval/pass.h"
+
+namespace fairway {
+
+Learners::Learners(Arena& arena, const LoraLayout& layout, const LoraCopies* copies, int64_t docs,
+                   const TttConfig& config)
+    : stride((layout.size() + 15) / 16 * 16) {
+  const auto take = [&](std::string_view name) {
+    return arena.take<float>(name, {docs * stride}).data;
+  };
+  adapters = take("adapters");
+  gradients = take("gradients");
+  second = take("second moments");
+  if (config.beta1 > 0) first = take("first moments");
+  if (copies) copied = arena.take<bf16>("copies of adapters", {docs * copies->stride()}).data;
+}
+
+namespace {
+
+// Of the memory that is free, the part that batches may take: ops have scratch of their own.
+constexpr double kPartOfFree = 0.9;
+
+double smallest(ProcessGroup& group, double own) {
+  for (const auto& bytes : group.gather(std::as_bytes(std::span(&own, 1)))) {
+    double other = 0;
+    std::memcpy(&other, bytes.data(), sizeof other);
+    own = std::min(own, other);
+  }
+  return group.broadcast(own);
+}
+
+}  // namespace
+
+template <class Device, class T>
+int64_t ttt_bytes(const Network& net, const TttConfig& config, const LoraLayout& layout,
+                  const LoraCopies* copies, E4m3Mlp mlp, int64_t docs, int64_t tokens) {
+  Arena dry;
+  Learners(dry, layout, copies, docs, config);
+  const size_t pass =
+      Pass<Device, T>::bytes(net, {.rows = tokens,
+                                   .scored = std::min(docs * config.chunk_size, tokens),
+                                   .windows = docs,
+                                   .for_backward = true,
+                                   .lora = &layout.config(),
+                                   .mlp = mlp});
+  return static_cast<int64_t>(dry.peak() + pass);
+}
+
+template <class Device, class T>
+BatchLimits ttt_limits(const Device& device, const Network& net, const TttConfig& config,
+                       const LoraLayout& layout, const LoraCopies* copies, E4m3Mlp mlp,
+                       int64_t pass_tokens, ProcessGroup& group) {
+  BatchLimits limits{
+      .docs = config.batch_docs > 0 ? config.batch_docs : kTrainedDocs<Device>,
+      .tokens = pass_tokens > 0 ? pass_tokens : kTrainedTokens<Device, T>,
+  };
+  if constexpr (!std::is_same_v<Device, CpuDevice>) {
+    // As good as linear in both: what some documents take, and what more add.
+    const auto bytes = [&](int64_t docs, int64_t tokens) {
+      return static_cast<double>(
+          ttt_bytes<Device, T>(net, config, layout, copies, mlp, docs, tokens));
+    };
+    constexpr int64_t kDocs = 64;
+    const int64_t tokens = kDocs * std::max<int64_t>(1024, 2 * config.chunk_size);
+    const double some = bytes(kDocs, tokens);
+    limits.doc_bytes = (bytes(2 * kDocs, tokens) - some) / kDocs;
+    limits.token_bytes = (bytes(kDocs, 2 * tokens) - some) / static_cast<double>(tokens);
+    const double of_none =
+        some - kDocs * limits.doc_bytes - static_cast<double>(tokens) * limits.token_bytes;
+    limits.bytes =
+        smallest(group, kPartOfFree * static_cast<double>(device.free_bytes())) - of_none;
+  }
+  return limits;
+}
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                        \
+  template int64_t ttt_bytes<Device, T>(const Network&, const TttConfig&, const LoraLayout&,  \
+                                        const LoraCopies*, E4m3Mlp, int64_t, int64_t);        \
+  template BatchLimits ttt_limits<Device, T>(const Device&, const Network&, const TttConfig&, \
+                                             const LoraLayout&, const LoraCopies*, E4m3Mlp,   \
+                                             int64_t, ProcessGroup&);
+FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
+#undef FAIRWAY_INSTANTIATE
+
+}  // namespace fairway
