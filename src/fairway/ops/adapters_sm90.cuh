@@ -18,6 +18,10 @@ sm90::WideAdapters<Config> wide_adapters(const AdapterOperands& from, int64_t ro
     to.x[i] = sm90::tensor_map(from.x[i], rows, from.k, from.x_pitch);
     to.blocks[i] = sm90::wide_ceil_div(from.k, sm90::kAdapterBlockK);
   }
+  const int64_t last = from.k % sm90::kAdapterBlockK;
+  // Behind others: the first block of all is a whole one.
+  to.ends_in_half = last > 0 && last <= sm90::kAdapterBlockK / 2 &&
+                    (Config::kPartsA > 0 || from.k > sm90::kAdapterBlockK);
   const int64_t m_rows = (from.docs - 1) * from.doc_pitch + from.width;
   require(m_rows <= INT32_MAX, "adapters: too many documents");
   to.m = sm90::tensor_map_fragments(from.m, m_rows, from.k, from.m_pitch);

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <type_traits>
+
 #include "fairway/ops/adapters_sm90.cuh"
 #include "fairway/ops/linear_adapted_sm90.cuh"
 #include "fairway/ops/linear_operands_sm90.cuh"
@@ -88,12 +91,22 @@ void linear_adapted(cudaStream_t stream, const e4m3* x, const int32_t* x_exponen
 
 void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_t rows, int64_t out,
                     bf16* y) {
-  using Config = sm90::WideConfig<1, 1, true>;
   if (rows == 0) return;
-  // No blocks along K but the adapters': the other matrices are not looked at.
-  sm90::wide_launch<Config, AdaptedEpilogue<false, false>>(
-      stream, {}, adapters.row_tiles * sm90::kTileRows, out, sm90::WideSchedule{},
-      {nullptr, y, static_cast<int>(out)}, wide_adapters<Config>(adapters, rows));
+  const auto launch = [&](auto tile_columns) {
+    using Config = sm90::WideConfig<0, 1, true, bf16, decltype(tile_columns)::value>;
+    // No blocks along K but the adapters': there are no other matrices.
+    sm90::wide_launch<Config, AdaptedEpilogue<false, false>>(
+        stream, {}, adapters.row_tiles * sm90::kTileRows, out, sm90::WideSchedule{},
+        {nullptr, y, static_cast<int>(out)}, wide_adapters<Config>(adapters, rows));
+  };
+  // Tiles as wide as can be that leave the fewest columns over.
+  const auto left_over = [&](int64_t columns) { return (columns - out % columns) % columns; };
+  if (left_over(256) <= std::min(left_over(192), left_over(128)))
+    launch(std::integral_constant<int, 256>{});
+  else if (left_over(192) <= left_over(128))
+    launch(std::integral_constant<int, 192>{});
+  else
+    launch(std::integral_constant<int, 128>{});
 }
 
 void linear_three_adapted_backward_input(cudaStream_t stream, const bf16* const dy[3],

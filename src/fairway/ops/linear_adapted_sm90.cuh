@@ -25,8 +25,8 @@ void linear_adapted(cudaStream_t stream, const e4m3* x, const int32_t* x_exponen
                     const AdapterOperands& adapters, int64_t rows, int64_t in, int64_t out,
                     bf16* y);
 
-// y [rows, out] = the adapters' alone; `out` is a multiple of 32. Fastest if it fills
-// tiles of 256 columns.
+// y [rows, out] = the adapters' alone; `out` is a multiple of 32. Fastest if it fills tiles of 256,
+// 192 or 128 columns.
 void adapters_alone(cudaStream_t stream, const AdapterOperands& adapters, int64_t rows, int64_t out,
                     bf16* y);
 

@@ -1,4 +1,4 @@
-// The matrix product C = A Bᵀ on Hopper with 128 x 256 tiles: persistent clusters of blocks, a
+// The matrix product C = A Bᵀ on Hopper with 128 x 256 tiles (narrower ones where C is): persistent clusters of blocks, a
 // producer warp that feeds shared memory through the bulk tensor copy engine, two consumer
 // warpgroups of 64 rows each, and an epilogue between the accumulators and memory.
 //
@@ -53,16 +53,19 @@ namespace fairway::sm90 {
 // all.
 constexpr int kCluster = 2;
 
-// In how many matrices A and B lie, whether there are adapters, and the type of the operands'
-// elements.
-template <int parts_a = 1, int parts_b = 1, bool adapted = false, class element = bf16>
+// In how many matrices A and B lie, whether there are adapters, the type of the operands' elements,
+// and the columns of a tile. parts_a = 0: there are adapters alone.
+template <int parts_a = 1, int parts_b = 1, bool adapted = false, class element = bf16,
+          int tile_columns = 256>
 struct WideConfig {
+  static_assert(tile_columns == 128 || tile_columns == 192 || tile_columns == 256);
   using Element = element;
   static constexpr int kBlockK = kBoxWidth<Element>;  // elements of a stage along K
   static constexpr int kPartsA = parts_a, kPartsB = parts_b;
   static constexpr bool kAdapted = adapted;
   static constexpr bool kScaled = adapted && !std::is_same_v<Element, bf16>;
-  static constexpr int kTileColumns = 256;
+  static constexpr int kTileColumns = tile_columns;
+  static constexpr int kSums = kTileColumns / 2;  // of a consumer's thread
   static constexpr int kStages = 4;
   static constexpr int kChunks = kTileColumns / kBox;
   static constexpr int kBytesA = kTileRows * kBoxRowBytes;
@@ -93,8 +96,8 @@ __device__ __forceinline__ void wide_init(WideShared<Config>& shared) {
 
 template <class Config>
 struct WideMatrices {
-  CUtensorMap a[Config::kPartsA];  // tensor_map
-  CUtensorMap b[Config::kPartsB];  // tensor_map_fragments
+  CUtensorMap a[Config::kPartsA > 0 ? Config::kPartsA : 1];  // tensor_map
+  CUtensorMap b[Config::kPartsB];                            // tensor_map_fragments
 };
 
 // An adapter's elements of a stage along K.
@@ -113,6 +116,7 @@ struct WideAdapters<Config, true> {
   CUtensorMap x[Config::kPartsB];  // tensor_map: rows like A's
   CUtensorMap m;                   // tensor_map_fragments of [documents · doc_pitch, K]
   int blocks[Config::kPartsB];     // along K; none where there is no adapter
+  bool ends_in_half;               // whether half of the last block, behind others, is zeros
   int doc_pitch;                   // rows of m from a document to the next one
   const RowTile* tiles;            // [row_groups · kCluster], on the device
   WideScales scales;               // of e4m3 A and B
@@ -261,10 +265,12 @@ __device__ __forceinline__ void wide_produce(WideShared<Config>& shared,
     const RowTile tile = wide_row_tile(adapters, walk.row_tile());
     if (tile.doc < 0) break;
     const int column = walk.column_tile() * Config::kTileColumns;
-    for (int k = 0; k < schedule.k_blocks; ++k) {
-      mbarrier_wait(&shared.empty[ring.stage()], ring.parity() ^ 1);
-      wide_load<Config>(shared, ring.stage(), matrices, schedule, tile.begin, column, k, rank);
-      ring.next();
+    if constexpr (Config::kPartsA > 0) {
+      for (int k = 0; k < schedule.k_blocks; ++k) {
+        mbarrier_wait(&shared.empty[ring.stage()], ring.parity() ^ 1);
+        wide_load<Config>(shared, ring.stage(), matrices, schedule, tile.begin, column, k, rank);
+        ring.next();
+      }
     }
     if constexpr (Config::kAdapted) {
       const int adapter = wide_adapter<Config>(schedule, walk.column_tile());
@@ -277,23 +283,35 @@ __device__ __forceinline__ void wide_produce(WideShared<Config>& shared,
   }
 }
 
-// acc (+)= a block of A times a block of B: issues and commits, without waiting.
-template <class Element>
-__device__ __forceinline__ void wide_issue_block(float (&acc)[128], const uint8_t* a,
+// One instruction's products.
+template <class Element, int kSums>
+__device__ __forceinline__ void wide_multiply(float (&acc)[kSums], uint64_t a, uint64_t b,
+                                              bool accumulate) {
+  constexpr bool kBf16 = std::is_same_v<Element, bf16>;
+  static_assert(kBf16 || kSums == 128);
+  if constexpr (!kBf16)
+    wgmma_m64n256k32_e4m3(acc, a, b, accumulate);
+  else if constexpr (kSums == 128)
+    wgmma_m64n256k16<0, 0>(acc, a, b, accumulate);
+  else if constexpr (kSums == 96)
+    wgmma_m64n192k16<0, 0>(acc, a, b, accumulate);
+  else
+    wgmma_m64n128k16<0, 0>(acc, a, b, accumulate);
+}
+
+// acc (+)= a block of A times a block of B, or the first half of both: issues and commits, without
+// waiting.
+template <class Element, bool kHalf = false, int kSums>
+__device__ __forceinline__ void wide_issue_block(float (&acc)[kSums], const uint8_t* a,
                                                  const uint8_t* b, bool accumulate) {
   constexpr int kStep = 32;  // bytes of one instruction along K
   const uint64_t desc_a = wgmma_descriptor_k(shared_address(a));
   const uint64_t desc_b = wgmma_descriptor_k(shared_address(b));
   wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < kBoxRowBytes / kStep; ++step) {
-    const uint64_t a_step = wgmma_advance(desc_a, step * kStep);
-    const uint64_t b_step = wgmma_advance(desc_b, step * kStep);
-    if constexpr (std::is_same_v<Element, bf16>)
-      wgmma_m64n256k16<0, 0>(acc, a_step, b_step, accumulate || step > 0);
-    else
-      wgmma_m64n256k32_e4m3(acc, a_step, b_step, accumulate || step > 0);
-  }
+  for (int step = 0; step < kBoxRowBytes / kStep / (kHalf ? 2 : 1); ++step)
+    wide_multiply<Element>(acc, wgmma_advance(desc_a, step * kStep),
+                           wgmma_advance(desc_b, step * kStep), accumulate || step > 0);
   wgmma_commit();
 }
 
@@ -303,24 +321,27 @@ __device__ __forceinline__ void wide_release(WideShared<Config>& shared, int sta
   if (lane < kCluster) mbarrier_arrive_cluster(&shared.empty[stage], static_cast<uint32_t>(lane));
 }
 
-// acc += a stage's block: waits for it and issues.
-template <class Element, class Config>
-__device__ __forceinline__ void wide_issue(WideShared<Config>& shared, float (&acc)[128],
+// acc += a stage's block, or its first half: waits for it and issues.
+template <class Element, bool kHalf = false, class Config>
+__device__ __forceinline__ void wide_issue(WideShared<Config>& shared, float (&acc)[Config::kSums],
                                            const WideRing<Config::kStages>& ring, int consumer,
                                            bool accumulate) {
   mbarrier_wait(&shared.full[ring.stage()], ring.parity());
-  wide_issue_block<Element>(acc, shared.a[ring.stage()] + consumer * kBoxBytes,
-                            shared.b[ring.stage()], accumulate);
+  wide_issue_block<Element, kHalf>(acc, shared.a[ring.stage()] + consumer * kBoxBytes,
+                                   shared.b[ring.stage()], accumulate);
 }
 
 // The products of one consumer's tile. early(c) runs for each chunk, a block apart, from when about
 // kEarlyBlocks are still to be issued, after the first at the earliest: soon enough for loads to
-// arrive, and not so soon that what is only brought to the L2 cache leaves it again.
+// arrive, and not so soon that what is only brought to the L2 cache leaves it again. `half`: another
+// block comes behind them, of which the first half counts.
 constexpr int kEarlyBlocks = 8;
 template <class Config, class Early>
-__device__ __forceinline__ void wide_products(WideShared<Config>& shared, float (&acc)[128],
+__device__ __forceinline__ void wide_products(WideShared<Config>& shared,
+                                              float (&acc)[Config::kSums],
                                               WideRing<Config::kStages>& ring, int blocks,
-                                              int consumer, int lane, const Early& early) {
+                                              bool half, int consumer, int lane,
+                                              const Early& early) {
   const auto issue = [&](bool accumulate) {
     wide_issue<typename Config::Element>(shared, acc, ring, consumer, accumulate);
   };
@@ -349,6 +370,12 @@ __device__ __forceinline__ void wide_products(WideShared<Config>& shared, float 
     issue(true);
     release_previous();
   }
+  if constexpr (Config::kAdapted && !Config::kScaled) {
+    if (half) {
+      wide_issue<bf16, true>(shared, acc, ring, consumer, true);
+      release_previous();
+    }
+  }
   wgmma_wait<0>();
   wgmma_pin(acc);
   wide_release(shared, ring.previous(), lane);
@@ -370,22 +397,30 @@ struct WideRowScales {
     }
   }
 };
-// An adapter's products behind those of e4m3 operands.
+// An adapter's products behind those of e4m3 operands; `half` as wide_products has it.
 template <class Config>
-__device__ __forceinline__ void wide_adapter_products(WideShared<Config>& shared, float (&acc)[128],
+__device__ __forceinline__ void wide_adapter_products(WideShared<Config>& shared,
+                                                      float (&acc)[Config::kSums],
                                                       WideRing<Config::kStages>& ring, int blocks,
-                                                      const WideRowScales& scales, int consumer,
-                                                      int lane) {
+                                                      bool half, const WideRowScales& scales,
+                                                      int consumer, int lane) {
 #pragma unroll
-  for (int i = 0; i < 128; ++i) acc[i] *= scales.of[i / 2 % 2];
-  if (blocks == 0) return;
-  for (int k = 0; k < blocks; ++k) {
-    wide_issue<bf16>(shared, acc, ring, consumer, true);
+  for (int i = 0; i < Config::kSums; ++i) acc[i] *= scales.of[i / 2 % 2];
+  if (blocks == 0 && !half) return;
+  const auto release_before = [&](int k) {
     if (k > 0) {
       wgmma_wait<1>();
       wide_release(shared, ring.previous(), lane);
     }
     ring.next();
+  };
+  for (int k = 0; k < blocks; ++k) {
+    wide_issue<bf16>(shared, acc, ring, consumer, true);
+    release_before(k);
+  }
+  if (half) {
+    wide_issue<bf16, true>(shared, acc, ring, consumer, true);
+    release_before(blocks);
   }
   wgmma_wait<0>();
   wgmma_pin(acc);
@@ -497,12 +532,12 @@ __device__ __forceinline__ void wide_pass_over(WideShared<Config>& shared,
 }
 
 // The epilogue of a tile that has `chunks` chunks, or more than all; `zero` lies in shared memory.
-template <class Epilogue>
-__device__ __forceinline__ void run_epilogue(Epilogue& epilogue, const float (&acc)[128],
+template <class Epilogue, int kSums>
+__device__ __forceinline__ void run_epilogue(Epilogue& epilogue, const float (&acc)[kSums],
                                              int chunks, const uint32_t& zero) {
   const uint32_t late_zero = *static_cast<const volatile uint32_t*>(&zero);
 #pragma unroll
-  for (int c = 0; c < WideConfig<>::kChunks; ++c) {
+  for (int c = 0; c < 2 * kSums / kBox; ++c) {
     // Also keeps the compiler from having more of the chunks under way than registers can hold.
     if (c >= chunks) break;
     float v[4][8];
@@ -529,6 +564,7 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
   for (WideWalk walk(schedule, rank); !walk.done(); walk.next()) {
     const RowTile tile = wide_row_tile(adapters, walk.row_tile());
     int blocks = schedule.k_blocks, of_adapter = 0;
+    bool half = false;
     if constexpr (Config::kAdapted) {
       if (warp_uniform(tile.doc) < 0) break;
       of_adapter = adapters.blocks[wide_adapter<Config>(schedule, walk.column_tile())];
@@ -536,6 +572,8 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
         wide_pass_over<Config>(shared, ring, blocks + of_adapter, lane);
         continue;
       }
+      half = adapters.ends_in_half && of_adapter > 0;
+      of_adapter -= half;
     }
     if constexpr (!Config::kScaled) blocks += of_adapter;
     const int thread = consumer_thread();
@@ -549,14 +587,14 @@ __device__ __forceinline__ void wide_consume(WideShared<Config>& shared,
     Epilogue epilogue(params, at);
 
     WideRowScales scales;
-    float acc[128];
-    wide_products<Config>(shared, acc, ring, blocks, consumer, lane, [&](int c) {
+    float acc[Config::kSums];
+    wide_products<Config>(shared, acc, ring, blocks, half, consumer, lane, [&](int c) {
       if constexpr (Config::kScaled)
         if (c == 0) scales.load(adapters.scales, at);
       epilogue.early(c);
     });
     if constexpr (Config::kScaled)
-      wide_adapter_products<Config>(shared, acc, ring, of_adapter, scales, consumer, lane);
+      wide_adapter_products<Config>(shared, acc, ring, of_adapter, half, scales, consumer, lane);
     run_epilogue(epilogue, acc, schedule.chunks - walk.column_tile() * Config::kChunks,
                  shared.zero);
   }

@@ -76,9 +76,10 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define FAIRWAY_D64 FAIRWAY_D48 \
   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FAIRWAY_D128 FAIRWAY_D64 \
+#define FAIRWAY_D96 FAIRWAY_D64 \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
-  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define FAIRWAY_D128 FAIRWAY_D96 \
   ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FAIRWAY_F8(d, i) \
@@ -88,6 +89,7 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
 #define FAIRWAY_F32(d, i) FAIRWAY_F16(d, i), FAIRWAY_F16(d, i + 16)
 #define FAIRWAY_F48(d, i) FAIRWAY_F32(d, i), FAIRWAY_F16(d, i + 32)
 #define FAIRWAY_F64(d, i) FAIRWAY_F32(d, i), FAIRWAY_F32(d, i + 32)
+#define FAIRWAY_F96(d, i) FAIRWAY_F64(d, i), FAIRWAY_F32(d, i + 64)
 #define FAIRWAY_F128(d, i) FAIRWAY_F64(d, i), FAIRWAY_F64(d, i + 64)
 
 // A and B from shared memory.
@@ -143,6 +145,7 @@ FAIRWAY_WGMMA_SS(32, FAIRWAY_D16, FAIRWAY_F16, "%16", "%17", "%18", "%19", "%20"
 FAIRWAY_WGMMA_SS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36")
 FAIRWAY_WGMMA_SS(96, FAIRWAY_D48, FAIRWAY_F48, "%48", "%49", "%50", "%51", "%52")
 FAIRWAY_WGMMA_SS(128, FAIRWAY_D64, FAIRWAY_F64, "%64", "%65", "%66", "%67", "%68")
+FAIRWAY_WGMMA_SS(192, FAIRWAY_D96, FAIRWAY_F96, "%96", "%97", "%98", "%99", "%100")
 FAIRWAY_WGMMA_SS(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130", "%131", "%132")
 FAIRWAY_WGMMA_RS(64, FAIRWAY_D32, FAIRWAY_F32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 FAIRWAY_WGMMA_SS_E4M3(256, FAIRWAY_D128, FAIRWAY_F128, "%128", "%129", "%130")
