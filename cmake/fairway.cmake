@@ -60,6 +60,13 @@ function(fairway_test name)
   endif()
 endfunction()
 
+# Tests of `name` that pass with what oneDNN has for processors without AVX-512, wherever they run.
+function(fairway_avx2_test name filter)
+  add_test(NAME avx2.${name} COMMAND ${name} --gtest_filter=${filter})
+  set_tests_properties(avx2.${name} PROPERTIES TIMEOUT 600
+    ENVIRONMENT "OMP_WAIT_POLICY=passive;CUDA_VISIBLE_DEVICES=;ONEDNN_MAX_CPU_ISA=AVX2")
+endfunction()
+
 # A test program that runs alone, and as so many ranks: `RANKS 2 3 4`. Its main() joins them (support/ranks.h).
 function(fairway_ranks_test name)
   cmake_parse_arguments(ARG "" "" "RANKS;SOURCES;DEPENDS" ${ARGN})

@@ -44,7 +44,7 @@ std::vector<int> once(int64_t targets) {
 }
 
 struct Settings {
-  int64_t chunk, window, stride, batch, max_doc_len, docs, pass, bytes;
+  int64_t chunk, window, stride, batch, max_doc_len, docs, pass;
   int ranks;
 };
 
@@ -85,12 +85,7 @@ void check_all_plans(const Stream& s, const Settings& k) {
   std::vector<int> trained(documents.size(), 0);
   int64_t longest = targets, all_work = 0;
   std::vector<std::pair<size_t, int64_t>> batch_work;  // documents and rows of each
-  const BatchLimits limits{.docs = k.docs,
-                           .tokens = k.pass,
-                           .bytes = static_cast<double>(k.bytes),
-                           .doc_bytes = 3,
-                           .token_bytes = 2};
-  for (const auto& batch : plan_batches(documents, k.chunk, k.window, limits, k.ranks)) {
+  for (const auto& batch : plan_batches(documents, k.chunk, k.window, k.docs, k.pass, k.ranks)) {
     batch_work.emplace_back(batch.size(), 0);
     EXPECT_LE(static_cast<int64_t>(batch.size()), k.docs);
     int64_t rows = 0;
@@ -112,7 +107,6 @@ void check_all_plans(const Stream& s, const Settings& k) {
     }
     all_work += batch_work.back().second;
     EXPECT_TRUE(rows <= k.pass || batch.size() == 1);
-    EXPECT_TRUE(3 * std::ssize(batch) + 2 * rows <= k.bytes || batch.size() == 1);
   }
   for (size_t i = 0; i < documents.size(); ++i)
     EXPECT_EQ(trained[i], documents[i].targets() > k.chunk ? 1 : 0);
@@ -172,7 +166,6 @@ TEST(Plan, EveryTargetOnceOnRandomStreams) {
     k.max_doc_len = 1 + below(50);
     k.docs = 1 + below(5);
     k.pass = 1 + below(120);
-    k.bytes = below(400);
     k.ranks = static_cast<int>(1 + below(6));
     SCOPED_TRACE(trial);
     check_all_plans(s, k);
@@ -196,26 +189,7 @@ TEST(Plan, OneTokenDocumentsLeaveNoWindow) {
   EXPECT_TRUE(plan_chunked(documents, 4, 4).empty());
   EXPECT_TRUE(plan_sliding(documents, 4, 2).empty());
   EXPECT_TRUE(plan_untrained(documents, 4).empty());
-  EXPECT_TRUE(plan_batches(documents, 4, 4, {.docs = 1, .tokens = 4}, 1).empty());
-}
-
-TEST(Plan, BatchesByHand) {
-  // Of 3, 5, 4 and 1 targets; the last has one chunk and is not trained.
-  const auto documents = plan_documents(14, std::vector<int64_t>{0, 3, 8, 12}, 0);
-  const auto batches = [&](const BatchLimits& limits) {
-    return plan_batches(documents, /*chunk_size=*/2, /*window=*/4, limits, 1);
-  };
-  using B = std::vector<std::vector<int64_t>>;
-  EXPECT_EQ(batches({.docs = 9, .tokens = 11}), (B{{1, 2, 0}}));
-  EXPECT_EQ(batches({.docs = 2, .tokens = 11}), (B{{1, 2}, {0}}));
-  EXPECT_EQ(batches({.docs = 9, .tokens = 10}), (B{{1, 2}, {0}}));
-  const auto in_bytes = [&](double bytes) {
-    return batches({.docs = 9, .tokens = 11, .bytes = bytes, .doc_bytes = 10, .token_bytes = 1});
-  };
-  EXPECT_EQ(in_bytes(41), (B{{1, 2, 0}}));
-  EXPECT_EQ(in_bytes(40), (B{{1, 2}, {0}}));
-  EXPECT_EQ(in_bytes(26), (B{{1}, {2}, {0}}));
-  EXPECT_EQ(in_bytes(-1), (B{{1}, {2}, {0}})) << "one document is always a batch";
+  EXPECT_TRUE(plan_batches(documents, 4, 4, 1, 4, 1).empty());
 }
 
 TEST(Plan, SlidingByHand) {

@@ -12,7 +12,6 @@
 #include "fairway/base/rng.h"
 #include "fairway/data/packing.h"
 #include "fairway/eval/evaluate.h"
-#include "fairway/eval/ttt_memory.h"
 #include "fairway/model/device_weights.h"
 #include "fairway/ops/grad_norm.h"
 #include "fairway/optim/optimizer.h"
@@ -342,34 +341,6 @@ TEST_F(GpuRuns, TestTimeTrainingIsTheSameBitsForAnyBatching) {
     EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 1, /*graphs=*/true, precision), together);
     EXPECT_EQ(scores<bf16>(tokens, EvalMode::ttt, 3, /*graphs=*/true, precision), together);
   }
-}
-
-// What the limits reckon with is what a batch takes, whether its documents are long or short.
-TEST_F(GpuRuns, TestTimeTrainingKnowsWhatABatchTakes) {
-  CudaDevice device;
-  const TttConfig config;
-  for (const ModelConfig& model : {ModelConfig{}, small_model()})
-    for (const E4m3Mlp mlp : {E4m3Mlp::off, E4m3Mlp::bytes}) {
-      const Network net(model, /*looped=*/true);
-      const LoraLayout layout(net.config, net.slots(), {.rank = config.rank});
-      const Tensor<const float> no_scale{nullptr, {model.num_layers, model.model_dim}};
-      const LoraCopies copies(layout, net.route, no_scale, no_scale);
-      const auto bytes_of = [&](int64_t docs, int64_t tokens) {
-        return static_cast<double>(
-            ttt_bytes<CudaDevice, bf16>(net, config, layout, &copies, mlp, docs, tokens));
-      };
-      const BatchLimits limits = ttt_limits<CudaDevice, bf16>(device, net, config, layout, &copies,
-                                                              mlp, 0, *make_single_process());
-      for (const auto& [docs, tokens] :
-           {std::pair<int64_t, int64_t>{144, 294912}, {1000, 64000}, {4, 8192}}) {
-        // What is left for a batch is less than all by what no batch does without.
-        const double reckoned = static_cast<double>(docs) * limits.doc_bytes +
-                                static_cast<double>(tokens) * limits.token_bytes - limits.bytes;
-        const double all = 0.9 * static_cast<double>(device.free_bytes());
-        EXPECT_NEAR((reckoned + all) / bytes_of(docs, tokens), 1, 0.03)
-            << docs << " documents, " << tokens << " tokens";
-      }
-    }
 }
 
 // Batch after batch of documents whose windows grow alike, chunk by chunk.

@@ -87,7 +87,7 @@ int64_t rows_of_chunks(const Document& document, int64_t chunk_size, int64_t win
 
 std::vector<std::vector<int64_t>> plan_batches(std::span<const Document> documents,
                                                int64_t chunk_size, int64_t window,
-                                               const BatchLimits& limits, int ranks) {
+                                               int64_t batch_docs, int64_t pass_tokens, int ranks) {
   std::vector<int64_t> order;
   int64_t all_work = 0;
   const auto work = [&](int64_t i) {
@@ -104,16 +104,10 @@ std::vector<std::vector<int64_t>> plan_batches(std::span<const Document> documen
                    [&](int64_t a, int64_t b) { return targets(a) > targets(b); });
   std::vector<std::vector<int64_t>> batches;
   int64_t rows = 0, done = 0;  // in one pass and in all passes of the last batch
-  const auto has_room = [&](int64_t docs, int64_t tokens) {
-    return docs <= limits.docs && tokens <= limits.tokens &&
-           static_cast<double>(docs) * limits.doc_bytes +
-                   static_cast<double>(tokens) * limits.token_bytes <=
-               limits.bytes;
-  };
   for (const int64_t i : order) {
     const int64_t longest = std::min(targets(i), window), all = work(i);
-    if (batches.empty() || !has_room(std::ssize(batches.back()) + 1, rows + longest) ||
-        done + all > batch_work) {
+    if (batches.empty() || std::ssize(batches.back()) == batch_docs ||
+        rows + longest > pass_tokens || done + all > batch_work) {
       batches.emplace_back();
       rows = done = 0;
     }

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -50,20 +49,14 @@ int64_t num_chunks(const Document& document, int64_t chunk_size);
 // The window that ends with chunk c and scores it: at most `window` ≥ chunk_size tokens long.
 Window chunk_window(const Document& document, int64_t c, int64_t chunk_size, int64_t window);
 
-// The most that documents trained side by side may be.
-struct BatchLimits {
-  int64_t docs = 0;
-  int64_t tokens = 0;  // of their longest windows together
-  // Of memory, of which a document takes doc_bytes, and token_bytes for each of those tokens.
-  double bytes = std::numeric_limits<double>::infinity(), doc_bytes = 0, token_bytes = 0;
-};
 // Documents trained side by side: indices into `documents` of all that have more than one chunk,
-// longest first, in batches within the limits (or of one document). For several ranks, which take
-// the batches one by one, none but a single document is more than a quarter of a rank's fair share
-// of the work. Shorter documents are never trained; see plan_untrained.
+// longest first, in batches of at most `batch_docs` whose longest windows together hold at most
+// `pass_tokens` tokens (or of one document). For several ranks, which take the batches one by one,
+// none but a single document is more than a quarter of a rank's fair share of the work. Shorter
+// documents are never trained; see plan_untrained.
 std::vector<std::vector<int64_t>> plan_batches(std::span<const Document> documents,
                                                int64_t chunk_size, int64_t window,
-                                               const BatchLimits& limits, int ranks);
+                                               int64_t batch_docs, int64_t pass_tokens, int ranks);
 // The windows of the documents that have one chunk.
 std::vector<Window> plan_untrained(std::span<const Document> documents, int64_t chunk_size);
 

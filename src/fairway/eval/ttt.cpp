@@ -179,10 +179,10 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
   if (reads_adapter_copies<T>(device) && LoraCopies::fit(layout))
     copies.emplace(layout, net.route, weights.attn_scale, weights.mlp_scale);
   const LoraCopies* const read = copies ? &*copies : nullptr;
-  const Batches batches = plan_batches(
-      documents, config.chunk_size, config.window,
-      ttt_limits<Device, T>(device, net, config, layout, read, mlp, pass_tokens, group),
-      group.size());
+  const TttLimits limits =
+      ttt_limits<Device, T>(net, config, layout, read, mlp, pass_tokens, ttt_room(device, group));
+  const Batches batches = plan_batches(documents, config.chunk_size, config.window, limits.docs,
+                                       limits.tokens, group.size());
   const auto queue = group.make_queue();
   const ScoreProgress report = [&](int64_t targets, double sum) {
     queue->poll();

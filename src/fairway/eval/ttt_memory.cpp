@@ -1,7 +1,9 @@
 #include "fairway/eval/ttt_memory.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "fairway/device/run_types.h"
@@ -26,6 +28,9 @@ namespace {
 
 // Of the memory that is free, the part that batches may take: ops have scratch of their own.
 constexpr double kPartOfFree = 0.9;
+// Memory is shared out for documents whose longest windows have so many tokens on average; batches
+// of longer ones are full sooner, and so are those of more documents than that leaves room for.
+constexpr double kTokensOfDoc = 1536;
 
 double smallest(ProcessGroup& group, double own) {
   for (const auto& bytes : group.gather(std::as_bytes(std::span(&own, 1)))) {
@@ -54,38 +59,52 @@ int64_t ttt_bytes(const Network& net, const TttConfig& config, const LoraLayout&
 }
 
 template <class Device, class T>
-BatchLimits ttt_limits(const Device& device, const Network& net, const TttConfig& config,
-                       const LoraLayout& layout, const LoraCopies* copies, E4m3Mlp mlp,
-                       int64_t pass_tokens, ProcessGroup& group) {
-  BatchLimits limits{
+TttLimits ttt_limits(const Network& net, const TttConfig& config, const LoraLayout& layout,
+                     const LoraCopies* copies, E4m3Mlp mlp, int64_t pass_tokens, double room) {
+  TttLimits limits{
       .docs = config.batch_docs > 0 ? config.batch_docs : kTrainedDocs<Device>,
       .tokens = pass_tokens > 0 ? pass_tokens : kTrainedTokens<Device, T>,
   };
-  if constexpr (!std::is_same_v<Device, CpuDevice>) {
-    // As good as linear in both: what some documents take, and what more add.
-    const auto bytes = [&](int64_t docs, int64_t tokens) {
-      return static_cast<double>(
-          ttt_bytes<Device, T>(net, config, layout, copies, mlp, docs, tokens));
-    };
-    constexpr int64_t kDocs = 64;
-    const int64_t tokens = kDocs * std::max<int64_t>(1024, 2 * config.chunk_size);
-    const double some = bytes(kDocs, tokens);
-    limits.doc_bytes = (bytes(2 * kDocs, tokens) - some) / kDocs;
-    limits.token_bytes = (bytes(kDocs, 2 * tokens) - some) / static_cast<double>(tokens);
-    const double of_none =
-        some - kDocs * limits.doc_bytes - static_cast<double>(tokens) * limits.token_bytes;
-    limits.bytes =
-        smallest(group, kPartOfFree * static_cast<double>(device.free_bytes())) - of_none;
-  }
+  if (std::isinf(room)) return limits;
+  // As good as linear in both: what some documents take, and what more add.
+  const auto bytes = [&](int64_t docs, int64_t tokens) {
+    return static_cast<double>(
+        ttt_bytes<Device, T>(net, config, layout, copies, mlp, docs, tokens));
+  };
+  constexpr int64_t kDocs = 64;
+  const int64_t tokens = kDocs * std::max<int64_t>(1024, 2 * config.chunk_size);
+  const double some = bytes(kDocs, tokens);
+  const double of_doc = (bytes(2 * kDocs, tokens) - some) / kDocs;
+  const double of_token = (bytes(kDocs, 2 * tokens) - some) / static_cast<double>(tokens);
+  room -= some - kDocs * of_doc - static_cast<double>(tokens) * of_token;
+
+  const auto at_most = [](int64_t& limit, double most) {
+    if (most < static_cast<double>(limit)) limit = std::max<int64_t>(1, static_cast<int64_t>(most));
+  };
+  const double even = room / (of_doc + kTokensOfDoc * of_token);
+  at_most(limits.tokens, kTokensOfDoc * even);
+  at_most(limits.docs, (room - static_cast<double>(limits.tokens) * of_token) / of_doc);
   return limits;
 }
 
-#define FAIRWAY_INSTANTIATE(Device, T)                                                        \
-  template int64_t ttt_bytes<Device, T>(const Network&, const TttConfig&, const LoraLayout&,  \
-                                        const LoraCopies*, E4m3Mlp, int64_t, int64_t);        \
-  template BatchLimits ttt_limits<Device, T>(const Device&, const Network&, const TttConfig&, \
-                                             const LoraLayout&, const LoraCopies*, E4m3Mlp,   \
-                                             int64_t, ProcessGroup&);
+template <class Device>
+double ttt_room(const Device& device, ProcessGroup& group) {
+  if constexpr (std::is_same_v<Device, CpuDevice>)
+    return std::numeric_limits<double>::infinity();
+  else
+    return smallest(group, kPartOfFree * static_cast<double>(device.free_bytes()));
+}
+
+template double ttt_room(const CpuDevice&, ProcessGroup&);
+#if FAIRWAY_WITH_CUDA
+template double ttt_room(const CudaDevice&, ProcessGroup&);
+#endif
+
+#define FAIRWAY_INSTANTIATE(Device, T)                                                          \
+  template int64_t ttt_bytes<Device, T>(const Network&, const TttConfig&, const LoraLayout&,    \
+                                        const LoraCopies*, E4m3Mlp, int64_t, int64_t);          \
+  template TttLimits ttt_limits<Device, T>(const Network&, const TttConfig&, const LoraLayout&, \
+                                           const LoraCopies*, E4m3Mlp, int64_t, double);
 FAIRWAY_FOR_RUNS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

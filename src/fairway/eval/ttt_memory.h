@@ -6,7 +6,6 @@
 #include "fairway/base/arena.h"
 #include "fairway/comm/process_group.h"
 #include "fairway/eval/config.h"
-#include "fairway/eval/plan.h"
 #include "fairway/model/lora.h"
 #include "fairway/model/lora_copies.h"
 #include "fairway/model/model.h"
@@ -32,12 +31,19 @@ template <class Device, class T>
 int64_t ttt_bytes(const Network& net, const TttConfig& config, const LoraLayout& layout,
                   const LoraCopies* copies, E4m3Mlp mlp, int64_t docs, int64_t tokens);
 
-// The batches of config.batch_docs documents and `pass_tokens` tokens, where these are not 0;
-// otherwise as large as suits the device, if all ranks have room for them beside what they hold
-// now. Collective.
+// The most documents of a batch, and tokens of their longest windows together.
+struct TttLimits {
+  int64_t docs = 0, tokens = 0;
+};
+// What `room` bytes hold of both, within config.batch_docs and `pass_tokens` where these are not 0
+// and what suits the device where they are: one of each if it holds less.
 template <class Device, class T>
-BatchLimits ttt_limits(const Device& device, const Network& net, const TttConfig& config,
-                       const LoraLayout& layout, const LoraCopies* copies, E4m3Mlp mlp,
-                       int64_t pass_tokens, ProcessGroup& group);
+TttLimits ttt_limits(const Network& net, const TttConfig& config, const LoraLayout& layout,
+                     const LoraCopies* copies, E4m3Mlp mlp, int64_t pass_tokens, double room);
+
+// The bytes that every rank's device has for it beside what they hold now; a CPU's memory is not
+// counted. Collective.
+template <class Device>
+double ttt_room(const Device& device, ProcessGroup& group);
 
 }  // namespace fairway
