@@ -592,6 +592,7 @@ void for_each_op_case(Visitor&& visit) {
   for (const AdaptedCase& c : {AdaptedCase{512, 2048, 96, {3, 40, 40, 120, 121}, RunsOn::gpu},
                                {256, 384, 16, kShortDocs},
                                {128, 256, 96, kShortDocs},
+                               {128, 256, 48, kShortDocs, RunsOn::gpu},
                                {128, 256, 5, kShortDocs},
                                {128, 256, 32, kRaggedDocs, RunsOn::gpu},
                                {40, 72, 8, kShortDocs}})
@@ -832,6 +833,9 @@ void for_each_op_case(Visitor&& visit) {
                                {128, 192, 32, 4, kRaggedDocs, RunsOn::gpu},
                                {64, 320, 8, 2, kRaggedDocs, RunsOn::gpu},
                                {256, 64, 96, 1, kRaggedDocs, RunsOn::gpu},
+                               // More than half of K's last block of 64.
+                               {128, 64, 48, 1, kShortDocs, RunsOn::gpu},
+                               {64, 128, 112, 2, kShortDocs, RunsOn::gpu},
                                {50, 34, 5, 2, kShortDocs}})
     visit({"linear_adapted_" + std::to_string(c.in) + "x" + std::to_string(c.out), c.on},
           [=](auto& h) {
@@ -1122,6 +1126,7 @@ void for_each_op_case(Visitor&& visit) {
                                {64, 64, 160, 2, kShortDocs},
                                {128, 64, 96, 4, kRaggedDocs, RunsOn::gpu},
                                {136, 328, 16, 4, kRaggedDocs, RunsOn::gpu},
+                               {104, 136, 32, 2, kShortDocs, RunsOn::gpu},
                                {192, 256, 64, 2, kRaggedDocs, RunsOn::gpu},
                                {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}, RunsOn::gpu}})
     visit(
