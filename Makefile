@@ -53,7 +53,7 @@ bench-gpu: all
 	$(BUILD)/apps/fairway/fairway bench step --device cuda
 	$(BUILD)/apps/fairway/fairway bench step --device cuda --no-loop
 	$(BUILD)/apps/fairway/fairway bench ops --device cuda
-	$(BUILD)/apps/fairway/fairway bench ttt --device cuda --documents 141 --doc-tokens 2100
+	$(BUILD)/apps/fairway/fairway bench ttt --device cuda --documents 120 --doc-tokens 2100
 	$(BUILD)/apps/fairway/fairway bench quantize --device cuda
 	$(BUILD)/apps/fairway/fairway bench checkpoint --device cuda
 
