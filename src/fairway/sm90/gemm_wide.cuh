@@ -1,6 +1,6 @@
-// The matrix product C = A Bᵀ on Hopper with 128 x 256 tiles (narrower ones where C is): persistent clusters of blocks, a
-// producer warp that feeds shared memory through the bulk tensor copy engine, two consumer
-// warpgroups of 64 rows each, and an epilogue between the accumulators and memory.
+// The matrix product C = A Bᵀ on Hopper with 128 x 256 tiles (narrower ones where C is): persistent
+// clusters of blocks, a producer warp that feeds shared memory through the bulk tensor copy engine,
+// two consumer warpgroups of 64 rows each, and an epilogue between the accumulators and memory.
 //
 // A is [M, K], B is [N, K], both bf16 or both e4m3 and contiguous along K; sums are float, along K
 // in order; an element's bits depend on its row of A, its row of B and the configuration alone. A
@@ -333,8 +333,8 @@ __device__ __forceinline__ void wide_issue(WideShared<Config>& shared, float (&a
 
 // The products of one consumer's tile. early(c) runs for each chunk, a block apart, from when about
 // kEarlyBlocks are still to be issued, after the first at the earliest: soon enough for loads to
-// arrive, and not so soon that what is only brought to the L2 cache leaves it again. `half`: another
-// block comes behind them, of which the first half counts.
+// arrive, and not so soon that what is only brought to the L2 cache leaves it again. `half`:
+// another block comes behind them, of which the first half counts.
 constexpr int kEarlyBlocks = 8;
 template <class Config, class Early>
 __device__ __forceinline__ void wide_products(WideShared<Config>& shared,
