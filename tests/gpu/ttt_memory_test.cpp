@@ -66,7 +66,7 @@ TEST(TttMemory, WhatIsAskedForIsALimitToo) {
   // Nothing is short: what is asked for, or suits the device.
   EXPECT_EQ(r.limits(INFINITY, config, 1 << 24).docs, 100000);
   EXPECT_EQ(r.limits(INFINITY, config, 1 << 24).tokens, 1 << 24);
-  EXPECT_EQ(r.limits(1e15).tokens, 294912);
+  EXPECT_EQ(r.limits(1e15).tokens, 393216);
 }
 
 }  // namespace

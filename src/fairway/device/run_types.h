@@ -30,7 +30,7 @@ constexpr int64_t kPassTokens = std::is_same_v<Device, CpuDevice> ? 4096
 // many documents at most: a GPU has as many as its memory holds.
 template <class Device, class T>
 constexpr int64_t kTrainedTokens =
-    std::is_same_v<Device, CpuDevice> ? kPassTokens<Device, T> : 3 * kPassTokens<Device, T>;
+    std::is_same_v<Device, CpuDevice> ? kPassTokens<Device, T> : 4 * kPassTokens<Device, T>;
 template <class Device>
 constexpr int64_t kTrainedDocs = std::is_same_v<Device, CpuDevice> ? 64 : 65535;
 

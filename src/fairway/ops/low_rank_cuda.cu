@@ -20,12 +20,12 @@ using namespace cuda::low_rank_simt;
 
 namespace {
 
-// Whether the Hopper kernel takes it, whose tiles have 256 columns, used or not.
+// Whether the Hopper kernel takes it, whose tiles have whole chunks of columns, used or not.
 bool fits_sm90(const CudaDevice& device, const LowRankDown<const float>& down, const bf16* x,
                const bf16* xa) {
-  constexpr int64_t kTileColumns = 256;
+  constexpr int64_t kChunk = 64;
   return device.capability() == 90 && down.width() % 32 == 0 &&
-         cuda::adapters_fit(down.in, kTileColumns, down.docs, x) &&
+         cuda::adapters_fit(down.in, kChunk, down.docs, x) &&
          reinterpret_cast<uintptr_t>(xa) % 16 == 0;
 }
 
