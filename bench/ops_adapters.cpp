@@ -21,7 +21,8 @@ void OpsBench<Device, E>::adapters() {
   // Adapters at the record's rank: four of one input, in documents of a window each.
   constexpr int64_t kRank = 96;
   const int64_t docs = (T + 2047) / 2048, per_doc = kRank * 5 * D;
-  const V lora = vec({docs, per_doc}), dlora = vec({docs, per_doc});
+  const V lora = vec({docs, per_doc});
+  const auto dlora = take_as(E{}, {docs, per_doc});
   std::vector<int32_t> doc_starts;
   for (int64_t i = 0; i <= docs; ++i)
     doc_starts.push_back(static_cast<int32_t>(std::min<int64_t>(T, 2048 * i)));
@@ -45,13 +46,13 @@ void OpsBench<Device, E>::adapters() {
           [&] { low_rank_up_backward<E>(device, y, xa, up, dxa, dlora.data + 4 * kRank * D); });
   measure("low_rank_down backward of 4", 3 * TD + 4 * TR + 8 * adapters, 8 * rank_flops,
           [&] { low_rank_down_backward<E>(device, dxa, x, down, z, down_of(dlora.data)); });
-  measure("low_rank_down backward of 4, adapters", TD + 4 * TR + 8 * adapters, 4 * rank_flops,
+  measure("low_rank_down backward of 4, adapters", TD + 4 * TR + 4 * adapters, 4 * rank_flops,
           [&] { low_rank_down_backward<E>(device, dxa, x, down, {}, down_of(dlora.data)); });
   LowRankDown<const A> first = down;
-  LowRankDown<A> first_gradient = down_of(dlora.data);
+  LowRankDown<E> first_gradient = down_of(dlora.data);
   first.count = first_gradient.count = 1;
   const Tensor<const E> first_dxa{dxa.data, {T, kRank}};
-  measure("low_rank_down backward of 1, adapters", TD + TR + 2 * adapters, rank_flops,
+  measure("low_rank_down backward of 1, adapters", TD + TR + adapters, rank_flops,
           [&] { low_rank_down_backward<E>(device, first_dxa, x, first, {}, first_gradient); });
   // The same adapters beside the maps that they belong to.
   const QkvMaps<E> maps{wq, wk, wv, gain, cosine, sine, c.norm_eps};
@@ -76,10 +77,10 @@ void OpsBench<Device, E>::adapters() {
     }
     // dB, and a copy of B in bf16.
     measure("low_rank_up backward of q, k, v, o, with copies",
-            widths * (TD + 3 * adapters) + 8 * TR, 2 * widths * rank_flops,
+            widths * (TD + 2 * adapters) + 8 * TR, 2 * widths * rank_flops,
             [&] { low_rank_ups_backward<E>(device, copied_ups, xa, dxa); });
     const std::span one(copied_ups.data(), 1);
-    measure("low_rank_up backward of one, with copies", TD + 3 * adapters + 2 * TR, 2 * rank_flops,
+    measure("low_rank_up backward of one, with copies", TD + 2 * adapters + 2 * TR, 2 * rank_flops,
             [&] { low_rank_ups_backward<E>(device, one, xa, dxa); });
   }
   const double qkv_flops = 2 * TD * static_cast<double>(D + 2 * kv),
@@ -139,7 +140,8 @@ void OpsBench<Device, E>::adapters() {
   const int64_t head_docs = std::min<int64_t>(48, head_rows / kHeadRows);
   if (head_docs > 0) {
     const int64_t rows = head_docs * kHeadRows, size = kRank * vocab;
-    const V b = vec({head_docs, size}), db = vec({head_docs, size});
+    const V b = vec({head_docs, size});
+    const auto db = take_as(E{}, {head_docs, size});
     std::vector<int32_t> starts;
     for (int64_t i = 0; i <= head_docs; ++i) starts.push_back(static_cast<int32_t>(kHeadRows * i));
     const LowRankUp<const A> head{b.data, size,  head_docs, ints(starts, head_docs + 1),
@@ -149,7 +151,7 @@ void OpsBench<Device, E>::adapters() {
     const double all = n(rows, vocab), sizes = n(head_docs, size);
     measure("low_rank_up of a head", 2 * all + n(rows, kRank) + 2 * sizes, 2 * all * kRank,
             [&] { low_rank_up<E>(device, l_xa, head, l); });
-    measure("low_rank_up backward of a head", all + 2 * n(rows, kRank) + 4 * sizes, 4 * all * kRank,
+    measure("low_rank_up backward of a head", all + 2 * n(rows, kRank) + 3 * sizes, 4 * all * kRank,
             [&] { low_rank_up_backward<E>(device, l, l_xa, head, l_dxa, db.data); });
   }
   // A step of two visits' adapters, A copied below each other and transposed, and B.
@@ -165,9 +167,10 @@ void OpsBench<Device, E>::adapters() {
         std::swap(m.rows, m.columns);
       matrices.push_back(m);
     }
-    const V w = vec({docs, stride}), g = vec({docs, stride}), second = vec({docs, stride});
+    const V w = vec({docs, stride}), second = vec({docs, stride});
+    const auto g = take_as(bf16{}, {docs, stride});
     const auto copies = take_as(bf16{}, {docs, copied});
-    measure_bytes("adamw of adapters, with copies", n(docs, stride) * (20 + 2 * 9.0 / 5), 0, [&] {
+    measure_bytes("adamw of adapters, with copies", n(docs, stride) * (18 + 2 * 9.0 / 5), 0, [&] {
       adamw_with_copies(device, matrices,
                         {docs, w.data, stride, copies.data, copied, g.data, second.data},
                         {.lr = 1e-9, .beta1 = 0, .step = 1000});

@@ -130,13 +130,18 @@ class HeadRows : public ::testing::TestWithParam<Case> {
                        head};
       };
       const auto lora = view(reinterpret_cast<const float*>(adapters.data()));
-      const auto dlora = view(gradient);
+      const auto dlora = view(reinterpret_cast<T*>(memory.data()));
       model.loss(w.view(), &lora, nullptr, &dlora);
     } else {
       const Weights<float> dw = weights_view(config, gradient);
       model.loss(w.view(), nullptr, &dw);
     }
-    Result result{model.nll, host_values(device, Tensor<float>{gradient, {n}})};
+    Result result{model.nll, {}};
+    if (layout)
+      for (const T x : host_values(device, Tensor<T>{reinterpret_cast<T*>(gradient), {n}}))
+        result.gradient.push_back(static_cast<float>(x));
+    else
+      result.gradient = host_values(device, Tensor<float>{gradient, {n}});
     if (!pick) {
       std::vector<float> scored;
       for (const int32_t row : rows) scored.push_back(result.nll[static_cast<size_t>(row)]);

@@ -162,7 +162,7 @@ Result run(CudaDevice& device, const LoraConfig& lora_config, bool pick, Read re
   };
   const int64_t n = docs * layout.size();
   float* const adapters = upload(testing::random_floats(n, 3, 2, 0.05));
-  float* const gradient = upload(std::vector<float>(static_cast<size_t>(n)));
+  bf16* const gradient = upload(std::vector<bf16>(static_cast<size_t>(n)));
   const Shape starts{docs + 1};
   const auto view = [&, doc_rows = upload(kStarts),
                      head_rows = upload(head_starts)]<class U>(U* base) {
@@ -186,7 +186,10 @@ Result run(CudaDevice& device, const LoraConfig& lora_config, bool pick, Read re
     lora.head_row_tiles = upload(adapter_row_tiles(head_starts));
   }
   model.loss(weights.view(), &lora, nullptr, &dlora);
-  return {model.nll, host_values(device, Tensor<float>{gradient, {n}})};
+  Result result{model.nll, {}};
+  for (const bf16 x : host_values(device, Tensor<bf16>{gradient, {n}}))
+    result.gradient.push_back(static_cast<float>(x));
+  return result;
 }
 
 TEST(GpuLoraCopies, GiveTheBitsThatOpsGiveWithoutThem) {

@@ -22,7 +22,7 @@ struct Places {
   explicit Places(const float* scale) {
     const auto add = [&](int64_t rows, int64_t columns, bool scaled, bool copied, int64_t pitch) {
       AdapterMatrix m{.from = size, .rows = rows, .columns = columns};
-      size += rows * columns + 4;
+      size += rows * columns + 8;
       if (scaled) m.scale = scale;
       if (copied) {
         m.to = copies_size;
@@ -40,7 +40,6 @@ struct Places {
     add(200, 96, true, true, 0);
     add(520, 8, true, true, 0);
     add(264, 96, false, false, 0);
-    size = (size + 3) / 4 * 4;
   }
 };
 
@@ -64,8 +63,11 @@ class Copies {
         if (m.transposed >= 0) m.transposed += i * copies_size;
         places.matrices.push_back(m);
       }
-    const int64_t stride = repeats * size + 4, copies_stride = repeats * copies_size + 16;
-    const auto w = values(kDocs * stride, 1), g = values(kDocs * stride, 2);
+    const int64_t stride = repeats * size + 8, copies_stride = repeats * copies_size + 16;
+    const auto w = values(kDocs * stride, 1);
+    auto g = values(kDocs * stride, 2);
+    std::vector<bf16> gradients;
+    for (float& x : g) x = static_cast<float>(gradients.emplace_back(x));
     auto v = values(kDocs * stride, 3);
     for (float& x : v) x *= x;
     constexpr uint16_t kUntouched = 0x4F4F;
@@ -77,7 +79,7 @@ class Copies {
                                  .stride = stride,
                                  .copies = upload(copies),
                                  .copies_stride = copies_stride,
-                                 .gradients = upload(g),
+                                 .gradients = upload(gradients),
                                  .second = upload(v)};
     const auto step_of = [](int t) { return AdamW{1e-2, 0, 0.9, 1e-8, 0.1, t}; };
     if (steps == 0) copy_adapters(device_, places.matrices, buffers);

@@ -37,7 +37,7 @@ class Documents {
     const auto doc_rows = upload(starts);
     using A = Accum<T>;
     auto* pairs = values<A>(docs * stride(), first_doc * stride(), 0);
-    auto* gradient = values<A>(docs * stride(), first_doc * stride(), 1);
+    auto* gradient = values<T>(docs * stride(), first_doc * stride(), 1);
     const Tensor<T> x{values<T>(rows * kIn, begin * kIn, 2), {rows, kIn}};
     const Tensor<T> dy{values<T>(rows * out_, begin * out_, 3), {rows, out_}};
     const Tensor<T> y{values<T>(rows * out_, begin * out_, 4), {rows, out_}};
@@ -73,7 +73,7 @@ class Documents {
     // The first of out_ columns, three of kIn.
     const Tensor<T> dy_narrow{values<T>(rows * kIn, begin * kIn, 11), {rows, kIn}};
     const Tensor<T> dxa_of_all{values<T>(rows * width, begin * width, 12), {rows, width}};
-    auto* gradients = values<A>(docs * stride(), first_doc * stride(), 13);
+    auto* gradients = values<T>(docs * stride(), first_doc * stride(), 13);
     std::vector<LowRankUpBackward<T>> ups;
     std::vector<AdapterMatrix> matrices;
     const int64_t copies_stride = kG * 2 * rank_ * out_;

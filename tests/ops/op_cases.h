@@ -1129,57 +1129,57 @@ void for_each_op_case(Visitor&& visit) {
                                {104, 136, 32, 2, kShortDocs, RunsOn::gpu},
                                {192, 256, 64, 2, kRaggedDocs, RunsOn::gpu},
                                {64, 256, 32, 4, {3, 5303, 5304, 7352, 9401}, RunsOn::gpu}})
-    visit(
-        {"low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
-             std::to_string(c.R) + "_of_" + std::to_string(c.G),
-         c.on},
-        [c](auto& h) {
-          using U = typename std::remove_reference_t<decltype(h)>::T;
-          using A = Accum<U>;
-          const auto& [in, out, R, G, starts, on] = c;
-          const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
-          const int64_t longest = 5300;
-          const int place = G / 2, width = static_cast<int>(G * R);
-          const int64_t stride = (R * (in * G + out) + 3) / 4 * 4;
-          const auto doc_rows = h.ints(starts);
-          const auto pairs = h.vec({docs, stride}, 1 / std::sqrt(static_cast<double>(in)));
-          const auto down = [&, in = in, R = R, G = G]<class W>(W* base) {
-            LowRankDown<W> d;
-            for (int i = 0; i < G; ++i) d.a[static_cast<size_t>(i)] = base + i * R * in;
-            d.count = G, d.stride = stride, d.docs = docs, d.doc_rows = doc_rows;
-            d.rank = R, d.in = in;
-            return d;
-          };
-          const auto up = [&, in = in, out = out, R = R, G = G](const A* out_scale) {
-            return LowRankUp<const A>{
-                pairs.data + G * R * in, stride, docs, doc_rows, R, out, place, out_scale};
-          };
-          const auto x = h.in({rows, in}), dy = h.in({rows, out}), xa = h.in({rows, width});
-          const auto dxa = h.in({rows, width});
-          const auto scale = h.vec({out}, 0.5, 1);
-          low_rank_down<U>(h.device, x, down(pairs.data), h.out("xa", {rows, width}, 3, in));
-          // Gradients of documents without rows are zeros; the gap behind a document stays.
-          for (const A* s : {static_cast<const A*>(nullptr), scale.data}) {
-            const char* const names[] = {"y", "dxa", "dxa, frozen", "dB"};
-            const char* const scaled[] = {"y, scaled", "dxa, scaled", "dxa, scaled, frozen",
-                                          "dB, scaled"};
-            const auto& name = s ? scaled : names;
-            low_rank_up<U>(h.device, xa, up(s), h.inout(name[0], {rows, out}, 4, R));
-            low_rank_up_backward<U>(h.device, dy, xa, up(s),
-                                    h.inout(name[1], {rows, width}, 4, out),
-                                    h.inout_vec(name[3], {docs, stride}, 4, longest).data);
-            low_rank_up_backward<U>(h.device, dy, xa, up(s),
-                                    h.inout(name[2], {rows, width}, 4, out),
-                                    static_cast<A*>(nullptr));
-          }
-          low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data),
-                                    h.inout("dx", {rows, in}, 4, width),
-                                    down(h.inout_vec("dA", {docs, stride}, 4, longest).data));
-          low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data),
-                                    h.inout("dx, frozen", {rows, in}, 4, width), LowRankDown<A>{});
-          low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data), {},
-                                    down(h.inout_vec("dA alone", {docs, stride}, 4, longest).data));
-        });
+    visit({"low_rank_" + std::to_string(c.in) + "x" + std::to_string(c.out) + "x" +
+               std::to_string(c.R) + "_of_" + std::to_string(c.G),
+           c.on},
+          [c](auto& h) {
+            using U = typename std::remove_reference_t<decltype(h)>::T;
+            using A = Accum<U>;
+            const auto& [in, out, R, G, starts, on] = c;
+            const int64_t docs = std::ssize(starts) - 1, rows = starts.back() - starts.front();
+            const int64_t longest = 5300;
+            const int place = G / 2, width = static_cast<int>(G * R);
+            const int64_t stride = (R * (in * G + out) + 7) / 8 * 8;
+            const auto doc_rows = h.ints(starts);
+            const auto pairs = h.vec({docs, stride}, 1 / std::sqrt(static_cast<double>(in)));
+            const auto down = [&, in = in, R = R, G = G]<class W>(W* base) {
+              LowRankDown<W> d;
+              for (int i = 0; i < G; ++i) d.a[static_cast<size_t>(i)] = base + i * R * in;
+              d.count = G, d.stride = stride, d.docs = docs, d.doc_rows = doc_rows;
+              d.rank = R, d.in = in;
+              return d;
+            };
+            const auto up = [&, in = in, out = out, R = R, G = G](const A* out_scale) {
+              return LowRankUp<const A>{
+                  pairs.data + G * R * in, stride, docs, doc_rows, R, out, place, out_scale};
+            };
+            const auto x = h.in({rows, in}), dy = h.in({rows, out}), xa = h.in({rows, width});
+            const auto dxa = h.in({rows, width});
+            const auto scale = h.vec({out}, 0.5, 1);
+            low_rank_down<U>(h.device, x, down(pairs.data), h.out("xa", {rows, width}, 3, in));
+            // Gradients of documents without rows are zeros; the gap behind a document stays.
+            for (const A* s : {static_cast<const A*>(nullptr), scale.data}) {
+              const char* const names[] = {"y", "dxa", "dxa, frozen", "dB"};
+              const char* const scaled[] = {"y, scaled", "dxa, scaled", "dxa, scaled, frozen",
+                                            "dB, scaled"};
+              const auto& name = s ? scaled : names;
+              low_rank_up<U>(h.device, xa, up(s), h.inout(name[0], {rows, out}, 4, R));
+              low_rank_up_backward<U>(h.device, dy, xa, up(s),
+                                      h.inout(name[1], {rows, width}, 4, out),
+                                      h.inout(name[3], {docs, stride}, 5, longest).data);
+              low_rank_up_backward<U>(h.device, dy, xa, up(s),
+                                      h.inout(name[2], {rows, width}, 4, out),
+                                      static_cast<U*>(nullptr));
+            }
+            low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data),
+                                      h.inout("dx", {rows, in}, 4, width),
+                                      down(h.inout("dA", {docs, stride}, 5, longest).data));
+            low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data),
+                                      h.inout("dx, frozen", {rows, in}, 4, width),
+                                      LowRankDown<U>{});
+            low_rank_down_backward<U>(h.device, dxa, x, down(pairs.data), {},
+                                      down(h.inout("dA alone", {docs, stride}, 5, longest).data));
+          });
 
   // Adapters at places 1, 2 … of the group, the first scaled and the last without gradients.
   struct LowRankUpsCase {
@@ -1215,9 +1215,8 @@ void for_each_op_case(Visitor&& visit) {
               const int64_t width = out[static_cast<size_t>(i)];
               const A* const scale = i == 0 ? h.vec({width}, 0.5, 1).data : nullptr;
               const auto up = adapters.up(width, i + 1, scale);
-              A* const db = i + 2 == G && i > 0
-                                ? nullptr
-                                : h.inout_vec("dB", {docs, up.stride}, 4, 5300).data;
+              U* const db =
+                  i + 2 == G && i > 0 ? nullptr : h.inout("dB", {docs, up.stride}, 5, 5300).data;
               ups.push_back({up, h.in({rows, width}), db});
             }
             low_rank_ups_backward<U>(h.device, ups, xa, dxa);

@@ -51,8 +51,7 @@ class ModelRun {
   // weights accumulated, those of adapters written). Every pointer is the
   // device's.
   Accum<T> loss(const Weights<const T>& w, const Lora<const Accum<T>>* lora = nullptr,
-                const Weights<Accum<T>>* dweights = nullptr,
-                const Lora<Accum<T>>* dlora = nullptr) {
+                const Weights<Accum<T>>* dweights = nullptr, const Lora<T>* dlora = nullptr) {
     const Arena scratch(scratch_memory_.data(), scratch_memory_.bytes());
     const bool gradients = dweights || dlora;
     const Tensor<Accum<T>> nll_view{reinterpret_cast<Accum<T>*>(nll_.data()), {batch.N()}};

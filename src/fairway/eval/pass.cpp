@@ -90,7 +90,8 @@ typename Pass<Device, T>::Layout Pass<Device, T>::take(const Network& net, const
 
 template <class Device, class T>
 std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
-                                            std::span<const Window> windows, const PassLora* lora) {
+                                            std::span<const Window> windows,
+                                            const PassLora<T>* lora) {
   const bool train = lora && lora->gradients;
   inputs_.clear();
   cu_seqlens_.assign(1, 0);
@@ -144,7 +145,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
   int64_t longest = 0;
   for (const Window& w : windows) longest = std::max(longest, w.rows());
   Lora<const float> adapters;
-  Lora<float> gradients;
+  Lora<T> gradients;
   if (lora) {
     const auto view = [&]<class U>(U* docs) {
       return Lora<U>{lora->layout,
@@ -164,7 +165,7 @@ std::span<const float> Pass<Device, T>::run(const TokenStream& stream,
     gradients = view(lora->gradients);
   }
   const Lora<const float>* with = lora ? &adapters : nullptr;
-  const Lora<float>* into = train ? &gradients : nullptr;
+  const Lora<T>* into = train ? &gradients : nullptr;
 
   // What the work depends on beside the pass's own: sizes, adapters, and the rows of each document,
   // by which the host cuts the head's work.

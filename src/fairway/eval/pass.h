@@ -16,10 +16,11 @@ namespace fairway {
 
 // Adapters of the windows of one pass, one document each: `layout->size()` elements of device
 // memory a document, not owned.
+template <class T>
 struct PassLora {
   const LoraLayout* layout = nullptr;
   const float* docs = nullptr;  // window i's adapters at docs + i·stride
-  float* gradients = nullptr;   // the same for gradients; null: no backward
+  T* gradients = nullptr;       // the same for gradients; null: no backward
   int64_t stride = 0;
   // Window i's copies (model/lora_copies.h) at copied + i·copies->stride(); null: there are none.
   const LoraCopies* copies = nullptr;
@@ -51,7 +52,7 @@ class Pass {
   // nll of window i's scored rows. Each window's result is the same bits whatever else is
   // in the pass. Throws Error naming the position of a non-finite nll.
   std::span<const float> run(const TokenStream& stream, std::span<const Window> windows,
-                             const PassLora* lora);
+                             const PassLora<T>* lora);
 
  private:
   struct Layout {

@@ -34,7 +34,7 @@ class Ttt {
     int64_t docs = 0;
     for (const auto& batch : batches) docs = std::max(docs, std::ssize(batch));
     const auto learners = [&](Arena& arena) {
-      return Learners(arena, layout_, copies_, docs, config_);
+      return Learners<T>(arena, layout_, copies_, docs, config_);
     };
     Arena dry;
     learners(dry);
@@ -98,13 +98,14 @@ class Ttt {
   }
 
   AdapterBuffers buffers(size_t docs) const {
-    return {.docs = static_cast<int64_t>(docs),
-            .adapters = learners_.adapters,
-            .stride = learners_.stride,
-            .copies = learners_.copied,
-            .copies_stride = copies_->stride(),
-            .gradients = learners_.gradients,
-            .second = learners_.second};
+    AdapterBuffers buffers{.docs = static_cast<int64_t>(docs),
+                           .adapters = learners_.adapters,
+                           .stride = learners_.stride,
+                           .copies = learners_.copied,
+                           .copies_stride = copies_->stride(),
+                           .second = learners_.second};
+    if constexpr (std::is_same_v<T, bf16>) buffers.gradients = learners_.gradients;
+    return buffers;
   }
 
   // One update of the first `docs` documents' adapters.
@@ -141,7 +142,7 @@ class Ttt {
   // windows_, of the first documents of the batch, through the network.
   template <class F>
   void pass(bool train, F&& score) {
-    const PassLora lora{
+    const PassLora<T> lora{
         &layout_, learners_.adapters, train ? learners_.gradients : nullptr, learners_.stride,
         copies_,  learners_.copied};
     auto scored = pass_.run(stream_, windows_, &lora);
@@ -159,7 +160,7 @@ class Ttt {
   const LoraCopies* copies_;  // null: nobody reads any
   Pass<Device, T> pass_;
   typename Device::Buffer memory_;
-  Learners learners_;
+  Learners<T> learners_;
   std::vector<float> init_;  // a document's adapters as --lora-init has them, or empty
   std::vector<Window> windows_;
 };

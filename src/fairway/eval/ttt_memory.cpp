@@ -11,18 +11,21 @@
 
 namespace fairway {
 
-Learners::Learners(Arena& arena, const LoraLayout& layout, const LoraCopies* copies, int64_t docs,
-                   const TttConfig& config)
+template <class T>
+Learners<T>::Learners(Arena& arena, const LoraLayout& layout, const LoraCopies* copies,
+                      int64_t docs, const TttConfig& config)
     : stride((layout.size() + 15) / 16 * 16) {
   const auto take = [&](std::string_view name) {
     return arena.take<float>(name, {docs * stride}).data;
   };
   adapters = take("adapters");
-  gradients = take("gradients");
+  gradients = arena.take<T>("gradients", {docs * stride}).data;
   second = take("second moments");
   if (config.beta1 > 0) first = take("first moments");
   if (copies) copied = arena.take<bf16>("copies of adapters", {docs * copies->stride()}).data;
 }
+template struct Learners<float>;
+template struct Learners<bf16>;
 
 namespace {
 
@@ -47,7 +50,7 @@ template <class Device, class T>
 int64_t ttt_bytes(const Network& net, const TttConfig& config, const LoraLayout& layout,
                   const LoraCopies* copies, E4m3Mlp mlp, int64_t docs, int64_t tokens) {
   Arena dry;
-  Learners(dry, layout, copies, docs, config);
+  Learners<T>(dry, layout, copies, docs, config);
   const size_t pass =
       Pass<Device, T>::bytes(net, {.rows = tokens,
                                    .scored = std::min(docs * config.chunk_size, tokens),

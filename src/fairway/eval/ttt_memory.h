@@ -13,6 +13,8 @@
 namespace fairway {
 
 // Of the documents of one batch: document b's begin at b·stride, its copies at b·copies->stride().
+// T: the type of gradients, which is that of activations.
+template <class T>
 struct Learners {
   Learners() = default;
   // Lays them out in `arena` (dry or real). `copies`: null where none are read. `config` says
@@ -21,7 +23,8 @@ struct Learners {
            const TttConfig& config);
 
   int64_t stride = 0;  // elements from one document's buffer to the next one's: aligned
-  float *adapters = nullptr, *gradients = nullptr, *second = nullptr, *first = nullptr;
+  float *adapters = nullptr, *second = nullptr, *first = nullptr;
+  T* gradients = nullptr;
   bf16* copied = nullptr;
 };
 

@@ -107,7 +107,7 @@ void adapt_up(Device& device, const LowRankUp<const Accum<T>>& up, Tensor<const 
 // gradients are written where there is a place for them.
 template <class Device, class T>
 void adapt_up_backward(Device& device, const LowRankUp<const Accum<T>>& up, Tensor<const T> dy,
-                       Tensor<const T> xa, Tensor<T> dxa, const LowRankUp<Accum<T>>& gradient) {
+                       Tensor<const T> xa, Tensor<T> dxa, const LowRankUp<T>& gradient) {
   if (!up) return;
   check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
   low_rank_up_backward<T>(device, dy, xa, up, dxa, gradient.b);
@@ -115,7 +115,7 @@ void adapt_up_backward(Device& device, const LowRankUp<const Accum<T>>& up, Tens
 // The same for several adapters of one input; those that are switched off are passed over.
 template <class T>
 LowRankUpBackward<T> adapted_up(const LowRankUp<const Accum<T>>& up, Tensor<const T> dy,
-                                const LowRankUp<Accum<T>>& gradient) {
+                                const LowRankUp<T>& gradient) {
   check(!gradient || gradient.stride == up.stride, "adapters: gradients of another stride");
   return {up, dy, gradient.b};
 }
@@ -131,14 +131,13 @@ void adapt_ups_backward(Device& device, std::initializer_list<LowRankUpBackward<
 template <class Device, class T>
 void adapt_down_backward(Device& device, const LowRankDown<const Accum<T>>& down,
                          Tensor<const T> dxa, Tensor<const T> x, Tensor<T> dx,
-                         const LowRankDown<Accum<T>>& gradient) {
+                         const LowRankDown<T>& gradient) {
   if (down) low_rank_down_backward<T>(device, dxa, x, down, dx, gradient);
 }
 // The adapters' gradients alone, where the op of the linear map has added to dx.
 template <class Device, class T>
 void adapt_down_gradient(Device& device, const LowRankDown<const Accum<T>>& down,
-                         Tensor<const T> dxa, Tensor<const T> x,
-                         const LowRankDown<Accum<T>>& gradient) {
+                         Tensor<const T> dxa, Tensor<const T> x, const LowRankDown<T>& gradient) {
   if (gradient) adapt_down_backward<Device, T>(device, down, dxa, x, {}, gradient);
 }
 

@@ -112,7 +112,7 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                    const AttnQueries<T>& queries, Tensor<const T> wo_scaled,
                    const TransposedWeights<T>& transposed, const VisitActs<T>& acts,
                    Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
-                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<T>* dlora,
                    const AttnScratch<T>& scratch) {
   const PickedRows<T>& picked = acts.picked;
   const Tensor<const T> n = acts.attn_in;
@@ -196,7 +196,7 @@ FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
       Device&, const Network&, int, const Layer<const T>&, const Lora<const Accum<T>>*,          \
       const RopeTable<T>&, const AttnQueries<T>&, Tensor<const T>, const TransposedWeights<T>&,  \
       const VisitActs<T>&, Tensor<const T>, Tensor<T>, const Layer<Accum<T>>&, Tensor<Accum<T>>, \
-      const Lora<Accum<T>>*, const AttnScratch<T>&);
+      const Lora<T>*, const AttnScratch<T>&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -61,7 +61,7 @@ void attn_backward(Device& device, const Network& net, int s, const Layer<const 
                    const AttnQueries<T>& queries, Tensor<const T> wo_scaled,
                    const TransposedWeights<T>& transposed, const VisitActs<T>& acts,
                    Tensor<const T> dout, Tensor<T> dn, const Layer<Accum<T>>& dlayer,
-                   Tensor<Accum<T>> dwo_scaled, const Lora<Accum<T>>* dlora,
+                   Tensor<Accum<T>> dwo_scaled, const Lora<T>* dlora,
                    const AttnScratch<T>& scratch);
 
 }  // namespace fairway

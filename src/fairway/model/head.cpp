@@ -49,7 +49,7 @@ Tensor<U> rows_of(Tensor<U> t, int64_t begin, int64_t end) {
 // linear_xent of a head with adapters: between its steps, what they add.
 template <class Device, class T>
 void adapted_xent(Device& device, const LinearXent<T>& in, const Lora<const Accum<T>>& lora,
-                  const Lora<Accum<T>>* dlora, const Chunk& chunk, const HeadScratch<T>& scratch,
+                  const Lora<T>* dlora, const Chunk& chunk, const HeadScratch<T>& scratch,
                   Tensor<T> z, const LinearXentOut<T>& out) {
   const int64_t rows = z.extent(0);
   const auto down = head_down(&lora, chunk.first, chunk.last);
@@ -87,7 +87,7 @@ template <class Device, class T>
 void head_loss(Device& device, const Network& net, const Weights<const T>& w,
                const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
                Tensor<Accum<T>> nll, const Accum<T>* d_nll, const Weights<Accum<T>>* dweights,
-               const Lora<Accum<T>>* dlora, Arena arena) {
+               const Lora<T>* dlora, Arena arena) {
   const int64_t N = batch.N();
   const HeadScratch<T> scratch = take_head_scratch<T>(net.config, N, d_nll != nullptr, arena,
                                                       lora ? &lora->layout->config() : nullptr);
@@ -125,7 +125,7 @@ FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
   template void head_loss(Device&, const Network&, const Weights<const T>&,            \
                           const Lora<const Accum<T>>*, const Batch&, const Acts<T>&,   \
                           Tensor<Accum<T>>, const Accum<T>*, const Weights<Accum<T>>*, \
-                          const Lora<Accum<T>>*, Arena);
+                          const Lora<T>*, Arena);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

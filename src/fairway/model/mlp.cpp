@@ -46,7 +46,7 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
                   const MlpTransposed<T>& transposed, const MlpE4m3<T>& e4m3,
                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dx, Tensor<T> dn,
                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
-                  const Lora<Accum<T>>* dlora, Tensor<T> dxa, const E4m3Rows& dout_e4m3) {
+                  const Lora<T>* dlora, Tensor<T> dxa, const E4m3Rows& dout_e4m3) {
   const MlpNormBack<T> norm{acts.rstd_mlp, norm_scale(net, s), dx, acts.mlp_xa};
   const auto down = slot_down(lora, s, kMlpAdapters);
   const LowRankAddedBack<T> added{down, dxa};
@@ -70,7 +70,7 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
                              const Lora<const Accum<T>>*, Tensor<const T>,                     \
                              const MlpTransposed<T>&, const MlpE4m3<T>&, const VisitActs<T>&,  \
                              Tensor<const T>, Tensor<T>, Tensor<T>, const Layer<Accum<T>>&,    \
-                             Tensor<Accum<T>>, const Lora<Accum<T>>*, Tensor<T>, const E4m3Rows&);
+                             Tensor<Accum<T>>, const Lora<T>*, Tensor<T>, const E4m3Rows&);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

@@ -26,6 +26,6 @@ void mlp_backward(Device& device, const Network& net, int s, const Layer<const T
                   const MlpTransposed<T>& transposed, const MlpE4m3<T>& e4m3,
                   const VisitActs<T>& acts, Tensor<const T> dout, Tensor<T> dx, Tensor<T> dn,
                   const Layer<Accum<T>>& dlayer, Tensor<Accum<T>> dwdown_scaled,
-                  const Lora<Accum<T>>* dlora, Tensor<T> dxa, const E4m3Rows& dout_e4m3);
+                  const Lora<T>* dlora, Tensor<T> dxa, const E4m3Rows& dout_e4m3);
 
 }  // namespace fairway

@@ -286,7 +286,7 @@ void forward(Device& device, const Network& net, const Weights<const T>& w,
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
-              const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena arena) {
+              const Weights<Accum<T>>* dweights, const Lora<T>* dlora, Arena arena) {
   const ModelConfig& c = net.config;
   const int64_t N = acts.final_x.extent(0);
   const BackwardScratch<T> scratch = take_backward_scratch<T>(
@@ -419,7 +419,7 @@ FAIRWAY_FOR_ELEMENTS(FAIRWAY_INSTANTIATE)
                         const Lora<const Accum<T>>*, const Batch&, const Acts<T>&, Arena); \
   template void backward(Device&, const Network&, const Weights<const T>&,                 \
                          const Lora<const Accum<T>>*, const Batch&, const Acts<T>&,        \
-                         const Weights<Accum<T>>*, const Lora<Accum<T>>*, Arena);
+                         const Weights<Accum<T>>*, const Lora<T>*, Arena);
 FAIRWAY_FOR_MODELS(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

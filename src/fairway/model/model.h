@@ -61,7 +61,7 @@ template <class Device, class T>
 void head_loss(Device& device, const Network& net, const Weights<const T>& w,
                const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
                Tensor<Accum<T>> nll, const Accum<T>* d_nll, const Weights<Accum<T>>* dweights,
-               const Lora<Accum<T>>* dlora, Arena scratch);
+               const Lora<T>* dlora, Arena scratch);
 
 // From acts.d_final_x back to every parameter: accumulates into *dweights and writes *dlora (each
 // may be null), but for the head's adapter. Needs acts laid out for_backward and filled by forward
@@ -69,7 +69,7 @@ void head_loss(Device& device, const Network& net, const Weights<const T>& w,
 template <class Device, class T>
 void backward(Device& device, const Network& net, const Weights<const T>& w,
               const Lora<const Accum<T>>* lora, const Batch& batch, const Acts<T>& acts,
-              const Weights<Accum<T>>* dweights, const Lora<Accum<T>>* dlora, Arena scratch);
+              const Weights<Accum<T>>* dweights, const Lora<T>* dlora, Arena scratch);
 
 // SPEC §3 "Init": everything drawn from (seed, tensor), on any device the same bits.
 void init_weights(CpuDevice& device, const ModelConfig& config, uint64_t seed, float* flat);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "fairway/base/bf16.h"
 #include "fairway/device/device.h"
 
 namespace fairway {
@@ -21,6 +22,8 @@ struct AdamW {
 void adamw(CpuDevice& device, int64_t n, float* w, const float* g, float* m, float* v,
            const AdamW& step);
 void adamw(CudaDevice& device, int64_t n, float* w, const float* g, float* m, float* v,
+           const AdamW& step);
+void adamw(CudaDevice& device, int64_t n, float* w, const bf16* g, float* m, float* v,
            const AdamW& step);
 
 }  // namespace fairway

@@ -40,7 +40,7 @@ struct AdapterBuffers {
   bf16* copies = nullptr;
   int64_t copies_stride = 0;
   // Of `adapters`' layout, for a step alone: gradients and second moments.
-  const float* gradients = nullptr;
+  const bf16* gradients = nullptr;
   float* second = nullptr;
 };
 

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <vector>
+
 #include "fairway/ops/adapter_copies.h"
 
 namespace fairway {
@@ -24,11 +27,14 @@ void copy_adapters(CpuDevice&, std::span<const AdapterMatrix> matrices, const Ad
 
 void adamw_with_copies(CpuDevice& device, std::span<const AdapterMatrix> matrices,
                        const AdapterBuffers& b, const AdamW& step) {
+  std::vector<float> gradients;
   for (int64_t doc = 0; doc < b.docs; ++doc)
     for (const AdapterMatrix& m : matrices) {
-      const int64_t at = doc * b.stride + m.from;
-      adamw(device, m.rows * m.columns, b.adapters + at, b.gradients + at, nullptr, b.second + at,
-            step);
+      const int64_t at = doc * b.stride + m.from, n = m.rows * m.columns;
+      gradients.resize(static_cast<size_t>(n));
+      std::transform(b.gradients + at, b.gradients + at + n, gradients.begin(),
+                     [](bf16 x) { return static_cast<float>(x); });
+      adamw(device, n, b.adapters + at, gradients.data(), nullptr, b.second + at, step);
     }
   copy_adapters(device, matrices, b);
 }

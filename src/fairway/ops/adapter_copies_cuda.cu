@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads)
 
 Part part_of(const AdapterMatrix& m, int first_tile) {
   const bool turns = m.transposed >= 0;
-  check(m.from % 4 == 0 && m.columns % kPack == 0 && (m.to < 0 || m.to % kPack == 0) &&
+  check(m.from % kPack == 0 && m.columns % kPack == 0 && (m.to < 0 || m.to % kPack == 0) &&
             (!turns || (m.transposed | m.rows | m.pitch) % kPack == 0),
         "adapter copies: a matrix that is not laid out in eights");
   return {m.from,
@@ -126,7 +126,7 @@ int64_t tiles_of(const AdapterMatrix& m) {
 template <bool kStep>
 void run(CudaDevice& device, std::span<const AdapterMatrix> matrices, const AdapterBuffers& b,
          const AdamWElement& step) {
-  check(b.stride % 4 == 0 && b.copies_stride % kPack == 0 &&
+  check(b.stride % kPack == 0 && b.copies_stride % kPack == 0 &&
             aligned16(b.adapters, b.copies, b.gradients, b.second),
         "adapter copies: buffers that are not aligned");
   if (b.docs == 0) return;

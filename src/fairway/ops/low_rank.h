@@ -2,7 +2,8 @@
 // R]) a document, in two halves. Adapters with the same input share the first: xa [T, G·R] holds
 // the products of all G of them, R columns each.
 //
-// Documents own consecutive rows; a document's result does not depend on its neighbours.
+// Documents own consecutive rows; a document's result does not depend on its neighbours. Gradients
+// have the type of the rows: what they are sums of was rounded to it.
 #pragma once
 
 #include <array>
@@ -106,14 +107,14 @@ void low_rank_up_backward(CpuDevice& device, Tensor<const T> dy, Tensor<const T>
                           const LowRankUp<const T>& up, Tensor<T> dxa, T* db);
 template <class T>
 void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> xa,
-                          const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, Accum<T>* db);
+                          const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, T* db);
 
 // The same for adapters of the same documents, of one rank and one xa: at most kMaxLowRankGroup.
 template <class T>
 struct LowRankUpBackward {
   LowRankUp<const Accum<T>> up;
   Tensor<const T> dy;  // [T, out]
-  Accum<T>* db = nullptr;
+  T* db = nullptr;
 };
 template <class T>
 void low_rank_ups_backward(CpuDevice& device, std::span<const LowRankUpBackward<T>> ups,
@@ -131,6 +132,6 @@ void low_rank_down_backward(CpuDevice& device, Tensor<const T> dxa, Tensor<const
 template <class T>
 void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<const T> x,
                             const LowRankDown<const Accum<T>>& down, Tensor<T> dx,
-                            const LowRankDown<Accum<T>>& da);
+                            const LowRankDown<T>& da);
 
 }  // namespace fairway

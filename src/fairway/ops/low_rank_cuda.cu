@@ -89,7 +89,7 @@ void low_rank_up(CudaDevice& device, Tensor<const T> xa, const LowRankUp<const A
 
 template <class T>
 void low_rank_up_backward(CudaDevice& device, Tensor<const T> dy, Tensor<const T> xa,
-                          const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, Accum<T>* db) {
+                          const LowRankUp<const Accum<T>>& up, Tensor<T> dxa, T* db) {
   if (!any(up)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(up.rank, up.out, dy.data, dxa.data, xa.data)) {
@@ -127,12 +127,12 @@ void low_rank_ups_backward(CudaDevice& device, std::span<const LowRankUpBackward
 template <class T>
 void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<const T> x,
                             const LowRankDown<const Accum<T>>& down, Tensor<T> dx,
-                            const LowRankDown<Accum<T>>& da) {
+                            const LowRankDown<T>& da) {
   if (!any(down)) return;
   if constexpr (std::is_same_v<T, bf16>)
     if (low_rank_fits_mma(down.rank, down.in, dxa.data, x.data, dx.data)) {
       const bool sm90 = da && low_rank_down_gradient_fits_sm90(device, x.extent(0), da);
-      low_rank_down_backward_mma(device, dxa, x, down, dx, sm90 ? LowRankDown<float>{} : da);
+      low_rank_down_backward_mma(device, dxa, x, down, dx, sm90 ? LowRankDown<T>{} : da);
       if (sm90) low_rank_down_gradient_sm90(device, dxa, x, down, da);
       return;
     }
@@ -154,12 +154,12 @@ void low_rank_down_backward(CudaDevice& device, Tensor<const T> dxa, Tensor<cons
   template void low_rank_up(CudaDevice&, Tensor<const T>, const LowRankUp<const Accum<T>>&,     \
                             Tensor<T>);                                                         \
   template void low_rank_up_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,             \
-                                     const LowRankUp<const Accum<T>>&, Tensor<T>, Accum<T>*);   \
+                                     const LowRankUp<const Accum<T>>&, Tensor<T>, T*);          \
   template void low_rank_ups_backward(CudaDevice&, std::span<const LowRankUpBackward<T>>,       \
                                       Tensor<const T>, Tensor<T>);                              \
   template void low_rank_down_backward(CudaDevice&, Tensor<const T>, Tensor<const T>,           \
                                        const LowRankDown<const Accum<T>>&, Tensor<T>,           \
-                                       const LowRankDown<Accum<T>>&);
+                                       const LowRankDown<T>&);
 FAIRWAY_FOR_CUDA_TYPES(FAIRWAY_INSTANTIATE)
 #undef FAIRWAY_INSTANTIATE
 

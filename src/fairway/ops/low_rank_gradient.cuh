@@ -13,6 +13,7 @@
 #include "fairway/device/cuda_device.h"
 #include "fairway/device/dependent_launch.cuh"
 #include "fairway/ops/doc_tiles_cuda.h"
+#include "fairway/ops/elementwise_cuda.h"
 #include "fairway/ops/low_rank.h"
 
 namespace fairway::cuda::low_rank {
@@ -25,7 +26,7 @@ struct Gradient {
   const bf16* wide = nullptr;    // [rows, width]
   const bf16* narrow = nullptr;  // [rows, count·rank], rows narrow_pitch apart
   int width = 0, tiles = 0, narrow_pitch = 0;
-  std::array<float*, kMaxLowRankGroup> d{};
+  std::array<bf16*, kMaxLowRankGroup> d{};
   int count = 0, rank = 0;
   // Element (w, r) of d at w·wide_step + r·rank_step.
   int64_t doc_step = 0, wide_step = 0, rank_step = 0;
@@ -41,10 +42,22 @@ __device__ inline float* partial_of(const Gradient& g, int64_t begin, int number
   return g.partial + (slot * g.count + adapter) * g.width * g.rank;
 }
 
-// Where the sums of `chunk` go.
-__device__ __forceinline__ float* sums_of(const Gradient& g, const DocTile& chunk, int adapter) {
-  if (chunk.number == 0) return g.d[adapter] + chunk.doc * g.doc_step;
-  return partial_of(g, chunk.begin - int64_t{kChunkRows} * chunk.number, chunk.number, adapter);
+// Where the sums of a chunk go: a document's first to its gradient, those behind it to `partial`.
+struct SumsPlace {
+  bf16* d;
+  float* partial;  // null for a first chunk
+
+  __device__ __forceinline__ void store(int64_t at, float x) const {
+    if (partial)
+      partial[at] = x;
+    else
+      store_element(d + at, x);
+  }
+};
+__device__ __forceinline__ SumsPlace sums_of(const Gradient& g, const DocTile& chunk, int adapter) {
+  if (chunk.number == 0) return {g.d[adapter] + chunk.doc * g.doc_step, nullptr};
+  return {nullptr,
+          partial_of(g, chunk.begin - int64_t{kChunkRows} * chunk.number, chunk.number, adapter)};
 }
 
 // Room for the sums of all chunks of `rows` rows that are behind their document's first: floats.
@@ -62,13 +75,13 @@ constexpr int kSumThreads = 256, kSumBlocks = 8;
 __device__ __forceinline__ void sum_chunks(const Gradient& g, int doc, int adapter) {
   const int64_t begin = int64_t{g.doc_rows[doc]} - g.doc_rows[0];
   const int chunks = (g.doc_rows[doc + 1] - g.doc_rows[doc] + kChunkRows - 1) / kChunkRows;
-  float* const d = g.d[adapter] + doc * g.doc_step;
+  bf16* const d = g.d[adapter] + doc * g.doc_step;
   if (chunks <= 1) return;
   for (int i = blockIdx.x * kSumThreads + threadIdx.x; i < g.width * g.rank;
        i += gridDim.x * kSumThreads) {
-    float sum = d[i];
+    float sum = load_element(d + i);
     for (int c = 1; c < chunks; ++c) sum += partial_of(g, begin, c, adapter)[i];
-    d[i] = sum;
+    store_element(d + i, sum);
   }
 }
 static __global__ void __launch_bounds__(kSumThreads)
@@ -80,7 +93,7 @@ static __global__ void __launch_bounds__(kSumThreads)
 // dA = dxaᵀ x of all adapters of x. `rank_step` is their rows', so that `width` elements follow
 // each other. Of `da` it is told where gradients go; the rows are those of `down`.
 inline Gradient down_gradient(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
-                              const LowRankDown<const float>& down, const LowRankDown<float>& da) {
+                              const LowRankDown<const float>& down, const LowRankDown<bf16>& da) {
   return {.doc_rows = down.doc_rows.data,
           .docs = static_cast<int>(down.docs),
           .wide = x.data,

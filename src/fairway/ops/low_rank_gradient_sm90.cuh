@@ -115,15 +115,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     for (int h = 0; h < 2; ++h) {
       const int column = narrow_begin + (first_box + m) * kBox + 16 * (warp % 4) + 8 * h + lane / 4;
       const int adapter = column / g.rank;
-      if (adapter >= g.count) continue;
-      const int first = wide_begin + 2 * (lane % 4);
-      float* const to =
-          sums_of(g, chunk, adapter) + (column - adapter * g.rank) * g.rank_step + first;
+      // Behind the last adapter nothing is stored, but a quad's lanes go along.
+      const SumsPlace to = sums_of(g, chunk, min(adapter, g.count - 1));
+      const int width = adapter < g.count ? g.width - wide_begin : 0;
+      const int64_t at = (column - adapter * g.rank) * g.rank_step + wide_begin;
 #pragma unroll
-      for (int j = 0; j < kN / 8; ++j)
-        if (first + 8 * j < g.width)
-          *reinterpret_cast<float2*>(to + 8 * j) = {sum[m][4 * j + 2 * h],
-                                                    sum[m][4 * j + 2 * h + 1]};
+      for (int j = 0; j < kN / 32; ++j)
+        store_sums_32(to, at + 32 * j, sum[m] + 16 * j + 2 * h, width - 32 * j, lane);
     }
   }
 }

@@ -114,7 +114,7 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
 
 void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
                                 const LowRankDown<const float>& down, Tensor<bf16> dx,
-                                const LowRankDown<float>& da) {
+                                const LowRankDown<bf16>& da) {
   // Wider ones are a sum that `product` keeps in registers.
   constexpr int64_t kWidestSpread = 128;
   const int64_t rows = x.extent(0);

@@ -23,6 +23,6 @@ void low_rank_ups_backward_mma(CudaDevice& device, std::span<const LowRankUpBack
                                Tensor<const bf16> xa, Tensor<bf16> dxa);
 void low_rank_down_backward_mma(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
                                 const LowRankDown<const float>& down, Tensor<bf16> dx,
-                                const LowRankDown<float>& da);
+                                const LowRankDown<bf16>& da);
 
 }  // namespace fairway

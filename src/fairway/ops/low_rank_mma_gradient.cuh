@@ -104,7 +104,7 @@ __device__ __forceinline__ void gradient_tile(const Gradient& g, const DocTile& 
     }
   }
 
-  float* const d = sums_of(g, chunk, adapter);
+  const SumsPlace to = sums_of(g, chunk, adapter);
 #pragma unroll
   for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -114,8 +114,8 @@ __device__ __forceinline__ void gradient_tile(const Gradient& g, const DocTile& 
         const int w = wide_begin + warp_wide + 16 * m + lane / 4 + e / 2 * 8;
         const int r = warp_rank + 8 * n + 2 * (lane % 4) + e % 2;
         if (w < g.width && r < g.rank)
-          d[w * g.wide_step + r * g.rank_step] =
-              g.wide_scale ? g.wide_scale[w] * sum[m][n][e] : sum[m][n][e];
+          to.store(w * g.wide_step + r * g.rank_step,
+                   g.wide_scale ? g.wide_scale[w] * sum[m][n][e] : sum[m][n][e]);
       }
 }
 

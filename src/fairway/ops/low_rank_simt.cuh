@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     gradient_kernel(const int32_t* doc_rows, const T* wide, int width, const T* narrow,
-                    int64_t narrow_pitch, int rank, float* d, int64_t doc_step, int64_t wide_step,
+                    int64_t narrow_pitch, int rank, T* d, int64_t doc_step, int64_t wide_step,
                     int64_t rank_step, const float* wide_scale) {
   const int doc = blockIdx.z;
   const int64_t begin = int64_t{doc_rows[doc]} - doc_rows[0];
@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < 4; ++j) {
       const int w = first_wide + u + kSide * i, r = first_rank + v + kSide * j;
       if (w < width && r < rank)
-        d[doc * doc_step + w * wide_step + r * rank_step] =
-            wide_scale ? wide_scale[w] * sum[i][j] : sum[i][j];
+        store_element(d + (doc * doc_step + w * wide_step + r * rank_step),
+                      wide_scale ? wide_scale[w] * sum[i][j] : sum[i][j]);
     }
 }
 
@@ -135,8 +135,8 @@ void rows_times(CudaDevice& device, const Pairs& p, int64_t rows, const T* x, in
 
 template <class Pairs, class T>
 void gradient(CudaDevice& device, const Pairs& p, const T* wide, int64_t width, const T* narrow,
-              int64_t narrow_pitch, float* d, int64_t doc_step, int64_t wide_step,
-              int64_t rank_step, const float* wide_scale) {
+              int64_t narrow_pitch, T* d, int64_t doc_step, int64_t wide_step, int64_t rank_step,
+              const float* wide_scale) {
   const dim3 grid(tiles(width), tiles(p.rank), static_cast<unsigned>(p.docs));
   gradient_kernel<<<grid, kThreads, 0, device.stream()>>>(
       p.doc_rows.data, wide, static_cast<int>(width), narrow, narrow_pitch,

@@ -20,9 +20,9 @@ namespace {
 constexpr int64_t kMostWidth = kPartColumns * kMostParts;
 constexpr int kMostRank = 96;  // that block 1 has registers for
 
-// Whether pairs of floats are aligned in each document.
-bool pairs_aligned(const float* first, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(first) % sizeof(float2) == 0 && stride % 2 == 0;
+// Whether eights of a gradient's elements are aligned in each document.
+bool eights_aligned(const bf16* first, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(first) % 16 == 0 && stride % 8 == 0;
 }
 
 template <class Tile>
@@ -46,15 +46,15 @@ bool low_rank_ups_backward_fits_sm90(const CudaDevice& device,
   return device.capability() == 90 && dxa.extent(0) > 0 &&
          std::all_of(ups.begin(), ups.end(), [](const LowRankUpBackward<bf16>& one) {
            return one.up.rank <= kMostRank && one.up.out <= kMostWidth &&
-                  pairs_aligned(one.db, one.up.stride);
+                  eights_aligned(one.db, one.up.stride);
          });
 }
 
 bool low_rank_down_gradient_fits_sm90(const CudaDevice& device, int64_t rows,
-                                      const LowRankDown<float>& da) {
+                                      const LowRankDown<bf16>& da) {
   return device.capability() == 90 && rows > 0 &&
          std::all_of(da.a.begin(), da.a.begin() + da.count,
-                     [&](const float* a) { return pairs_aligned(a, da.stride); });
+                     [&](const bf16* a) { return eights_aligned(a, da.stride); });
 }
 
 void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBackward<bf16>> ups,
@@ -102,7 +102,7 @@ void low_rank_ups_backward_sm90(CudaDevice& device, std::span<const LowRankUpBac
 
 void low_rank_down_gradient_sm90(CudaDevice& device, Tensor<const bf16> dxa, Tensor<const bf16> x,
                                  const LowRankDown<const float>& down,
-                                 const LowRankDown<float>& da) {
+                                 const LowRankDown<bf16>& da) {
   const int64_t rows = x.extent(0), in = down.in, width = down.width();
   const Gradient g = down_gradient(device, dxa, x, down, da);
   const CUtensorMap narrow = sm90::tensor_map(dxa.data, rows, width, width);

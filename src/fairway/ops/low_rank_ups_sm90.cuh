@@ -146,20 +146,6 @@ __device__ __forceinline__ void ups_release(UpsShared<kRank>& shared, int slot, 
   if (lane < 2) mbarrier_arrive_cluster(&shared.empty[slot], static_cast<uint32_t>(lane));
 }
 
-// Lane q of a quad has word j of row q; afterwards it has word q of row j.
-__device__ __forceinline__ void transpose_quad(uint32_t (&x)[4], int lane) {
-#pragma unroll
-  for (int bit = 1; bit < 4; bit *= 2) {
-    const bool upper = (lane & bit) != 0;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (j & bit) continue;
-      const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, upper ? x[j] : x[j | bit], bit);
-      (upper ? x[j] : x[j | bit]) = other;
-    }
-  }
-}
-
 // dxa, of each 32 columns 8 of two rows of the 64 from `row` on.
 template <int kRank>
 __device__ __forceinline__ void ups_store(const UpsBackward& u, const UpsAdapter& adapter,
@@ -172,12 +158,8 @@ __device__ __forceinline__ void ups_store(const UpsBackward& u, const UpsAdapter
     bf16* const to = u.dxa + (chunk.begin + at) * u.pitch + adapter.column + column;
 #pragma unroll
     for (int g = 0; g < kRank / 32; ++g) {
-      const float* const v = sum + 16 * g + 2 * h;
-      uint32_t x[4] = {pack_bf16(v[0], v[1]), pack_bf16(v[4], v[5]), pack_bf16(v[8], v[9]),
-                       pack_bf16(v[12], v[13])};
-      transpose_quad(x, lane);
-      if (at < chunk.rows && 32 * g + column < u.rank)
-        *reinterpret_cast<uint4*>(to + 32 * g) = {x[0], x[1], x[2], x[3]};
+      const uint4 x = neighbouring_8(sum + 16 * g + 2 * h, lane);
+      if (at < chunk.rows && 32 * g + column < u.rank) *reinterpret_cast<uint4*>(to + 32 * g) = x;
     }
   }
 }
@@ -246,7 +228,6 @@ template <int kRank>
 __device__ __forceinline__ void ups_store_gradient(const Gradient& g, const DocTile& chunk,
                                                    int warpgroup, int warp, int lane,
                                                    float (&sum)[kMostParts][kRank / 2]) {
-  const int column = 2 * (lane % 4), columns = g.rank - column;
   const int first = kBox * warpgroup + 16 * warp + lane / 4;
   if (g.wide_scale) {
 #pragma unroll
@@ -262,21 +243,18 @@ __device__ __forceinline__ void ups_store_gradient(const Gradient& g, const DocT
         }
       }
   }
-  float* const d = sums_of(g, chunk, 0) + column;
+  const SumsPlace to = sums_of(g, chunk, 0);
 #pragma unroll
   for (int p = 0; p < kMostParts; ++p)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = first + p * kPartColumns + 8 * h;
-      const int valid = row < g.width ? columns : 0;
-      int64_t from_d = row * g.wide_step;
-      asm volatile("" : "+l"(from_d));  // not computed anew for every store
-      float* const to = d + from_d;
+      const int valid = row < g.width ? g.rank : 0;
+      int64_t at = row * g.wide_step;
+      asm volatile("" : "+l"(at));  // not computed anew for every store
 #pragma unroll
-      for (int j = 0; j < kRank / 8; ++j)
-        if (8 * j < valid)
-          *reinterpret_cast<float2*>(to + 8 * j) = {sum[p][4 * j + 2 * h],
-                                                    sum[p][4 * j + 2 * h + 1]};
+      for (int j = 0; j < kRank / 32; ++j)
+        store_sums_32(to, at + 32 * j, sum[p] + 16 * j + 2 * h, valid - 32 * j, lane);
     }
 }
 

@@ -19,12 +19,13 @@ struct Backward {
   const bf16* xa;  // its columns of [rows, xa_pitch]
   int64_t xa_pitch, rows;
   float* partial;  // [slices, rows, rank]: what the columns of a slice add to dxa
-  float* db;       // of the first document; null: not wanted
+  bf16* db;        // of the first document; null: not wanted
 };
 
 // A block owns a slice of one document's columns of dy: its part of dxa, and its rows of dB. It
 // goes through the document's rows kRows at a time and reads B anew for each, and from the second
-// on dB too, which is right for documents that have hardly more. Grid (slices, documents).
+// on dB too, which is right for documents that have hardly more (and rounds it as often). Grid
+// (slices, documents).
 template <int kRank>
 __global__ void __launch_bounds__(kBackwardThreads<kRank>, 2)
     backward_kernel(const __grid_constant__ Backward u) {
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kBackwardThreads<kRank>, 2)
   const char* const dy_at = shared.dy + (lane % 8 + odd) * kDyPitch + 2 * high;
   const char* const dyt_at = shared.dy + (lane % 8 + high) * kDyPitch + 2 * odd;
   const char* const xa_at = xa + (lane % 8 + odd) * kPitch + 2 * (kGroup * group + high);
-  float* const db =
+  bf16* const db =
       u.db ? u.db + doc * u.up.stride + int64_t{first_column} * kRank + kGroup * group + 4 * t
            : nullptr;
 
@@ -155,14 +156,15 @@ __global__ void __launch_bounds__(kBackwardThreads<kRank>, 2)
           const float by = scale ? scale[row] : 1.0f;
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            auto* const to = reinterpret_cast<float4*>(db + row * kRank + 16 * h);
+            auto* const to = reinterpret_cast<uint2*>(db + row * kRank + 16 * h);
             float4 v{by * d[2 * h][e], by * d[2 * h][e + 1], by * d[2 * h + 1][e],
                      by * d[2 * h + 1][e + 1]};
             if (first > 0) {
-              const float4 before = *to;
-              v = {before.x + v.x, before.y + v.y, before.z + v.z, before.w + v.w};
+              const uint2 before = *to;
+              const float2 low = unpack_bf16(before.x), high = unpack_bf16(before.y);
+              v = {low.x + v.x, low.y + v.y, high.x + v.z, high.y + v.w};
             }
-            __stcs(to, v);
+            __stcs(to, uint2{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)});
           }
         }
       }

@@ -10,7 +10,7 @@ namespace fairway {
 
 using namespace cuda::low_rank_wide;
 
-bool low_rank_fits_wide(const LowRankUp<const float>& up, const float* db) {
+bool low_rank_fits_wide(const LowRankUp<const float>& up, const bf16* db) {
   constexpr int64_t kFewestColumns = 2048;
   return up.out >= kFewestColumns && up.rank > 0 && up.rank % kGroup == 0 && up.rank <= kMostRank &&
          up.stride % 4 == 0 && aligned16(up.b, db);

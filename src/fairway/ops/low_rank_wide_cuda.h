@@ -11,7 +11,7 @@ namespace fairway {
 // than a vocabulary, which have more rows to a document, other kernels make more. (Those of a model
 // as wide as 2,048 come here too, and B and dB pass through memory for every 32 rows.) `db` may be
 // null.
-bool low_rank_fits_wide(const LowRankUp<const float>& up, const float* db = nullptr);
+bool low_rank_fits_wide(const LowRankUp<const float>& up, const bf16* db = nullptr);
 
 void low_rank_up_wide(CudaDevice& device, Tensor<const bf16> xa, const LowRankUp<const float>& up,
                       Tensor<bf16> y);

@@ -126,8 +126,9 @@ void Trainer<Device, T>::micro_step(bool looped, const PackedBatch& packed) {
     const Arena scratch(b_.scratch.data, static_cast<size_t>(b_.scratch.size()));
     fold_weights(device_, model_, w, acts.folded);
     forward(device_, net, w, nullptr, batch, acts, scratch);
-    head_loss(device_, net, w, nullptr, batch, acts, b_.nll, b_.d_nll.data, &dw, nullptr, scratch);
-    backward(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);
+    head_loss<Device, T>(device_, net, w, nullptr, batch, acts, b_.nll, b_.d_nll.data, &dw, nullptr,
+                         scratch);
+    backward<Device, T>(device_, net, w, nullptr, batch, acts, &dw, nullptr, scratch);
     add_sum(device_, rows_, b_.nll.data, &b_.sums->nll);
   });
 }
