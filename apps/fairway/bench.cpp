@@ -333,7 +333,7 @@ CLI::App* add_part(CLI::App& bench, const char* name, const char* what,
       ->add_option(
           "--tokens", o->tokens,
           "Tokens of one packed buffer (default: 4096 on a CPU; on a GPU 98304 in bfloat16, "
-          "49152 in float32)")
+          "49152 in float32, and in 'ttt' up to four times as many, as memory allows)")
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--matmul-precision", o->precision,

@@ -60,8 +60,7 @@ Evaluation evaluate(Device& device, const ModelConfig& model, const Weights<cons
                              ? plan_chunked(documents, eval.batch_tokens, model.max_doc_len)
                              : plan_sliding(documents, eval.window, eval.stride);
     score_windows(device, net, weights, stream, plan_share(windows, group.rank(), group.size()),
-                  eval.pass_tokens > 0 ? eval.pass_tokens : kPassTokens<Device, T>, mlp, result.nll,
-                  scored);
+                  eval.pass_tokens, mlp, result.nll, scored);
   }
   group.sum(result.nll);
   auto done = static_cast<double>(own);

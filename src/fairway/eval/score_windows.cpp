@@ -12,7 +12,8 @@ template <class Device, class T>
 void score_windows(Device& device, const Network& net, const Weights<const T>& weights,
                    const TokenStream& stream, std::span<const Window> windows, int64_t pass_tokens,
                    E4m3Mlp mlp, std::span<float> nll, const ScoreProgress& progress) {
-  const auto groups = group_windows(windows, pass_tokens);
+  const auto groups =
+      group_windows(windows, pass_tokens > 0 ? pass_tokens : kPassTokens<Device, T>);
   typename Pass<Device, T>::Capacity capacity{.mlp = mlp};
   for (const WindowGroup& g : groups) {
     capacity.rows = std::max(capacity.rows, g.rows);

@@ -15,7 +15,8 @@ namespace fairway {
 using ScoreProgress = std::function<void(int64_t targets, double nll)>;
 
 // Writes the nll of every target of `windows` to nll[target]. Windows share packed buffers of
-// at most `pass_tokens` rows; the result is the same bits for any `pass_tokens` and thread count.
+// at most `pass_tokens` rows, 0: as many as suit the device; the result is the same bits for any
+// `pass_tokens` and thread count.
 // `mlp`: as Pass has it.
 template <class Device, class T>
 void score_windows(Device& device, const Network& net, const Weights<const T>& weights,

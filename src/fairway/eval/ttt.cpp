@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <type_traits>
 
 #include "fairway/device/run_types.h"
 #include "fairway/eval/lora_init.h"
@@ -172,8 +173,6 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
                const TokenStream& stream, std::span<const Document> documents,
                const TttConfig& config, int64_t pass_tokens, E4m3Mlp mlp, ProcessGroup& group,
                std::span<float> nll, const ScoreProgress& progress) {
-  // Long documents first: they bound the memory, the time left is known early, and ranks end
-  // together.
   const LoraLayout layout(net.config, net.slots(),
                           {.rank = config.rank, .k = config.k, .o = config.o, .mlp = config.mlp});
   std::optional<LoraCopies> copies;
@@ -182,6 +181,8 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
   const LoraCopies* const read = copies ? &*copies : nullptr;
   const TttLimits limits =
       ttt_limits<Device, T>(net, config, layout, read, mlp, pass_tokens, ttt_room(device, group));
+  // Long documents first: they bound the memory, the time left is known early, and ranks end
+  // together.
   const Batches batches = plan_batches(documents, config.chunk_size, config.window, limits.docs,
                                        limits.tokens, group.size());
   const auto queue = group.make_queue();
@@ -201,7 +202,7 @@ void score_ttt(Device& device, const Network& net, const Weights<const T>& weigh
   // With B = 0 the adapters of a document's first chunk change nothing.
   const std::vector<Window> untrained = plan_untrained(documents, config.chunk_size);
   score_windows(device, net, weights, stream, plan_share(untrained, group.rank(), group.size()),
-                pass_tokens > 0 ? pass_tokens : kPassTokens<Device, T>, mlp, nll, report);
+                pass_tokens, mlp, nll, report);
 }
 
 #define FAIRWAY_INSTANTIATE(Device, T)                                                          \

@@ -69,8 +69,8 @@ inline float* partial_workspace(CudaDevice& device, int64_t floats) {
       device.workspace(Workspace::adapters, static_cast<size_t>(floats) * sizeof(float)));
 }
 
-// d += the sums of the chunks behind the first, in order. Grid (blocks of elements, adapters,
-// documents).
+// d += the sums of the chunks behind the first, in order; d is rounded once more. Grid (blocks of
+// elements, adapters, documents).
 constexpr int kSumThreads = 256, kSumBlocks = 8;
 __device__ __forceinline__ void sum_chunks(const Gradient& g, int doc, int adapter) {
   const int64_t begin = int64_t{g.doc_rows[doc]} - g.doc_rows[0];
